@@ -1,0 +1,83 @@
+"""Tiny random models and a tokenizer made in memory: nothing is downloaded."""
+
+from __future__ import annotations
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+VOCAB_SIZE = 41
+WORDS = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(VOCAB_SIZE - 3))]
+
+_SHARED = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+CONFIGS = {
+    "gpt2": lambda: GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **_SHARED),
+    "llama": lambda: LlamaConfig(**_SHARED, **_SIZES, num_key_value_heads=2, attention_dropout=0.1),
+    "qwen2": lambda: Qwen2Config(**_SHARED, **_SIZES, num_key_value_heads=2, attention_dropout=0.1),
+    "opt": lambda: OPTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, max_position_embeddings=64,
+        word_embed_proj_dim=32, dropout=0.1, layerdrop=0.1, **_SHARED,
+    ),
+    "gpt_neox": lambda: GPTNeoXConfig(**_SHARED, **_SIZES, attention_dropout=0.1, hidden_dropout=0.1),
+}  # fmt: skip
+FAMILIES = list(CONFIGS)
+
+
+def tokenizer(pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
+    """Words `w0` … `w37` separated by spaces."""
+    raw = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    pad_token = "<eos>" if pad_is_eos else "<pad>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token=pad_token, eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+def policy(family: str = "gpt2", seed: int = 0, scale: float = 8.0) -> torch.nn.Module:
+    """A random causal model; `scale` sharpens its output layer, as an untrained one is close to uniform."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family]())
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(scale)
+    return model
+
+
+def classifier(family: str = "gpt2", seed: int = 1) -> torch.nn.Module:
+    """A random sequence classifier with one label: a value or reward model."""
+    torch.manual_seed(seed)
+    config = CONFIGS[family]()
+    config.num_labels = 1
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def prompts(num_rows: int = 16, seed: int = 0) -> Dataset:
+    """Prompts of one to six words, with a column for rewards."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for index in range(num_rows):
+        length = int(torch.randint(1, 7, (), generator=generator))
+        words = torch.randint(3, VOCAB_SIZE, (length,), generator=generator).tolist()
+        rows.append({"prompt": " ".join(WORDS[word] for word in words), "number": index})
+    return Dataset.from_list(rows)
+
+
+def length_reward(completions, **kwargs):
+    """Words in the completion."""
+    return [float(len(completion.split())) for completion in completions]

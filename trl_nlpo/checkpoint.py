@@ -1,0 +1,71 @@
+"""What a run needs to go on beside the policy, optimizer and scheduler, which `transformers.Trainer` saves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from .errors import UserError
+
+STATE_NAME = "nlpo_state.json"
+VALUE_FOLDER = "value_model"
+VALUE_NAME = "value_model.safetensors"
+MASK_NAME = "masking_policy.safetensors"
+
+
+def save_value_model(value_model: torch.nn.Module, folder: str | Path) -> None:
+    """Write the value function into a subfolder of its own: `from_pretrained` loads a model, `safetensors` a head."""
+    target = Path(folder) / VALUE_FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    if hasattr(value_model, "save_pretrained"):
+        value_model.save_pretrained(target)
+    # Shared tensors (tied weights) cannot be written twice, and the module's own names restore any kind of value model.
+    save_file(_separate(value_model.state_dict()), target / VALUE_NAME, metadata={"format": "pt"})
+
+
+def save_run_state(folder: str | Path, trainer: Any) -> None:
+    """Write masking policy, its age and the KL coefficient of an [`NLPOTrainer`]."""
+    folder = Path(folder)
+    masking_policy = trainer.masking_policy
+    if not masking_policy.is_current:
+        save_file(_separate(masking_policy.state_dict()), folder / MASK_NAME, metadata={"format": "pt"})
+    state = {"kl_coef": trainer.kl_coef, "mask_age": masking_policy.age, "mask_num_syncs": masking_policy.num_syncs}
+    (folder / STATE_NAME).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def load_run_state(folder: str | Path, trainer: Any) -> None:
+    """Restore value function, masking policy, its age and the KL coefficient; the policy is loaded already.
+
+    Raises:
+        UserError: the folder has no such state, as one that TRL's PPO wrote.
+    """
+    folder = Path(folder)
+    if not (folder / STATE_NAME).is_file():
+        raise UserError(
+            f"{folder} cannot be resumed: it has no {STATE_NAME}. Give a checkpoint that NLPOTrainer wrote."
+        )
+    state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+    trainer.policy_and_value.value_model.load_state_dict(load_file(folder / VALUE_FOLDER / VALUE_NAME), strict=False)
+    trainer.kl_coef = state["kl_coef"]
+    if (folder / MASK_NAME).is_file():
+        weights = load_file(folder / MASK_NAME)
+        trainer.masking_policy.load_state_dict(weights, state["mask_age"], state["mask_num_syncs"])
+    else:
+        trainer.masking_policy.sync()
+        trainer.masking_policy.num_syncs = state["mask_num_syncs"]
+
+
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors without shared memory, which `safetensors` refuses; of tied ones the first name stays."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        separate[name] = tensor.detach().cpu().contiguous()
+    return separate

@@ -1,0 +1,38 @@
+"""Sample completions for people: a table on the terminal and JSON lines in the run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_completions(rows: list[dict[str, Any]], title: str, limit: int) -> None:
+    """A table of the first `limit` rows on the terminal: a column per key."""
+    if not rows or limit <= 0:
+        return
+    table = Table(title=title, show_lines=True)
+    for key in rows[0]:
+        table.add_column(key, overflow="fold")
+    for row in rows[:limit]:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table)
+
+
+def append_completions(rows: list[dict[str, Any]], folder: str | Path, step: int) -> None:
+    """Keep rows as `completions/completions_<step>.jsonl` under `folder`."""
+    path = Path(folder) / "completions" / f"completions_{step:05d}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "content" in value[0]:
+        value = "\n".join(f"{message['role']}: {message['content']}" for message in value)
+    return str(value).replace("[", r"\[")

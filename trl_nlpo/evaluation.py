@@ -1,0 +1,184 @@
+"""A policy judged on held-out prompts: completions, rewards, perplexity and diversity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .functional.logprobs import token_logprobs
+from .models.policy_and_value import completion_logits
+from .models.reward_model import as_reward_functions
+from .prompts import PromptDataset, PromptTokenizer, collate_prompts
+from .records import Completions, PromptBatch
+from .rollout import Logits, evaluation_mode, joined_completions, sample_completions, seeded
+from .sampling import MaskSettings, SamplingSettings
+from .scoring import check_weights, reward_names, score_rollout
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy does on held-out prompts.
+
+    Attributes:
+        metrics (`dict[str, float]`): `reward` and `reward_std` (of the weighted scores); `rewards/<name>/mean` of each
+            function; `perplexity` of the completions under the judge (exp of minus the mean log-probability per token,
+            temperature 1); `completions/mean_length` (tokens), `completions/eos_ratio`; `distinct_1`, `distinct_2` (share
+            of different word n-grams among all).
+        samples (`list[dict]`): one row per prompt: `prompt`, `completion`, `score` and each reward function's value.
+    """
+
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+
+def evaluate_policy(
+    model: nn.Module,
+    tokenizer: Any,
+    dataset: Any,
+    reward_funcs: Any,
+    args: Any,
+    judge: nn.Module | None = None,
+    reward_processing_classes: Any = None,
+    description: str | None = None,
+) -> Evaluation:
+    """Sample completions for every prompt of `dataset`, without a mask, and score them.
+
+    Args:
+        model: a causal language model (or PEFT model).
+        tokenizer: the model's.
+        dataset: rows with `prompt` or `input_ids`; all other columns reach the reward functions.
+        reward_funcs: as for [`NLPOTrainer`].
+        args ([`NLPOConfig`]): `eval_generation_kwargs`, `response_length`, `temperature`, `seed`,
+            `per_device_eval_batch_size`, `reward_weights`, `missing_eos_penalty` and the prompt settings.
+        judge (*optional*): a language model with the same tokenizer that says how likely the completions are.
+        reward_processing_classes (*optional*): tokenizers of reward models.
+        description (`str`, *optional*): name of the data set in messages.
+
+    Returns:
+        [`Evaluation`]; the same for the same seed and batch size.
+    """
+    device = next(model.parameters()).device
+    prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer), description or "dataset", None)
+    with evaluation_mode(model):
+        rows = evaluate_rows(
+            model,
+            prompts,
+            range(len(prompts)),
+            reward_functions=as_reward_functions(reward_funcs, reward_processing_classes, device),
+            args=args,
+            tokenizer=tokenizer,
+            judge_logits=None if judge is None else lambda sequences: completion_logits(judge, sequences),
+        )
+    return summarize(rows)
+
+
+def prompt_tokenizer(args: Any, tokenizer: Any) -> PromptTokenizer:
+    """The [`PromptTokenizer`] that a configuration asks for."""
+    return PromptTokenizer(tokenizer, args.max_prompt_length, args.prompt_truncation_side, args.chat_template_kwargs)
+
+
+def decoder(tokenizer: Any) -> Callable[[PromptBatch, list[list[int]]], list[Any]]:
+    """Completions as reward functions see them: text, or an assistant message for conversational prompts."""
+
+    def decode(batch: PromptBatch, token_ids: list[list[int]]) -> list[Any]:
+        texts = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        return [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(batch.prompts, texts, strict=True)
+        ]
+
+    return decode
+
+
+@torch.no_grad()
+def evaluate_rows(
+    model: nn.Module,
+    prompts: PromptDataset,
+    indices: Sequence[int],
+    *,
+    reward_functions: list[Any],
+    args: Any,
+    tokenizer: Any,
+    judge_logits: Logits | None = None,
+    trainer_state: Any = None,
+) -> list[dict[str, Any]]:
+    """One row per prompt: `prompt`, `completion`, `score`, each reward, `num_tokens`, `ended`, `judge_logprob`."""
+    sampling = SamplingSettings.from_config(args, tokenizer, for_evaluation=True)
+    ends = MaskSettings.from_config(args, tokenizer, model, sampling)
+    unmasked = MaskSettings("none", always_allowed=ends.always_allowed)
+    weights = check_weights(args.reward_weights, len(reward_functions))
+    rows: list[dict[str, Any]] = []
+    with seeded(args.seed, next(model.parameters()).device):
+        for start in range(0, len(indices), args.per_device_eval_batch_size):
+            batch = collate_prompts([prompts[i] for i in indices[start : start + args.per_device_eval_batch_size]])
+            sample = sample_completions(model, batch.prompt_ids, sampling, unmasked)
+            completions = joined_completions(batch, [sample], tokenizer.pad_token_id, decoder(tokenizer))
+            scores = score_rollout(
+                completions,
+                reward_functions,
+                weights,
+                missing_eos_penalty=args.missing_eos_penalty,
+                trainer_state=trainer_state,
+            )
+            judged = None
+            if judge_logits is not None:
+                logprobs = token_logprobs(judge_logits(sample.sequences).float(), sample.sequences.completion_ids)
+                judged = torch.where(sample.sequences.completion_mask, logprobs, 0.0).sum(-1)
+            rows += _rows(completions, scores, judged)
+    return rows
+
+
+def _rows(completions: Completions, scores: Any, judged: torch.Tensor | None) -> list[dict[str, Any]]:
+    lengths = completions.completion_mask.sum(-1).tolist()
+    rows = []
+    for i, prompt in enumerate(completions.batch.prompts):
+        row = {"prompt": prompt, "completion": completions.completions[i], "score": float(scores.totals[i])}
+        row |= {name: float(scores.per_function[i, f]) for f, name in enumerate(scores.names)}
+        row |= {column: values[i] for column, values in scores.extra_columns.items()}
+        row |= {"num_tokens": lengths[i], "ended": bool(completions.ended[i])}
+        if judged is not None:
+            row["judge_logprob"] = float(judged[i])
+        row["_rewards"] = scores.names
+        rows.append(row)
+    return rows
+
+
+def summarize(rows: list[dict[str, Any]]) -> Evaluation:
+    """Averages over all rows, and the rows as samples (without what only the averages need)."""
+    num_tokens = max(sum(row["num_tokens"] for row in rows), 1)
+    scores = torch.tensor([row["score"] for row in rows], dtype=torch.float64)
+    metrics = {
+        "reward": float(scores.mean()),
+        "reward_std": float(scores.std()) if len(rows) > 1 else 0.0,
+        "completions/mean_length": num_tokens / len(rows),
+        "completions/eos_ratio": sum(row["ended"] for row in rows) / len(rows),
+    }
+    for name in rows[0]["_rewards"]:
+        metrics[f"rewards/{name}/mean"] = float(torch.tensor([row[name] for row in rows]).nanmean())
+    if "judge_logprob" in rows[0]:
+        metrics["perplexity"] = perplexity(sum(row["judge_logprob"] for row in rows), num_tokens)
+    texts = [_text(row["completion"]) for row in rows]
+    metrics["distinct_1"], metrics["distinct_2"] = distinct_ngrams(texts, 1), distinct_ngrams(texts, 2)
+    hidden = ("num_tokens", "ended", "judge_logprob", "_rewards")
+    return Evaluation(metrics, [{key: value for key, value in row.items() if key not in hidden} for row in rows])
+
+
+def perplexity(total_logprob: float, num_tokens: int) -> float:
+    """exp(- total log-probability / tokens); infinite where that overflows."""
+    exponent = -total_logprob / max(num_tokens, 1)
+    return math.exp(exponent) if exponent < 700 else math.inf
+
+
+def distinct_ngrams(texts: Sequence[str], n: int) -> float:
+    """Different word n-grams over all word n-grams of all texts (Li et al. 2016); 0 when there are none."""
+    ngrams = [tuple(words[i : i + n]) for words in (text.split() for text in texts) for i in range(len(words) - n + 1)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]

@@ -1,0 +1,112 @@
+"""The masking policy: a frozen copy of the policy that decides which tokens may be sampled (paper, section 4)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` that takes no gradient and stays in evaluation mode."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+class MaskingPolicy:
+    """A copy of the policy's weights as they were at the last sync, and the schedule of syncs.
+
+    A plain model is copied whole. Of a PEFT model only the trained weights are copied: they are put in place of the
+    policy's for the time of a forward pass, so that both live on one base model.
+
+    Args:
+        policy: the policy; copied at once.
+        sync_steps (`int`, *optional*): updates between two syncs (the paper's µ). None: never.
+    """
+
+    def __init__(self, policy: nn.Module, sync_steps: int | None):
+        self.policy = policy
+        self.sync_steps = sync_steps
+        self.age = 0
+        """Updates since the last sync."""
+        self.num_syncs = 0
+        self._is_current = True
+        self._shares_base = hasattr(policy, "peft_config")
+        self._model = policy if self._shares_base else frozen_copy(policy)
+        self._weights = self._trained_weights() if self._shares_base else {}
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the policy has not moved since the last sync: its own top-p set is the mask then."""
+        return self._is_current
+
+    @contextlib.contextmanager
+    def model(self) -> Iterator[nn.Module]:
+        """The masking policy as a model, to be used inside the `with` only."""
+        if not self._shares_base:
+            yield self._model
+            return
+        with swapped_weights(self.policy, self._weights):
+            yield self.policy
+
+    def policy_moved(self) -> None:
+        """Tell that an update has changed the policy."""
+        self.age += 1
+        self._is_current = False
+
+    @property
+    def sync_is_due(self) -> bool:
+        """Whether µ updates have passed since the last sync."""
+        return self.sync_steps is not None and self.age >= self.sync_steps
+
+    @torch.no_grad()
+    def sync(self) -> None:
+        """Copy the policy: ψ ← θ. The very next forward pass of the masking policy uses the new weights."""
+        if self._shares_base:
+            self._weights = self._trained_weights()
+        else:
+            copies = dict(self._model.named_parameters())
+            for name, parameter in self.policy.named_parameters():
+                copies[name].copy_(parameter)
+            buffers = dict(self._model.named_buffers())
+            for name, buffer in self.policy.named_buffers():
+                buffers[name].copy_(buffer)
+        self.age = 0
+        self.num_syncs += 1
+        self._is_current = True
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The copied weights, by the names of the policy's."""
+        source = self._weights.items() if self._shares_base else self._model.named_parameters()
+        return {name: tensor.detach().clone() for name, tensor in source}
+
+    @torch.no_grad()
+    def load_state_dict(self, weights: dict[str, torch.Tensor], age: int, num_syncs: int = 0) -> None:
+        """Restore what `state_dict` gave, and how old it was."""
+        target = self._weights if self._shares_base else dict(self._model.named_parameters())
+        for name, tensor in weights.items():
+            target[name].copy_(tensor)
+        self.age, self.num_syncs, self._is_current = age, num_syncs, age == 0
+
+    def _trained_weights(self) -> dict[str, torch.Tensor]:
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self.policy.named_parameters()
+            if parameter.requires_grad
+        }
+
+
+@contextlib.contextmanager
+def swapped_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Let `model` compute with other weights for a while, by pointing its parameters at them. No copy is made."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name in weights}
+    own = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = weights[name]
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = own[name]

@@ -1,0 +1,1 @@
+"""How policy, value, reference and masking policy live: their forward passes, copies and the absence of dropout."""

@@ -1,0 +1,193 @@
+"""Policy and value function as one module with one forward pass, so that they are trained, wrapped and clipped together."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..functional.sequences import position_ids_from
+from ..records import Sequences
+
+
+class ValueHead(nn.Linear):
+    """A scalar head on the policy's last hidden state: V(s) with no backbone of its own.
+
+    Args:
+        hidden_size (`int`): width of what the policy's output layer reads.
+        initializer_range (`float`): standard deviation of the random weights (the paper starts from a random head).
+    """
+
+    def __init__(self, hidden_size: int, initializer_range: float = 0.02):
+        super().__init__(hidden_size, 1)
+        nn.init.normal_(self.weight, std=initializer_range)
+        nn.init.zeros_(self.bias)
+
+    @classmethod
+    def for_policy(cls, policy: nn.Module) -> ValueHead:
+        """A head of the width, device and data type of `policy`'s output layer (float32 for half-precision weights)."""
+        weight = output_layer(policy).weight
+        hidden_size = int(getattr(output_layer(policy), "in_features", weight.shape[-1]))
+        initializer_range = getattr(policy.config, "initializer_range", None) or 0.02
+        return cls(hidden_size, initializer_range).to(weight.device)
+
+
+class PolicyAndValue(nn.Module):
+    """What the optimizer trains.
+
+    Attributes:
+        policy: the causal language model (or PEFT model).
+        value_model: a [`ValueHead`] on the policy's backbone, or a model of its own with a scalar `score` head, as
+            `AutoModelForSequenceClassification` builds it.
+    """
+
+    def __init__(self, policy: nn.Module, value_model: nn.Module | None = None):
+        super().__init__()
+        self.policy = policy
+        self.value_model = ValueHead.for_policy(policy) if value_model is None else value_model
+        self.config = policy.config
+        check_value_model(self.value_model)
+
+    @property
+    def shares_backbone(self) -> bool:
+        """Whether the value function reads the policy's own hidden states."""
+        return isinstance(self.value_model, ValueHead)
+
+    def forward(self, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `(B, T, V)` and values `(B, T)` of the states before each completion token."""
+        if self.shares_backbone:
+            logits, hidden = completion_logits_and_hidden(self.policy, sequences)
+            return logits, self.value_model(hidden.to(self.value_model.weight.dtype)).squeeze(-1).float()
+        return completion_logits(self.policy, sequences), completion_values(self.value_model, sequences)
+
+    # What `transformers.Trainer` asks of a model.
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute activations in the backward pass, in the policy and in a value model of its own."""
+        for model in (self.policy, self.value_model):
+            if hasattr(model, "gradient_checkpointing_enable"):
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        for model in (self.policy, self.value_model):
+            if hasattr(model, "gradient_checkpointing_disable"):
+                model.gradient_checkpointing_disable()
+
+    def add_model_tags(self, tags: list[str]) -> None:
+        """Tags of the policy's model card on the Hub."""
+        if hasattr(self.policy, "add_model_tags"):
+            self.policy.add_model_tags(tags)
+
+
+def output_layer(policy: nn.Module) -> nn.Module:
+    """The layer that turns hidden states into logits.
+
+    Raises:
+        UserError: the model has none.
+    """
+    layer = policy.get_output_embeddings() if hasattr(policy, "get_output_embeddings") else None
+    if layer is None:
+        raise UserError(
+            f"{type(policy).__name__} is no language model: it has no output layer over the vocabulary. Load it with "
+            "AutoModelForCausalLM."
+        )
+    return layer
+
+
+def completion_logits(model: nn.Module, sequences: Sequences) -> torch.Tensor:
+    """Logits `(B, T, V)` that predict each completion token, in one pass over prompt and completion."""
+    return model(**_causal_inputs(model, sequences)).logits[:, -sequences.width :]
+
+
+def completion_logits_and_hidden(model: nn.Module, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same logits, and the hidden states `(B, T, H)` that the output layer read, without keeping the other layers'."""
+    with _inputs_of(output_layer(model)) as captured:
+        logits = completion_logits(model, sequences)
+    return logits, captured[-1][:, -sequences.width :]
+
+
+def step_inputs(model: nn.Module, ids: torch.Tensor, attention_mask: torch.Tensor, num_cached: int) -> dict[str, Any]:
+    """Inputs of one step of cached decoding: the tokens of `ids` `(B, L)` that are not in the cache yet."""
+    parameters = _forward_parameters(model)
+    inputs = {
+        "input_ids": ids[:, num_cached:].masked_fill(~attention_mask[:, num_cached:], 0),
+        "attention_mask": attention_mask.long(),
+        "return_dict": True,
+    }
+    if "position_ids" in parameters:
+        inputs["position_ids"] = position_ids_from(attention_mask)[:, num_cached:]
+    if "logits_to_keep" in parameters:
+        inputs["logits_to_keep"] = 1
+    return inputs
+
+
+def completion_values(value_model: nn.Module, sequences: Sequences) -> torch.Tensor:
+    """Values `(B, T)` from a model with a backbone and a scalar `score` head."""
+    hidden = backbone_hidden_states(value_model, *_joined(sequences))
+    return value_model.score(hidden[:, -sequences.width :]).squeeze(-1).float()
+
+
+def backbone_hidden_states(model: nn.Module, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Last hidden states `(B, L, H)` of the backbone below a sequence classifier's head."""
+    backbone = getattr(model, model.base_model_prefix)
+    return backbone(**_model_inputs(backbone, ids, attention_mask))[0]
+
+
+def check_value_model(value_model: nn.Module) -> None:
+    """Raise a `UserError` for a value model of a kind that cannot be read."""
+    if isinstance(value_model, ValueHead):
+        return
+    prefix = getattr(value_model, "base_model_prefix", None)
+    if not prefix or not hasattr(value_model, prefix) or not hasattr(value_model, "score"):
+        raise UserError(
+            f"value_model is a {type(value_model).__name__}, but must have a backbone and a `score` head: load it with "
+            "AutoModelForSequenceClassification.from_pretrained(..., num_labels=1), or pass None for a head on the policy."
+        )
+
+
+def _joined(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompt and completion in one row, less the last token, which predicts nothing that is asked for."""
+    ids = torch.cat([sequences.prompt_ids, sequences.completion_ids], dim=1)[:, :-1]
+    mask = torch.cat([sequences.prompt_mask, sequences.completion_mask], dim=1)[:, :-1]
+    return ids, mask
+
+
+def _causal_inputs(model: nn.Module, sequences: Sequences) -> dict[str, Any]:
+    inputs = _model_inputs(model, *_joined(sequences))
+    if "logits_to_keep" in _forward_parameters(model):
+        inputs["logits_to_keep"] = sequences.width
+    return inputs
+
+
+def _model_inputs(model: nn.Module, ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, Any]:
+    # A pad token may lie outside the embedding, as one that was added to the tokenizer only; what stands on masked
+    # positions is never looked at, so any id of the vocabulary does.
+    inputs = {
+        "input_ids": ids.masked_fill(~attention_mask, 0),
+        "attention_mask": attention_mask.long(),
+        "use_cache": False,
+        "return_dict": True,
+    }
+    if "position_ids" in _forward_parameters(model):
+        inputs["position_ids"] = position_ids_from(attention_mask)
+    return inputs
+
+
+def _forward_parameters(model: nn.Module) -> set[str]:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return set(inspect.signature(base.forward).parameters)
+
+
+@contextlib.contextmanager
+def _inputs_of(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
+    captured: list[torch.Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    try:
+        yield captured
+    finally:
+        handle.remove()

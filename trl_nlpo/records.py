@@ -1,0 +1,218 @@
+"""What the rooms hand to one another. Frozen; B rows, P prompt tokens, T completion tokens, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from .functional.masking import unpack_mask
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts to complete.
+
+    Attributes:
+        prompt_ids (`list[list[int]]`): B rows of token ids, unpadded.
+        prompts (`list`): B prompts as the data set has them: strings, or lists of messages.
+        columns (`dict[str, list]`): every other column of the data set, for the reward functions.
+    """
+
+    prompt_ids: list[list[int]]
+    prompts: list[Any]
+    columns: dict[str, list] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Sampled completions, without anything about the models.
+
+    Attributes:
+        batch (`PromptBatch`): where they come from.
+        completions (`list`): B completions as text, or as a list of one assistant message for conversational prompts.
+        prompt_ids, prompt_mask (`(B, P)` long / bool): prompts padded on the left; True = real token.
+        completion_ids, completion_mask (`(B, T)` long / bool): completions padded on the right; True = real token,
+            the stop token included.
+        ended (`(B,)` bool): True where a stop token ended the completion, False where the length limit did. Without stop
+            tokens: whether an end token is in it.
+    """
+
+    batch: PromptBatch
+    completions: list[Any]
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    completion_ids: torch.Tensor
+    completion_mask: torch.Tensor
+    ended: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.completion_ids.shape[0]
+
+    @property
+    def completion_token_ids(self) -> list[list[int]]:
+        """The real completion tokens, B rows without padding."""
+        lengths = self.completion_mask.sum(-1).tolist()
+        return [row[:length] for row, length in zip(self.completion_ids.tolist(), lengths, strict=True)]
+
+
+@dataclass(frozen=True)
+class Rollout(Completions):
+    """Completions, and all that has to be known about the moment at which they were sampled.
+
+    Attributes (beside those of [`Completions`]):
+        old_logprobs (`(B, T)`): log-probabilities of the tokens taken, under temperature and mask: the distribution
+            that was sampled from.
+        raw_logprobs (`(B, T)`): the same without the mask, for the KL penalty.
+        ref_logprobs (`(B, T)`): of the reference policy, without the mask.
+        values (`(B, T)`): V_t, of the state before token t.
+        packed_token_mask (`(B, T, ceil(V / 8))` uint8, *optional*): the tokens that were allowed at each position, a bit
+            a token (`functional.masking.pack_mask`); None: all were.
+        vocab_size (`int`): V.
+
+    All `(B, T)` tensors are 0 on padding.
+    """
+
+    old_logprobs: torch.Tensor
+    raw_logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor
+    values: torch.Tensor
+    packed_token_mask: torch.Tensor | None
+    vocab_size: int
+
+    @property
+    def token_mask(self) -> torch.Tensor | None:
+        """The allowed tokens unpacked, `(B, T, V)` bool: V times the memory of a token. None: all are allowed."""
+        return None if self.packed_token_mask is None else unpack_mask(self.packed_token_mask, self.vocab_size)
+
+    def sequences(self, rows: torch.Tensor) -> Sequences:
+        """The token tensors of some rows, cut to the width that these rows need."""
+        return Sequences(
+            self.prompt_ids[rows],
+            self.prompt_mask[rows],
+            self.completion_ids[rows],
+            self.completion_mask[rows],
+            None if self.packed_token_mask is None else self.packed_token_mask[rows],
+            self.vocab_size,
+        ).trimmed()
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Prompts and completions as a model reads them; fields as in [`Rollout`]."""
+
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    completion_ids: torch.Tensor
+    completion_mask: torch.Tensor
+    packed_token_mask: torch.Tensor | None = None
+    vocab_size: int = 0
+
+    def trimmed(self) -> Sequences:
+        """Without the columns in which every row is padding. Padding costs time and changes nothing."""
+        prompt_width = int(self.prompt_mask.sum(-1).max())
+        width = int(self.completion_mask.sum(-1).max())
+        start = self.prompt_ids.shape[1] - prompt_width
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids[:, start:],
+            prompt_mask=self.prompt_mask[:, start:],
+            completion_ids=self.completion_ids[:, :width],
+            completion_mask=self.completion_mask[:, :width],
+            packed_token_mask=None if self.packed_token_mask is None else self.packed_token_mask[:, :width],
+        )
+
+    @property
+    def token_mask(self) -> torch.Tensor | None:
+        """The allowed tokens, `(B, T, V)` bool, or None when all are."""
+        return None if self.packed_token_mask is None else unpack_mask(self.packed_token_mask, self.vocab_size)
+
+    @property
+    def width(self) -> int:
+        """T: completion tokens in a row, padding included."""
+        return self.completion_ids.shape[1]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the reward functions said.
+
+    Attributes:
+        scores (`(B,)`): weighted sum of the functions, with penalties.
+        per_function (`(B, F)`): what each function returned, NaN for None ("does not apply"); a function with rewards
+            per token counts with their sum.
+        names (`list[str]`): F names.
+        dense_rewards (`(B, T)`, *optional*): weighted rewards of single tokens, not part of `scores`.
+        metrics (`dict[str, list[float]]`): what the functions passed to `log_metric`.
+        extra_columns (`dict[str, list]`): what the functions passed to `log_extra`, for the completions table.
+    """
+
+    scores: torch.Tensor
+    per_function: torch.Tensor
+    names: list[str]
+    dense_rewards: torch.Tensor | None = None
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    extra_columns: dict[str, list] = field(default_factory=dict)
+
+    @property
+    def totals(self) -> torch.Tensor:
+        """`(B,)`: the score and the sum of the rewards per token: what "reward" means in the logs."""
+        return self.scores if self.dense_rewards is None else self.scores + self.dense_rewards.sum(-1)
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What the update learns from.
+
+    Attributes:
+        advantages (`(B, T)`): whitened over the real tokens of the whole batch, 0 on padding.
+        returns (`(B, T)`): targets of the value function.
+        rewards (`(B, T)`): the token rewards they come from, KL penalty included.
+        kl (`(B, T)`): KL estimate per token, unmasked, 0 on padding.
+        kl_coef (`float`): beta at the time.
+    """
+
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    rewards: torch.Tensor
+    kl: torch.Tensor
+    kl_coef: float
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """Exact averages over the real tokens of all microbatches of an update.
+
+    Attributes:
+        num_optimizer_steps (`int`): steps taken.
+        policy_loss, value_loss (`float`), policy_clipfrac, value_clipfrac (`float`, share of tokens).
+        approx_kl (`float`): mean of 0.5 (log ratio)^2: how far the update moved the policy.
+        entropy (`float`): of the masked policy, nats per token.
+        ratio, ratio_variance (`float`): mean and variance of the importance ratio.
+        grad_norm (`float`): mean gradient norm before clipping.
+        first_ratio_deviation (`float`): largest |ratio - 1| in the first optimizer step, before any learning: 0 up to
+            rounding, or something is wrong.
+    """
+
+    num_optimizer_steps: int
+    policy_loss: float
+    value_loss: float
+    policy_clipfrac: float
+    value_clipfrac: float
+    approx_kl: float
+    entropy: float
+    ratio: float
+    ratio_variance: float
+    grad_norm: float
+    first_ratio_deviation: float
+
+
+def concatenate_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list]:
+    """Rows of a data set as columns; a key that a row lacks gives None."""
+    keys = {key: None for row in rows for key in row}
+    return {key: [row.get(key) for row in rows] for key in keys}

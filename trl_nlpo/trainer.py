@@ -1,0 +1,431 @@
+"""`NLPOTrainer`: assembles the rooms (rollout, scoring, advantages, update) and carries the Hugging Face plumbing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import TrainOutput
+
+from . import advantages, rollout, scoring, update
+from ._trl import init_transformers_trainer
+from .batch_plan import BatchPlan
+from .config import NLPOConfig
+from .errors import UserError
+from .evaluation import decoder, prompt_tokenizer
+from .functional.rewards import adapt_kl_coef
+from .masking_policy import MaskingPolicy, frozen_copy
+from .models.dropout import disable_dropout
+from .models.policy_and_value import PolicyAndValue, completion_logits
+from .models.reward_model import as_reward_functions
+from .prompts import PromptDataset, collate_prompts
+from .records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateStats
+from .sampling import MaskSettings, SamplingSettings
+from .trainer_plumbing import TrainerPlumbing
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+class NLPOTrainer(TrainerPlumbing):
+    """Trainer for Natural Language Policy Optimization (NLPO), and for PPO with `mask_strategy="none"`.
+
+    NLPO is PPO over tokens in which the policy may only sample what a masking policy, a frozen copy of it that is synced
+    every µ updates, thinks likely. For details see the paper: [Is Reinforcement Learning (Not) for Natural Language
+    Processing?](https://huggingface.co/papers/2210.01241). It takes all that TRL's `PPOTrainer` takes, in the same order.
+
+    Args:
+        args ([`NLPOConfig`]):
+            Training arguments. A `PPOConfig` of TRL works too and gets NLPO's defaults for what it lacks.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the policy; needs a pad token, which may be the EOS token.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The policy to train.
+        ref_model ([`~transformers.PreTrainedModel`], *optional*):
+            Reference policy of the KL penalty. `None`: a copy of the policy; with PEFT, the policy without its adapter.
+        reward_model (*optional*):
+            The same as `reward_funcs`, by TRL's name.
+        train_dataset ([`~datasets.Dataset`]):
+            Rows with `prompt` (text or messages) or `input_ids`. All other columns reach the reward functions.
+        value_model ([`~transformers.PreTrainedModel`], *optional*):
+            Value function: a sequence classifier with one label. `None`: a scalar head on the policy's backbone.
+        data_collator (*optional*):
+            For tokenized data sets; its padding is taken off again.
+        eval_dataset ([`~datasets.Dataset`] or `dict` of these, *optional*):
+            Held-out prompts in the same format.
+        optimizers (`tuple`, *optional*): optimizer and scheduler of your own; the scheduler steps once per update.
+        callbacks (`list` of [`~transformers.TrainerCallback`], *optional*)
+        peft_config ([`~peft.PeftConfig`], *optional*): train an adapter on `model`.
+        reward_funcs (*optional*):
+            A function with TRL's GRPO signature, a model, a path of one, or a list of these. Functions return a number, a
+            list with one number per token, or None for each completion.
+        reward_processing_classes (*optional*):
+            Tokenizers of reward models that do not share the policy's; one per reward, None for functions.
+
+    Raises:
+        UserError: something that cannot work, in one line, before training starts.
+    """
+
+    _tag_names = ["trl", "nlpo", "trl-nlpo"]
+    _name = "NLPO"
+    _paper = {
+        "title": "Is Reinforcement Learning (Not) for Natural Language Processing: Benchmarks, Baselines, and Building "
+        "Blocks for Natural Language Policy Optimization",
+        "id": "2210.01241",
+        "citation": textwrap.dedent("""\
+            @inproceedings{ramamurthy2023is,
+                title        = {{Is Reinforcement Learning (Not) for Natural Language Processing: Benchmarks, Baselines, and Building Blocks for Natural Language Policy Optimization}},
+                author       = {Rajkumar Ramamurthy and Prithviraj Ammanabrolu and Kiant{\\'e} Brantley and Jack Hessel and Rafet Sifa and Christian Bauckhage and Hannaneh Hajishirzi and Yejin Choi},
+                booktitle    = {The Eleventh International Conference on Learning Representations},
+                year         = 2023,
+                eprint       = {arXiv:2210.01241}
+            }"""),  # noqa: E501
+    }
+
+    def __init__(
+        self,
+        args: NLPOConfig,
+        processing_class: PreTrainedTokenizerBase,
+        model: PreTrainedModel | nn.Module,
+        ref_model: PreTrainedModel | nn.Module | None = None,
+        reward_model: Any = None,
+        train_dataset: Any = None,
+        value_model: PreTrainedModel | nn.Module | None = None,
+        data_collator: Any = None,
+        eval_dataset: Any = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: PeftConfig | None = None,
+        reward_funcs: Any = None,
+        reward_processing_classes: Any = None,
+    ) -> None:
+        args = as_nlpo_config(args)
+        _check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
+        policy = with_adapter(model, peft_config)
+        self.is_peft_model = hasattr(policy, "peft_config")
+        self.model_adapter_name, self.ref_adapter_name = args.model_adapter_name, args.ref_adapter_name
+        for module in (policy, ref_model, value_model):
+            if module is not None:
+                disable_dropout(module)
+
+        self.sampling = SamplingSettings.from_config(args, processing_class)
+        self.mask = MaskSettings.from_config(args, processing_class, policy, self.sampling)
+        self._prompt_tokenizer = prompt_tokenizer(args, processing_class)
+        self._longest_prompt = longest_prompt(policy, self.sampling.max_new_tokens)
+        self._user_collator = data_collator
+        self.prompts = self._tokenized(train_dataset, "train_dataset")[""]
+        self.eval_prompts = {} if eval_dataset is None else self._tokenized(eval_dataset, "eval_dataset")
+        if args.gradient_checkpointing:
+            args.gradient_checkpointing_kwargs = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
+
+        init_transformers_trainer(
+            self,
+            model=PolicyAndValue(policy, value_model),
+            args=args,
+            data_collator=collate_prompts,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # Microbatches are accumulated in the update itself, by tokens; accelerate must not divide a second time.
+        self.accelerator.gradient_accumulation_steps = 1
+        self.plan = BatchPlan.from_config(args, self.accelerator.num_processes, len(self.prompts))
+        _fill_in_batch_sizes(args, self.plan)
+        device = self.accelerator.device
+        self.reward_functions = as_reward_functions(
+            reward_model if reward_funcs is None else reward_funcs,
+            reward_processing_classes,
+            device,
+            args.local_rollout_forward_batch_size,
+        )
+        self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
+        if ref_model is None and not self.is_peft_model:
+            ref_model = frozen_copy(policy)
+        self.ref_model = None if ref_model is None else ref_model.to(device).eval()
+        self.masking_policy = MaskingPolicy(policy, args.mask_sync_steps)
+        self.kl_coef = args.kl_coef
+        self.objective = update.Objective(
+            args.cliprange, args.cliprange_value, args.vf_coef, args.entropy_coef, args.max_grad_norm
+        )
+        self.state = self._new_state()
+        self._pending_logs: list[dict[str, float]] = []
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Optimizer and scheduler, and model and optimizer as accelerate wants them."""
+        if self.args.gradient_checkpointing or getattr(self.args, "activation_checkpointing", False):
+            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        self.create_optimizer_and_scheduler(num_training_steps=self.plan.num_updates)
+        self.model_wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.model.add_model_tags(self._tag_names)
+
+    def _tokenized(self, dataset: Any, name: str) -> dict[str, PromptDataset]:
+        """Data sets by name; a single one has the name ""."""
+        named = dict(dataset) if isinstance(dataset, dict) else {"": dataset}
+        return {
+            key: PromptDataset(rows, self._prompt_tokenizer, name, self._longest_prompt, self._user_collator)
+            for key, rows in named.items()
+        }
+
+    @property
+    def policy_and_value(self) -> PolicyAndValue:
+        """The trained module, unwrapped: `.policy` and `.value_model`."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def policy_model(self) -> nn.Module:
+        """The policy, by TRL's name."""
+        return self.policy_and_value.policy
+
+    # The algorithm
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train: collect, score, estimate, update, sync (paper, section 4).
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint folder, or True for the newest one under
+                `output_dir`.
+
+        Returns:
+            `TrainOutput` with the number of updates, the mean policy loss and run-time metrics.
+        """
+        start = self._begin_training(resume_from_checkpoint)
+        with self._checkpoint_before_failing():
+            for batch in self.get_train_dataloader():
+                self._begin_update()
+                rollout = self.collect_rollout(batch)
+                scores = self.score_rollout(rollout)
+                estimates = self.estimate_advantages(rollout, scores)
+                stats = self.update_policy(rollout, estimates)
+                self.adapt_kl_coef(estimates)
+                self.sync_masking_policy()
+                self._end_update(rollout, scores, estimates, stats)
+                if self.control.should_training_stop:
+                    break
+        return self._end_training(start)
+
+    def collect_rollout(self, prompts: PromptBatch | list[Any]) -> Rollout:
+        """Sample a completion for every prompt from the policy under the mask.
+
+        Args:
+            prompts ([`PromptBatch`] or `list`): a batch of the data loader, or prompts as text or messages.
+
+        Returns:
+            [`Rollout`]: tokens, old and reference log-probabilities, values and masks.
+        """
+        if not isinstance(prompts, PromptBatch):
+            prompts = PromptBatch(self._prompt_tokenizer(prompts), list(prompts))
+        with self._generation_model() as model, self.accelerator.autocast():
+            return rollout.collect_rollout(
+                model,
+                prompts,
+                reference_logits=self._reference_logits,
+                masking_policy=self.masking_policy,
+                sampling=self.sampling,
+                mask=self.mask,
+                seed=self._seed_of_update(),
+                forward_batch_size=self.args.local_rollout_forward_batch_size,
+                pad_token_id=self.processing_class.pad_token_id,
+                decode=decoder(self.processing_class),
+            )
+
+    def score_rollout(self, rollout: Rollout) -> Scores:
+        """Ask the reward functions about every completion.
+
+        Raises:
+            RewardError: a function raised or returned something unusable.
+        """
+        return scoring.score_rollout(
+            rollout,
+            self.reward_functions,
+            self.reward_weights,
+            missing_eos_penalty=self.args.missing_eos_penalty,
+            trainer_state=self.state,
+        )
+
+    def estimate_advantages(self, rollout: Rollout, scores: Scores) -> Estimates:
+        """Token rewards with the KL penalty, generalized advantages (whitened over all processes) and returns."""
+        return advantages.estimate_advantages(
+            rollout,
+            scores,
+            kl_coef=self.kl_coef,
+            gamma=self.args.gamma,
+            lam=self.args.lam,
+            kl_estimator=self.args.kl_estimator,
+            whiten_rewards=self.args.whiten_rewards,
+            all_sum=self._all_sum,
+        )
+
+    def update_policy(self, rollout: Rollout, estimates: Estimates) -> UpdateStats:
+        """`num_ppo_epochs` x `num_mini_batches` optimizer steps of the clipped objective, and one scheduler step."""
+        stats = update.update_policy(
+            self.model_wrapped,
+            rollout,
+            estimates,
+            optimizer=self.optimizer,
+            accelerator=self.accelerator,
+            plan=self.plan,
+            objective=self.objective,
+            sampling=self.sampling,
+            all_sum=self._all_sum,
+            generator=torch.Generator().manual_seed(self._seed_of_update()),
+        )
+        self.masking_policy.policy_moved()
+        self._learning_rate = self.lr_scheduler.get_last_lr()[0]
+        self.lr_scheduler.step()
+        return stats
+
+    def adapt_kl_coef(self, estimates: Estimates) -> float:
+        """Move the KL coefficient towards `kl_target`, if there is one; returns the coefficient."""
+        if self.args.kl_target is not None:
+            kl, count = self._all_sum(
+                torch.tensor(
+                    [float(estimates.kl.sum()), len(estimates.kl)], dtype=torch.float64, device=estimates.kl.device
+                )
+            ).tolist()
+            gain = 0.1 if self.args.kl_horizon is None else self.plan.batch_size / self.args.kl_horizon
+            self.kl_coef = adapt_kl_coef(self.kl_coef, kl / count, self.args.kl_target, gain)
+        return self.kl_coef
+
+    def sync_masking_policy(self, force: bool = False) -> bool:
+        """Copy the policy into the masking policy if µ updates have passed (or `force`); returns whether it did."""
+        if force or self.masking_policy.sync_is_due:
+            self.masking_policy.sync()
+            return True
+        return False
+
+    def _reference_logits(self, sequences: Sequences) -> torch.Tensor:
+        if self.ref_model is not None:
+            return completion_logits(self.ref_model, sequences)
+        with self.null_ref_context():
+            return completion_logits(self.policy_model, sequences)
+
+    @contextlib.contextmanager
+    def null_ref_context(self) -> Iterator[None]:
+        """The policy as its own reference: its adapter off, or `ref_adapter_name` in its place."""
+        policy: Any = self.policy_model
+        if not self.ref_adapter_name:
+            with policy.disable_adapter() if self.is_peft_model else contextlib.nullcontext():
+                yield
+            return
+        trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+        policy.set_adapter(self.ref_adapter_name)
+        try:
+            yield
+        finally:
+            policy.set_adapter(self.model_adapter_name or "default")
+            for name, parameter in policy.named_parameters():
+                parameter.requires_grad_(name in trained)
+
+    @contextlib.contextmanager
+    def _generation_model(self) -> Iterator[PolicyAndValue]:
+        yield self.policy_and_value
+
+    def _all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    def _seed_of_update(self) -> int:
+        """A seed for the randomness of this update on this process, so that a run can go on from any update."""
+        return (self.args.seed * 1_000_003 + self.state.global_step) * 1_009 + self.accelerator.process_index
+
+
+def as_nlpo_config(args: Any) -> NLPOConfig:
+    """`args` as it is, or a `PPOConfig` of TRL with NLPO's defaults for what it lacks.
+
+    Raises:
+        UserError: neither.
+    """
+    if isinstance(args, NLPOConfig):
+        return args
+    if not dataclasses.is_dataclass(args) or not hasattr(args, "num_ppo_epochs"):
+        raise UserError(f"args must be an NLPOConfig (or TRL's PPOConfig), not {type(args).__name__}.")
+    known = {field.name for field in dataclasses.fields(NLPOConfig) if field.init}
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
+    # TRL's PPO on a CPU computes in float32, whatever its default of bf16 says.
+    values["bf16"] = (values.get("bf16") and torch.cuda.is_available()) or None
+    return NLPOConfig(**{name: value for name, value in values.items() if name in known and not name.startswith("_")})
+
+
+def with_adapter(model: nn.Module, peft_config: PeftConfig | None) -> Any:
+    """The model, with a fresh adapter on it when there is a `peft_config`.
+
+    Raises:
+        UserError: the model has an adapter already, or `peft_config` is something else.
+    """
+    if peft_config is None:
+        return model
+    from peft import PeftConfig, PeftModel, get_peft_model
+
+    if not isinstance(peft_config, PeftConfig):
+        raise UserError(
+            f"peft_config must be a PEFT configuration such as peft.LoraConfig, not {type(peft_config).__name__}."
+        )
+    if isinstance(model, PeftModel):
+        raise UserError(
+            "model is a PeftModel and peft_config is given too: pass the PeftModel alone to go on training its adapter, or "
+            "merge_and_unload() it first."
+        )
+    return get_peft_model(model, peft_config)
+
+
+def longest_prompt(policy: Any, max_new_tokens: int) -> int | None:
+    """Tokens that a prompt may have beside the completion in the policy's context; None where the model has no limit.
+
+    Raises:
+        UserError: the completion alone fills the context.
+    """
+    context = getattr(policy.config, "max_position_embeddings", None)
+    if not isinstance(context, int) or context <= 0:
+        return None
+    if max_new_tokens >= context:
+        raise UserError(
+            f"response_length is {max_new_tokens}, but the model's context has only {context} tokens for prompt and completion: "
+            "lower response_length."
+        )
+    return context - max_new_tokens
+
+
+def _check_arguments(
+    processing_class: Any, model: Any, ref_model: Any, reward_model: Any, reward_funcs: Any, train_dataset: Any
+) -> None:
+    if train_dataset is None:
+        raise UserError("`train_dataset` is required.")
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model must be a loaded model, not {type(model).__name__}: use AutoModelForCausalLM.from_pretrained."
+        )
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{type(model).__name__} is an encoder-decoder model; this version trains causal language models only."
+        )
+    if ref_model is model:
+        raise UserError(
+            "`model` and `ref_model` cannot be the same object: pass None for a copy of the model, or make a copy of your own."
+        )
+    if reward_model is None and reward_funcs is None:
+        raise UserError("No reward: pass reward_funcs (a function, a model, or a list of these) or reward_model.")
+    if reward_model is not None and reward_funcs is not None:
+        raise UserError("reward_model and reward_funcs are two names of one thing: pass one of them.")
+    if getattr(processing_class, "pad_token_id", None) is None:
+        raise UserError(
+            "The tokenizer has no pad token: set one before training, for example tokenizer.pad_token = tokenizer.eos_token."
+        )
+
+
+def _fill_in_batch_sizes(args: NLPOConfig, plan: BatchPlan) -> None:
+    """TRL's PPO writes the sizes it works out into its configuration, where scripts read them."""
+    args.world_size = plan.num_processes
+    args.num_total_batches = plan.num_updates
+    args.total_episodes = args.total_episodes or plan.num_updates * plan.batch_size
+    args.local_batch_size, args.batch_size = plan.local_batch_size, plan.batch_size
+    args.micro_batch_size = plan.microbatch_size * plan.num_processes
+    args.local_mini_batch_size = plan.local_minibatch_size
+    args.mini_batch_size = plan.local_minibatch_size * plan.num_processes
