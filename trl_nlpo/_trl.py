@@ -1,9 +1,9 @@
 """The contact room: the only file that touches private or experimental names of TRL.
 
-Written against TRL 1.0.0, 1.12.0 and 1.16.0. TRL has `PPOConfig` and `PPOTrainer` up to 1.12 and not from 1.13 on. Where
-they exist they are the base classes here, so that `isinstance` holds and a script that passes a `PPOConfig` works; the
-constructor and `train()` of TRL are never run. Where they do not exist, `PPOConfig` below has the same fields, and the
-trainer stands on TRL's trainer base.
+Written against TRL 1.0.0, 1.12.0 and 1.16.0. TRL has `PPOConfig` and `PPOTrainer` up to 1.12 and not from 1.13 on.
+Where they exist they are the base classes here, so that `isinstance` holds and a script that passes a `PPOConfig`
+works; the constructor and `train()` of TRL are never run. Where they do not exist, `PPOConfig` below has the same
+fields, and the trainer stands on TRL's trainer base.
 """
 
 from __future__ import annotations

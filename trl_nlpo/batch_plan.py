@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ class BatchPlan:
     num_updates: int
 
     @classmethod
-    def from_config(cls, args, num_processes: int, dataset_size: int) -> BatchPlan:
+    def from_config(cls, args: Any, num_processes: int, dataset_size: int) -> BatchPlan:
         """Read the sizes off an [`NLPOConfig`].
 
         Raises:
@@ -44,13 +45,14 @@ class BatchPlan:
             raise UserError("train_dataset is empty: there are no prompts to train on.")
         if local_batch_size % args.num_mini_batches:
             raise UserError(
-                f"num_mini_batches is {args.num_mini_batches}, which does not divide the {local_batch_size} completions "
-                "of a batch (per_device_train_batch_size x gradient_accumulation_steps): change one of the three."
+                f"num_mini_batches is {args.num_mini_batches}, which does not divide the {local_batch_size} "
+                "completions of a batch (per_device_train_batch_size x gradient_accumulation_steps): change one of "
+                "the three."
             )
         if dataset_size < batch_size:
             raise UserError(
-                f"train_dataset has {dataset_size} rows, but one update takes {batch_size} (per_device_train_batch_size "
-                "x gradient_accumulation_steps x processes): lower these or add data."
+                f"train_dataset has {dataset_size} rows, but one update takes {batch_size} "
+                "(per_device_train_batch_size x gradient_accumulation_steps x processes): lower these or add data."
             )
         total_episodes = args.total_episodes or math.ceil(args.num_train_epochs * dataset_size)
         num_updates = args.max_steps if args.max_steps > 0 else math.ceil(total_episodes / batch_size)

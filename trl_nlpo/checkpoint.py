@@ -17,13 +17,14 @@ VALUE_NAME = "value_model.safetensors"
 MASK_NAME = "masking_policy.safetensors"
 
 
-def save_value_model(value_model: torch.nn.Module, folder: str | Path) -> None:
+def save_value_model(value_model: Any, folder: str | Path) -> None:
     """Write the value function into a subfolder of its own: `from_pretrained` loads a model, `safetensors` a head."""
     target = Path(folder) / VALUE_FOLDER
     target.mkdir(parents=True, exist_ok=True)
     if hasattr(value_model, "save_pretrained"):
         value_model.save_pretrained(target)
-    # Shared tensors (tied weights) cannot be written twice, and the module's own names restore any kind of value model.
+    # Shared tensors (tied weights) cannot be written twice, and the module's own names restore any kind of value
+    # model.
     save_file(_separate(value_model.state_dict()), target / VALUE_NAME, metadata={"format": "pt"})
 
 

@@ -149,8 +149,8 @@ class NLPOConfig(PPOConfig):
     eval_generation_kwargs: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Any field of transformers.GenerationConfig for evaluation, as a dict or JSON. None: as in rollouts "
-            "(without the mask)."
+            "help": "Any field of transformers.GenerationConfig for evaluation, as a dict or JSON. None: as in "
+            "rollouts (without the mask)."
         },
     )
     reward_weights: list[float] | None = field(
@@ -187,9 +187,9 @@ class NLPOConfig(PPOConfig):
             self.bf16 = not self.fp16 and not self.use_cpu and torch.cuda.is_available() and _bf16_is_supported()
         for name in ("generation_kwargs", "eval_generation_kwargs", "chat_template_kwargs"):
             setattr(self, name, _as_dict(name, getattr(self, name)))
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            self.metric_for_best_model = "reward"
-            self.greater_is_better = True
+        if self.load_best_model_at_end and getattr(self, "metric_for_best_model", None) is None:
+            self.metric_for_best_model: str | None = "reward"
+            self.greater_is_better: bool | None = True
         super().__post_init__()
         self._validate()
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from .functional.logprobs import token_logprobs
 from .models.policy_and_value import completion_logits
@@ -17,7 +16,7 @@ from .prompts import PromptDataset, PromptTokenizer, collate_prompts
 from .records import Completions, PromptBatch
 from .rollout import Logits, evaluation_mode, joined_completions, sample_completions, seeded
 from .sampling import MaskSettings, SamplingSettings
-from .scoring import check_weights, reward_names, score_rollout
+from .scoring import check_weights, score_rollout
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class Evaluation:
     Attributes:
         metrics (`dict[str, float]`): `reward` and `reward_std` (of the weighted scores); `rewards/<name>/mean` of each
             function; `perplexity` of the completions under the judge (exp of minus the mean log-probability per token,
-            temperature 1); `completions/mean_length` (tokens), `completions/eos_ratio`; `distinct_1`, `distinct_2` (share
-            of different word n-grams among all).
+            temperature 1); `completions/mean_length` (tokens), `completions/eos_ratio`; `distinct_1`, `distinct_2`
+            (share of different word n-grams among all).
         samples (`list[dict]`): one row per prompt: `prompt`, `completion`, `score` and each reward function's value.
     """
 
@@ -37,12 +36,12 @@ class Evaluation:
 
 
 def evaluate_policy(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
     dataset: Any,
     reward_funcs: Any,
     args: Any,
-    judge: nn.Module | None = None,
+    judge: Any = None,
     reward_processing_classes: Any = None,
     description: str | None = None,
 ) -> Evaluation:
@@ -97,7 +96,7 @@ def decoder(tokenizer: Any) -> Callable[[PromptBatch, list[list[int]]], list[Any
 
 @torch.no_grad()
 def evaluate_rows(
-    model: nn.Module,
+    model: Any,
     prompts: PromptDataset,
     indices: Sequence[int],
     *,

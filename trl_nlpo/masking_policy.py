@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
+def frozen_copy(model: Any) -> Any:
     """A copy of `model` that takes no gradient and stays in evaluation mode."""
     return copy.deepcopy(model).requires_grad_(False).eval()
 
@@ -24,26 +25,28 @@ class MaskingPolicy:
     Args:
         policy: the policy; copied at once.
         sync_steps (`int`, *optional*): updates between two syncs (the paper's µ). None: never.
+        masks (`bool`): False where nothing is ever masked (PPO): then there is no copy, and no memory for one.
     """
 
-    def __init__(self, policy: nn.Module, sync_steps: int | None):
+    def __init__(self, policy: Any, sync_steps: int | None, masks: bool = True):
         self.policy = policy
         self.sync_steps = sync_steps
+        self.masks = masks
         self.age = 0
         """Updates since the last sync."""
         self.num_syncs = 0
         self._is_current = True
         self._shares_base = hasattr(policy, "peft_config")
-        self._model = policy if self._shares_base else frozen_copy(policy)
-        self._weights = self._trained_weights() if self._shares_base else {}
+        self._model = frozen_copy(policy) if masks and not self._shares_base else policy
+        self._weights = self._trained_weights() if masks and self._shares_base else {}
 
     @property
     def is_current(self) -> bool:
         """Whether the policy has not moved since the last sync: its own top-p set is the mask then."""
-        return self._is_current
+        return self._is_current or not self.masks
 
     @contextlib.contextmanager
-    def model(self) -> Iterator[nn.Module]:
+    def model(self) -> Iterator[Any]:
         """The masking policy as a model, to be used inside the `with` only."""
         if not self._shares_base:
             yield self._model
@@ -52,7 +55,7 @@ class MaskingPolicy:
             yield self.policy
 
     def policy_moved(self) -> None:
-        """Tell that an update has changed the policy."""
+        """Tell that the policy has changed; for whoever moves its weights other than by `update_policy`."""
         self.age += 1
         self._is_current = False
 
@@ -64,9 +67,9 @@ class MaskingPolicy:
     @torch.no_grad()
     def sync(self) -> None:
         """Copy the policy: ψ ← θ. The very next forward pass of the masking policy uses the new weights."""
-        if self._shares_base:
+        if self.masks and self._shares_base:
             self._weights = self._trained_weights()
-        else:
+        elif self.masks:
             copies = dict(self._model.named_parameters())
             for name, parameter in self.policy.named_parameters():
                 copies[name].copy_(parameter)
@@ -79,6 +82,8 @@ class MaskingPolicy:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The copied weights, by the names of the policy's."""
+        if not self.masks:
+            return {}
         source = self._weights.items() if self._shares_base else self._model.named_parameters()
         return {name: tensor.detach().clone() for name, tensor in source}
 

@@ -116,8 +116,8 @@ class PromptDataset(Dataset):
                 raise UserError(f"{self.name} row {index} has an empty prompt: there is nothing to complete.")
             if longest is not None and len(ids) > longest:
                 raise UserError(
-                    f"{self.name} row {index} has a prompt of {len(ids)} tokens, but the model's context leaves room for "
-                    f"{longest} before the completion: set max_prompt_length={longest} or lower response_length."
+                    f"{self.name} row {index} has a prompt of {len(ids)} tokens, but the model's context leaves room "
+                    f"for {longest} before the completion: set max_prompt_length={longest} or lower response_length."
                 )
 
 

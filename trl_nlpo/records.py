@@ -39,8 +39,8 @@ class Completions:
         prompt_ids, prompt_mask (`(B, P)` long / bool): prompts padded on the left; True = real token.
         completion_ids, completion_mask (`(B, T)` long / bool): completions padded on the right; True = real token,
             the stop token included.
-        ended (`(B,)` bool): True where a stop token ended the completion, False where the length limit did. Without stop
-            tokens: whether an end token is in it.
+        ended (`(B,)` bool): True where a stop token ended the completion, False where the length limit did. Without
+            stop tokens: whether an end token is in it.
     """
 
     batch: PromptBatch
@@ -71,8 +71,8 @@ class Rollout(Completions):
         raw_logprobs (`(B, T)`): the same without the mask, for the KL penalty.
         ref_logprobs (`(B, T)`): of the reference policy, without the mask.
         values (`(B, T)`): V_t, of the state before token t.
-        packed_token_mask (`(B, T, ceil(V / 8))` uint8, *optional*): the tokens that were allowed at each position, a bit
-            a token (`functional.masking.pack_mask`); None: all were.
+        packed_token_mask (`(B, T, ceil(V / 8))` uint8, *optional*): the tokens that were allowed at each position, a
+            bit a token (`functional.masking.pack_mask`); None: all were.
         vocab_size (`int`): V.
 
     All `(B, T)` tensors are 0 on padding.
@@ -91,12 +91,16 @@ class Rollout(Completions):
         return None if self.packed_token_mask is None else unpack_mask(self.packed_token_mask, self.vocab_size)
 
     def sequences(self, rows: torch.Tensor) -> Sequences:
-        """The token tensors of some rows, cut to the width that these rows need."""
+        """The token tensors of some rows, cut to the width that these rows need.
+
+        Padding is token 0 here: the tokenizer's pad token need not be in the model's vocabulary.
+        """
+        prompt_mask, completion_mask = self.prompt_mask[rows], self.completion_mask[rows]
         return Sequences(
-            self.prompt_ids[rows],
-            self.prompt_mask[rows],
-            self.completion_ids[rows],
-            self.completion_mask[rows],
+            self.prompt_ids[rows].masked_fill(~prompt_mask, 0),
+            prompt_mask,
+            self.completion_ids[rows].masked_fill(~completion_mask, 0),
+            completion_mask,
             None if self.packed_token_mask is None else self.packed_token_mask[rows],
             self.vocab_size,
         ).trimmed()

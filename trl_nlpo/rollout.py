@@ -35,7 +35,8 @@ class Sample:
     """Sampled tokens of some prompts.
 
     Attributes:
-        sequences ([`Sequences`]): prompts and completions `(B, P)`, `(B, T)`; what was allowed, where that was recorded.
+        sequences ([`Sequences`]): prompts and completions `(B, P)`, `(B, T)`; what was allowed, where that was
+            recorded.
         ended (`(B,)` bool): True where an end token is in the completion.
     """
 
@@ -142,7 +143,7 @@ def joined_completions(
 
 @torch.no_grad()
 def sample_completions(
-    policy: nn.Module,
+    policy: Any,
     prompts: Sequence[Sequence[int]],
     sampling: SamplingSettings,
     mask: MaskSettings | None = None,
@@ -206,7 +207,7 @@ class _ActionSampler(LogitsProcessor):
         self.vocab_size = 0
         self._packed: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         self.vocab_size = scores.shape[-1]
         legal = scores > float("-inf")
         actions = scores.float()
@@ -214,7 +215,7 @@ class _ActionSampler(LogitsProcessor):
             actions = penalize_repetition(actions, self._seen(input_ids), self.sampling.repetition_penalty)
         actions = scaled_logits(actions, self.sampling.temperature)
         if self.mask is not None:
-            actions = apply_token_mask(actions, self._allowed_tokens(input_ids, scores, legal))
+            actions = apply_token_mask(actions, self._allowed_tokens(self.mask, input_ids, scores, legal))
         actions = self.warpers(input_ids, actions)
         if self.records:
             self._packed.append(pack_mask(actions > float("-inf")))
@@ -232,21 +233,24 @@ class _ActionSampler(LogitsProcessor):
         first = first_occurrences(self.prompt_ids, self.prompt_mask, completion_ids, self.vocab_size)
         return first < completion_ids.shape[1]
 
-    def _allowed_tokens(self, input_ids: torch.Tensor, scores: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+    def _allowed_tokens(
+        self, mask: MaskSettings, input_ids: torch.Tensor, scores: torch.Tensor, legal: torch.Tensor
+    ) -> torch.Tensor:
         """The masking policy's set among the legal tokens, so that a mask never leaves a position without any."""
         logits = scores.float() if self.masking is None else self.masking.next_logits(input_ids, scores)
         logits = scaled_logits(apply_token_mask(logits, legal), self.sampling.temperature)
-        if self.mask.strategy == "top_p":
-            allowed = top_p_mask(logits, self.mask.top_p, self.mask.min_tokens)
+        if mask.strategy == "top_p":
+            allowed = top_p_mask(logits, mask.top_p, mask.min_tokens)
         else:
-            allowed = top_k_mask(logits, max(self.mask.top_k, self.mask.min_tokens))
-        return allow_tokens(allowed, self.mask.always_allowed)
+            allowed = top_k_mask(logits, max(mask.top_k or 1, mask.min_tokens))
+        return allow_tokens(allowed, mask.always_allowed)
 
 
 class MaskingLogits:
     """The masking policy's logits, stepped along beside the policy's generation with a cache of its own.
 
-    Right after a sync the masking policy is the policy, so the policy's own logits are taken and nothing is computed twice.
+    Right after a sync the masking policy is the policy, so the policy's own logits are taken and nothing is computed
+    twice.
 
     Args:
         masking_policy ([`MaskingPolicy`]): whose logits.
@@ -296,8 +300,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _generation_config(policy: nn.Module, config: GenerationConfig) -> Iterator[None]:
-    """Let nothing of the model's own generation settings leak: `generate` fills what `config` leaves unset from there."""
+def _generation_config(policy: Any, config: GenerationConfig) -> Iterator[None]:
+    """Let none of the model's own generation settings leak: `generate` fills from there what `config` leaves unset."""
     holders = [policy, policy.get_base_model()] if hasattr(policy, "get_base_model") else [policy]
     own = [holder.generation_config for holder in holders]
     try:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from .evaluation import perplexity
-from .masking_policy import MaskingPolicy
 from .records import Estimates, Rollout, Scores, UpdateStats
 
 _BITS = torch.tensor([bin(byte).count("1") for byte in range(256)], dtype=torch.int32)
@@ -20,7 +19,8 @@ def update_metrics(
     estimates: Estimates,
     stats: UpdateStats,
     *,
-    masking_policy: MaskingPolicy,
+    mask_age: int,
+    mask_syncs: int,
     end_token_ids: Sequence[int],
     gather: Callable[[torch.Tensor], torch.Tensor],
 ) -> dict[str, float]:
@@ -28,7 +28,8 @@ def update_metrics(
 
     Args:
         rollout, scores, estimates, stats: of one update.
-        masking_policy ([`MaskingPolicy`]): as it was in the rollout.
+        mask_age (`int`): updates between the masking policy's last sync and the rollout.
+        mask_syncs (`int`): syncs so far.
         end_token_ids: for `val/num_eos_tokens`.
         gather: stacks rows of all processes.
 
@@ -67,8 +68,8 @@ def update_metrics(
         "nlpo/first_ratio_deviation": stats.first_ratio_deviation,
         "nlpo/mask_size": float(columns["mask_size"].sum()) / tokens,
         "nlpo/mask_mass": float(columns["mask_mass"].sum()) / tokens,
-        "nlpo/mask_age": float(masking_policy.age),
-        "nlpo/mask_syncs": float(masking_policy.num_syncs),
+        "nlpo/mask_age": float(mask_age),
+        "nlpo/mask_syncs": float(mask_syncs),
     }
     for name in scores.names:
         metrics[f"rewards/{name}/mean"] = mean[f"rewards/{name}"]

@@ -1,4 +1,4 @@
-"""The distribution that completions are sampled from, as settings: what `generation_kwargs` may say and what it means."""
+"""The distribution that completions are sampled from: settings, and what they make of a model's logits."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from .functional.logprobs import apply_token_mask, first_occurrences, penalize_r
 from .records import Sequences
 
 # Settings that change logits by something other than a mask or the temperature, or that do not sample single rows. The
-# update could not compute the probability that a token was sampled with. (`repetition_penalty` is computed again there.)
+# update could not compute the probability that a token was sampled with. (`repetition_penalty` is computed again
+# there.)
 _NOT_IN_ROLLOUTS = (
-    "encoder_repetition_penalty", "exponential_decay_length_penalty", "guidance_scale", "penalty_alpha", "prompt_lookup_num_tokens",
-    "sequence_bias", "stop_strings", "max_time", "watermarking_config", "assistant_early_exit", "dola_layers",
+    "encoder_repetition_penalty", "exponential_decay_length_penalty", "guidance_scale", "penalty_alpha",
+    "prompt_lookup_num_tokens", "sequence_bias", "stop_strings", "max_time", "watermarking_config",
+    "assistant_early_exit", "dola_layers",
 )  # fmt: skip
 
 # Warpers run after the mask, by the package itself, so that the stored mask is the whole support of the distribution.
@@ -40,8 +42,8 @@ _WARPER_OFF: dict[str, tuple[Any, ...]] = {
 
 # Fields that `generate` applies to the logits itself, as minus infinity, before the mask.
 _RESTRICTIONS = (
-    "bad_words_ids", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "min_length", "min_new_tokens",
-    "no_repeat_ngram_size", "suppress_tokens",
+    "bad_words_ids", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "min_length",
+    "min_new_tokens", "no_repeat_ngram_size", "suppress_tokens",
 )  # fmt: skip
 
 
@@ -152,14 +154,14 @@ def _check_fields(name: str, kwargs: Mapping[str, Any], for_evaluation: bool) ->
         or (kwargs.get("num_return_sequences") or 1) > 1
     ):
         raise UserError(
-            f"{name}: rollouts are sampled, one completion a prompt; do_sample=False, num_beams and num_return_sequences "
-            "belong into eval_generation_kwargs."
+            f"{name}: rollouts are sampled, one completion a prompt; do_sample=False, num_beams and "
+            "num_return_sequences belong into eval_generation_kwargs."
         )
     for key in _NOT_IN_ROLLOUTS:
         if kwargs.get(key) not in (None, 1.0):
             raise UserError(
-                f"{name}: {key} cannot be used in rollouts, as the update could not tell the probability that a token was "
-                "sampled with; put it into eval_generation_kwargs."
+                f"{name}: {key} cannot be used in rollouts, as the update could not tell the probability that a token "
+                "was sampled with; put it into eval_generation_kwargs."
             )
 
 

@@ -31,9 +31,9 @@ def score_rollout(
     Args:
         rollout ([`Rollout`] or [`Completions`]): B completions.
         reward_functions: F functions. One that has a method `score_completions` is given the record itself (a reward
-            model that reads tokens); the others have TRL's signature: keywords `prompts`, `completions`, `completion_ids`, every
-            column of the data set and `trainer_state`; each returns B floats, B Nones ("does not apply") or B lists with
-            one float per token of `completion_ids`; `async def` runs concurrently.
+            model that reads tokens); the others have TRL's signature: keywords `prompts`, `completions`,
+            `completion_ids`, every column of the data set and `trainer_state`; each returns B floats, B Nones ("does
+            not apply") or B lists with one float per token of `completion_ids`; `async def` runs concurrently.
         weights: F factors.
         missing_eos_penalty (`float`, *optional*): taken from completions that no stop token ended.
         trainer_state: passed on.
@@ -42,8 +42,8 @@ def score_rollout(
         [`Scores`] on the rollout's device.
 
     Raises:
-        RewardError: a function raised, or returned the wrong number of values or something that is no finite number; the
-            message names the function and the sample.
+        RewardError: a function raised, or returned the wrong number of values or something that is no finite number;
+            the message names the function and the sample.
     """
     recorder = _Recorder()
     call = {
@@ -197,8 +197,8 @@ def _as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
         result = result.tolist()
     if isinstance(result, (str, bytes, dict)) or not isinstance(result, Sequence):
         raise RewardError(
-            f"The reward function {name!r} returned {type(result).__name__}, but must return a list with one number per "
-            "completion."
+            f"The reward function {name!r} returned {type(result).__name__}, but must return a list with one number "
+            "per completion."
         )
     if len(result) != num_rows:
         raise RewardError(f"The reward function {name!r} returned {len(result)} values for {num_rows} completions.")
@@ -208,8 +208,8 @@ def _as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
 def _token_rewards(value: list[Any], name: str, row: int, num_tokens: int) -> torch.Tensor:
     if len(value) != num_tokens:
         raise RewardError(
-            f"The reward function {name!r} returned {len(value)} token rewards for sample {row}, which has {num_tokens} "
-            "tokens: give one per id in completion_ids."
+            f"The reward function {name!r} returned {len(value)} token rewards for sample {row}, which has "
+            f"{num_tokens} tokens: give one per id in completion_ids."
         )
     return torch.tensor([_number(item, name, row) for item in value])
 
@@ -219,12 +219,13 @@ def _number(value: Any, name: str, row: int) -> float:
         value = value.item()
     if isinstance(value, str) or not isinstance(value, (int, float)):
         raise RewardError(
-            f"The reward function {name!r} returned {value!r} for sample {row}, which is {type(value).__name__}, not a number."
+            f"The reward function {name!r} returned {value!r} for sample {row}, which is {type(value).__name__}, "
+            "not a number."
         )
     if not math.isfinite(value):
         raise RewardError(
-            f"The reward function {name!r} returned {value} for sample {row}: return a finite number, or None where the "
-            "function does not apply."
+            f"The reward function {name!r} returned {value} for sample {row}: return a finite number, or None where "
+            "the function does not apply."
         )
     return float(value)
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import TrainOutput
 
 from . import advantages, rollout, scoring, update
-from ._trl import init_transformers_trainer
 from .batch_plan import BatchPlan
 from .config import NLPOConfig
 from .errors import UserError
@@ -36,9 +35,10 @@ if TYPE_CHECKING:
 class NLPOTrainer(TrainerPlumbing):
     """Trainer for Natural Language Policy Optimization (NLPO), and for PPO with `mask_strategy="none"`.
 
-    NLPO is PPO over tokens in which the policy may only sample what a masking policy, a frozen copy of it that is synced
-    every µ updates, thinks likely. For details see the paper: [Is Reinforcement Learning (Not) for Natural Language
-    Processing?](https://huggingface.co/papers/2210.01241). It takes all that TRL's `PPOTrainer` takes, in the same order.
+    NLPO is PPO over tokens in which the policy may only sample what a masking policy, a frozen copy of it that is
+    synced every µ updates, thinks likely. For details see the paper: [Is Reinforcement Learning (Not) for Natural
+    Language Processing?](https://huggingface.co/papers/2210.01241). It takes all that TRL's `PPOTrainer` takes, in the
+    same order.
 
     Args:
         args ([`NLPOConfig`]):
@@ -48,7 +48,8 @@ class NLPOTrainer(TrainerPlumbing):
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             The policy to train.
         ref_model ([`~transformers.PreTrainedModel`], *optional*):
-            Reference policy of the KL penalty. `None`: a copy of the policy; with PEFT, the policy without its adapter.
+            Reference policy of the KL penalty. `None`: a copy of the policy; with PEFT, the policy without its
+            adapter.
         reward_model (*optional*):
             The same as `reward_funcs`, by TRL's name.
         train_dataset ([`~datasets.Dataset`]):
@@ -63,8 +64,8 @@ class NLPOTrainer(TrainerPlumbing):
         callbacks (`list` of [`~transformers.TrainerCallback`], *optional*)
         peft_config ([`~peft.PeftConfig`], *optional*): train an adapter on `model`.
         reward_funcs (*optional*):
-            A function with TRL's GRPO signature, a model, a path of one, or a list of these. Functions return a number, a
-            list with one number per token, or None for each completion.
+            A function with TRL's GRPO signature, a model, a path of one, or a list of these. Functions return a
+            number, a list with one number per token, or None for each completion.
         reward_processing_classes (*optional*):
             Tokenizers of reward models that do not share the policy's; one per reward, None for functions.
 
@@ -72,11 +73,11 @@ class NLPOTrainer(TrainerPlumbing):
         UserError: something that cannot work, in one line, before training starts.
     """
 
-    _tag_names = ["trl", "nlpo", "trl-nlpo"]
+    _tag_names: ClassVar[list[str]] = ["trl", "nlpo", "trl-nlpo"]
     _name = "NLPO"
-    _paper = {
-        "title": "Is Reinforcement Learning (Not) for Natural Language Processing: Benchmarks, Baselines, and Building "
-        "Blocks for Natural Language Policy Optimization",
+    _paper: ClassVar[dict[str, str]] = {
+        "title": "Is Reinforcement Learning (Not) for Natural Language Processing: Benchmarks, Baselines, and "
+        "Building Blocks for Natural Language Policy Optimization",
         "id": "2210.01241",
         "citation": textwrap.dedent("""\
             @inproceedings{ramamurthy2023is,
@@ -124,8 +125,7 @@ class NLPOTrainer(TrainerPlumbing):
         if args.gradient_checkpointing:
             args.gradient_checkpointing_kwargs = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
 
-        init_transformers_trainer(
-            self,
+        super().__init__(
             model=PolicyAndValue(policy, value_model),
             args=args,
             data_collator=collate_prompts,
@@ -150,13 +150,15 @@ class NLPOTrainer(TrainerPlumbing):
         if ref_model is None and not self.is_peft_model:
             ref_model = frozen_copy(policy)
         self.ref_model = None if ref_model is None else ref_model.to(device).eval()
-        self.masking_policy = MaskingPolicy(policy, args.mask_sync_steps)
-        self.kl_coef = args.kl_coef
+        self.masking_policy = MaskingPolicy(policy, args.mask_sync_steps, masks=self.mask.is_active)
+        self.kl_coef = float(args.kl_coef)
         self.objective = update.Objective(
             args.cliprange, args.cliprange_value, args.vf_coef, args.entropy_coef, args.max_grad_norm
         )
+        self.num_updates_done = 0
+        """Updates that this trainer has taken, in `train()` or in a loop of one's own."""
+        self._rollouts_since_update = 0
         self.state = self._new_state()
-        self._pending_logs: list[dict[str, float]] = []
         self._prepare()
 
     def _prepare(self) -> None:
@@ -223,6 +225,8 @@ class NLPOTrainer(TrainerPlumbing):
         """
         if not isinstance(prompts, PromptBatch):
             prompts = PromptBatch(self._prompt_tokenizer(prompts), list(prompts))
+        seed = self._seed_of_update()
+        self._rollouts_since_update += 1
         with self._generation_model() as model, self.accelerator.autocast():
             return rollout.collect_rollout(
                 model,
@@ -231,7 +235,7 @@ class NLPOTrainer(TrainerPlumbing):
                 masking_policy=self.masking_policy,
                 sampling=self.sampling,
                 mask=self.mask,
-                seed=self._seed_of_update(),
+                seed=seed,
                 forward_batch_size=self.args.local_rollout_forward_batch_size,
                 pad_token_id=self.processing_class.pad_token_id,
                 decode=decoder(self.processing_class),
@@ -266,6 +270,7 @@ class NLPOTrainer(TrainerPlumbing):
 
     def update_policy(self, rollout: Rollout, estimates: Estimates) -> UpdateStats:
         """`num_ppo_epochs` x `num_mini_batches` optimizer steps of the clipped objective, and one scheduler step."""
+        self._rollouts_since_update = 0
         stats = update.update_policy(
             self.model_wrapped,
             rollout,
@@ -278,6 +283,7 @@ class NLPOTrainer(TrainerPlumbing):
             all_sum=self._all_sum,
             generator=torch.Generator().manual_seed(self._seed_of_update()),
         )
+        self.num_updates_done += 1
         self.masking_policy.policy_moved()
         self._learning_rate = self.lr_scheduler.get_last_lr()[0]
         self.lr_scheduler.step()
@@ -334,7 +340,11 @@ class NLPOTrainer(TrainerPlumbing):
 
     def _seed_of_update(self) -> int:
         """A seed for the randomness of this update on this process, so that a run can go on from any update."""
-        return (self.args.seed * 1_000_003 + self.state.global_step) * 1_009 + self.accelerator.process_index
+        place = (self.num_updates_done, self._rollouts_since_update, self.accelerator.process_index)
+        seed = self.args.seed
+        for number in place:
+            seed = (seed * 1_000_003 + number + 1) % 2**63
+        return seed
 
 
 def as_nlpo_config(args: Any) -> NLPOConfig:
@@ -370,8 +380,8 @@ def with_adapter(model: nn.Module, peft_config: PeftConfig | None) -> Any:
         )
     if isinstance(model, PeftModel):
         raise UserError(
-            "model is a PeftModel and peft_config is given too: pass the PeftModel alone to go on training its adapter, or "
-            "merge_and_unload() it first."
+            "model is a PeftModel and peft_config is given too: pass the PeftModel alone to go on training "
+            "its adapter, or merge_and_unload() it first."
         )
     return get_peft_model(model, peft_config)
 
@@ -387,8 +397,8 @@ def longest_prompt(policy: Any, max_new_tokens: int) -> int | None:
         return None
     if max_new_tokens >= context:
         raise UserError(
-            f"response_length is {max_new_tokens}, but the model's context has only {context} tokens for prompt and completion: "
-            "lower response_length."
+            f"response_length is {max_new_tokens}, but the model's context has only {context} tokens for prompt and "
+            "completion: lower response_length."
         )
     return context - max_new_tokens
 
@@ -408,7 +418,8 @@ def _check_arguments(
         )
     if ref_model is model:
         raise UserError(
-            "`model` and `ref_model` cannot be the same object: pass None for a copy of the model, or make a copy of your own."
+            "`model` and `ref_model` cannot be the same object: pass None for a copy of the model, or make a "
+            "copy of your own."
         )
     if reward_model is None and reward_funcs is None:
         raise UserError("No reward: pass reward_funcs (a function, a model, or a list of these) or reward_model.")
@@ -416,7 +427,8 @@ def _check_arguments(
         raise UserError("reward_model and reward_funcs are two names of one thing: pass one of them.")
     if getattr(processing_class, "pad_token_id", None) is None:
         raise UserError(
-            "The tokenizer has no pad token: set one before training, for example tokenizer.pad_token = tokenizer.eos_token."
+            "The tokenizer has no pad token: set one before training, for example "
+            "tokenizer.pad_token = tokenizer.eos_token."
         )
 
 

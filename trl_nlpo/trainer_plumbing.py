@@ -14,18 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import TrainerState
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, TrainOutput, get_last_checkpoint
 
-from ._trl import TrainerBase
+from ._trl import TrainerBase, init_transformers_trainer
+from .batch_plan import BatchPlan
 from .checkpoint import load_run_state, save_run_state, save_value_model
 from .completions import append_completions, print_completions
 from .errors import RewardError, UserError
 from .evaluation import Evaluation, evaluate_rows, summarize
+from .masking_policy import MaskingPolicy
 from .prompts import PromptDataset, UpdateSampler, collate_prompts
 from .records import Estimates, Rollout, Scores, UpdateStats
 from .rollout import evaluation_mode
@@ -39,8 +40,28 @@ class NLPOTrainerState(TrainerState):
     episode: int = 0
 
 
-class TrainerPlumbing(TrainerBase):  # type: ignore[misc, valid-type]
+class TrainerPlumbing(TrainerBase):
     """The Hugging Face side of [`NLPOTrainer`]; a step of the trainer is an update."""
+
+    # Set by `transformers.Trainer` and `NLPOTrainer`.
+    args: Any
+    model: Any
+    state: Any
+    control: Any
+    optimizer: Any
+    lr_scheduler: Any
+    plan: BatchPlan
+    masking_policy: MaskingPolicy
+    num_updates_done: int
+
+    def __init__(self, **kwargs: Any) -> None:
+        init_transformers_trainer(self, **kwargs)
+        self._pending_logs: list[dict[str, float]] = []
+        self._policy_losses: list[float] = []
+        self._first_episode = 0
+        self._mask_age = 0
+        self._learning_rate = 0.0
+        self._started = time.time()
 
     # Data
 
@@ -81,9 +102,9 @@ class TrainerPlumbing(TrainerBase):  # type: ignore[misc, valid-type]
         args = self.args
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         self.is_in_train = True
-        if checkpoint is None:
-            self.state = self._new_state()
-        else:
+        self.state = self._new_state()
+        self.num_updates_done = 0
+        if checkpoint is not None:
             self._resume(checkpoint)
         self.state.max_steps = self.plan.num_updates
         self.state.num_train_epochs = math.ceil(self.plan.num_updates * self.plan.batch_size / len(self.prompts))
@@ -93,13 +114,14 @@ class TrainerPlumbing(TrainerBase):  # type: ignore[misc, valid-type]
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
         self.callback_handler.train_dataloader = None
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
-        self._first_episode, self._policy_losses = self.state.episode, []
+        self._first_episode, self._policy_losses, self._pending_logs = self.state.episode, [], []
         self._started = time.time()
         if checkpoint is None and args.eval_on_start:
             self._evaluate_and_track()
         return self._started
 
     def _begin_update(self) -> None:
+        self._mask_age = self.masking_policy.age
         if self.state.episode % len(self.prompts) < self.plan.batch_size:
             self.control = self.callback_handler.on_epoch_begin(self.args, self.state, self.control)
         self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
@@ -160,13 +182,16 @@ class TrainerPlumbing(TrainerBase):  # type: ignore[misc, valid-type]
     def _update_logs(
         self, rollout: Rollout, scores: Scores, estimates: Estimates, stats: UpdateStats
     ) -> dict[str, float]:
-        metrics = {"eps": int((self.state.episode - self._first_episode) / max(time.time() - self._started, 1e-9))}
+        metrics: dict[str, float] = {
+            "eps": int((self.state.episode - self._first_episode) / max(time.time() - self._started, 1e-9))
+        }
         metrics |= update_metrics(
             rollout,
             scores,
             estimates,
             stats,
-            masking_policy=self.masking_policy,
+            mask_age=self._mask_age,
+            mask_syncs=self.masking_policy.num_syncs,
             end_token_ids=self.mask.always_allowed,
             gather=self.accelerator.gather,
         )
@@ -200,8 +225,8 @@ class TrainerPlumbing(TrainerBase):  # type: ignore[misc, valid-type]
             metric_key_prefix (`str`): `"eval"` or `"test"`, say.
 
         Returns:
-            `dict[str, float]`: those of [`evaluation.Evaluation`] with the prefix, `<prefix>_<name>_*` for a named data
-            set, and `<prefix>_runtime`.
+            `dict[str, float]`: those of [`evaluation.Evaluation`] with the prefix, `<prefix>_<name>_*` for a named
+            data set, and `<prefix>_runtime`.
         """
         start = time.time()
         metrics: dict[str, float] = {}
@@ -266,7 +291,7 @@ class TrainerPlumbing(TrainerBase):  # type: ignore[misc, valid-type]
     # Saving and resuming
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the policy (a plain model or PEFT adapter) and tokenizer; the value function goes into `value_model/`."""
+        """Save policy (a plain model or PEFT adapter) and tokenizer; the value function goes into `value_model/`."""
         output_dir = output_dir or self.args.output_dir
         with self._as_plain_trainer():
             super().save_model(output_dir, _internal_call)
@@ -329,13 +354,18 @@ class TrainerPlumbing(TrainerBase):  # type: ignore[misc, valid-type]
         self._load_optimizer_and_scheduler(checkpoint)
         self._load_rng_state(checkpoint)
         self.state.episode = self.state.global_step * self.plan.batch_size
+        self.num_updates_done = self.state.global_step
 
     def _new_state(self) -> NLPOTrainerState:
-        callbacks = [*self.callback_handler.callbacks, self.control]
+        stateful: Any = [
+            callback
+            for callback in [*self.callback_handler.callbacks, self.control]
+            if isinstance(callback, ExportableState)
+        ]
         return NLPOTrainerState(
             is_local_process_zero=self.is_local_process_zero(),
             is_world_process_zero=self.is_world_process_zero(),
-            stateful_callbacks=[callback for callback in callbacks if isinstance(callback, ExportableState)],
+            stateful_callbacks=stateful,
         )
 
 

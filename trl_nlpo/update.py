@@ -1,4 +1,4 @@
-"""Room 4: several epochs of the clipped objective over one rollout, under the same masks. Knows neither text nor rewards."""
+"""Room 4: epochs of the clipped objective over one rollout, under the same masks. Knows neither text nor rewards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .sampling import SamplingSettings, action_logits
 
 @dataclass(frozen=True)
 class Objective:
-    """The coefficients of the loss: policy + `vf_coef` * value - `entropy_coef` * entropy; fields as in [`NLPOConfig`]."""
+    """The loss is policy + `vf_coef` * value - `entropy_coef` * entropy; fields as in [`NLPOConfig`]."""
 
     cliprange: float
     cliprange_value: float
@@ -120,8 +120,8 @@ class _Totals:
     """Sums over real tokens, reduced to averages once, so that no average depends on how the batch was cut."""
 
     NAMES = (
-        "tokens", "ratio", "ratio_squares", "approx_kl", "policy_loss", "value_loss", "policy_clipfrac", "value_clipfrac",
-        "entropy",
+        "tokens", "ratio", "ratio_squares", "approx_kl", "policy_loss", "value_loss", "policy_clipfrac",
+        "value_clipfrac", "entropy",
     )  # fmt: skip
 
     def __init__(self, device: torch.device):

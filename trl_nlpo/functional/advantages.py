@@ -21,16 +21,16 @@ def gae(
     Returns:
         advantages and returns (advantages + values), both `(B, T)` and 0 on padding.
 
-    Example: rewards (0, 1), values (0.5, 0.5), gamma = lam = 1: delta = (0, 0.5), advantages (0.5, 0.5), returns (1, 1).
+    Example: rewards (0, 1), values (0.5, 0.5), gamma = lam = 1: delta = (0, 0.5), advantages (0.5, 0.5) and
+        returns (1, 1).
     """
     values = torch.where(completion_mask, values, 0.0)
     rewards = torch.where(completion_mask, rewards, 0.0)
     advantages = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[:, 0]) if rewards.shape[1] else None
-    next_value = following
+    next_value = next_advantage = rewards.new_zeros(len(rewards))
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
-        following = torch.where(completion_mask[:, t], delta + gamma * lam * following, 0.0)
-        advantages[:, t] = following
+        next_advantage = torch.where(completion_mask[:, t], delta + gamma * lam * next_advantage, 0.0)
+        advantages[:, t] = next_advantage
         next_value = values[:, t]
     return advantages, torch.where(completion_mask, advantages + values, 0.0)

@@ -1,4 +1,4 @@
-"""Logits and a mask into log-probabilities: the one definition of the distribution that is sampled from and optimized."""
+"""Logits into log-probabilities and entropies, under a temperature, a mask and a repetition penalty."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def scaled_logits(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def apply_token_mask(logits: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
-    """Logits `(..., V)` with minus infinity where `token_mask` is False. None allows everything and changes nothing."""
+    """Logits `(..., V)` with minus infinity where `token_mask` is False. None allows everything."""
     return logits if token_mask is None else logits.masked_fill(~token_mask, float("-inf"))
 
 
@@ -50,12 +50,13 @@ def first_occurrences(
     """For every token of the vocabulary, the first completion position at which it stands.
 
     Args:
-        prompt_ids (`torch.Tensor` of shape `(B, P)`), prompt_mask (bool, True = real token), completion_ids (`(B, T)`).
+        prompt_ids, prompt_mask (`torch.Tensor` of shape `(B, P)`): long, and bool with True = real token.
+        completion_ids (`torch.Tensor` of shape `(B, T)`).
         vocab_size (`int`): V.
 
     Returns:
-        `torch.Tensor` of shape `(B, V)`, long: -1 when the token is in the prompt, T when it is nowhere. A token has been
-        seen before position t exactly when this is less than t.
+        `torch.Tensor` of shape `(B, V)`, long: -1 when the token is in the prompt, T when it is nowhere. A token has
+        been seen before position t exactly when this is less than t.
     """
     B, T = completion_ids.shape
     first = torch.full((B, vocab_size), T, dtype=torch.long, device=completion_ids.device)

@@ -11,8 +11,8 @@ def clipped_policy_loss(
     """max(-A r, -A clip(r, 1 - eps, 1 + eps)), r = exp(logprobs - old_logprobs).
 
     Args:
-        logprobs, old_logprobs, advantages (`torch.Tensor` of shape `(B, T)`): log-probabilities of the tokens taken, now
-            and at sampling, both under the mask of the rollout.
+        logprobs, old_logprobs, advantages (`torch.Tensor` of shape `(B, T)`): log-probabilities of the tokens taken,
+            now and at sampling, both under the mask of the rollout.
         cliprange (`float`): eps.
 
     Returns:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 CANDIDATES = 1024
-"""How many of the likeliest tokens are looked at before a whole row is sorted. A top-1,024 finds the same set as a sort of
-50,257 in an eighth of the time on the peaked distributions of a language model; rows where it does not hold enough mass
-are sorted in full."""
+"""How many of the likeliest tokens are looked at before a whole row is sorted. A top-1,024 finds the same set as a
+sort of 50,257 in an eighth of the time on the peaked distributions of a language model; rows where it does not hold
+enough mass are sorted in full."""
 
 
 def top_p_mask(logits: torch.Tensor, top_p: float, min_tokens: int = 1) -> torch.Tensor:
@@ -32,7 +32,7 @@ def top_p_mask(logits: torch.Tensor, top_p: float, min_tokens: int = 1) -> torch
     if top_p >= 1.0:
         return torch.ones_like(logits, dtype=torch.bool)
     flat = logits.detach().float().reshape(-1, logits.shape[-1])
-    size, vocab_size = flat.shape
+    vocab_size = flat.shape[-1]
     candidates = min(max(CANDIDATES, min_tokens), vocab_size)
     log_normalizer = flat.logsumexp(-1, keepdim=True)
     count, threshold, enough = _smallest_set(flat, log_normalizer, candidates, top_p, min_tokens)

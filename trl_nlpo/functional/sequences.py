@@ -24,7 +24,7 @@ def left_pad(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Te
 
 
 def right_pad(tensors: Sequence[torch.Tensor], value: float, length: int | None = None) -> torch.Tensor:
-    """Stack chunks `(b_i, T_i, ...)` into `(sum b_i, T, ...)`, the second dimension padded on the right with `value`."""
+    """Stack chunks `(b_i, T_i, ...)` into `(sum b_i, T, ...)`, right-padded with `value`."""
     length = length if length is not None else max(tensor.shape[1] for tensor in tensors)
     padded = []
     for tensor in tensors:
@@ -39,7 +39,8 @@ def completion_lengths(
     """How many tokens of each sampled row are real: up to and with the first stop token, else all.
 
     Args:
-        completion_ids (`torch.Tensor` of shape `(B, T)`): as sampled; what stands behind the first stop token is filling.
+        completion_ids (`torch.Tensor` of shape `(B, T)`): as sampled; what stands behind the first stop token is
+            filling.
         stop_token_ids: tokens that end a completion. Empty: none does.
 
     Returns:

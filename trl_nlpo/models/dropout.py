@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import UserError
 
 NOISE_NAMES = ("drop", "jitter")
-"""Parts of the names under which modules keep a rate of training-time noise (dropout, layerdrop, drop_path, router jitter)."""
+"""Parts of the names under which modules keep a rate of training-time noise (layerdrop, drop_path, …)."""
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -28,16 +28,16 @@ def disable_dropout(model: nn.Module) -> None:
         _zero_rates(module)
     if _is_deterministic(model):
         return
-    # Some code reads the rates off the configuration at every forward pass. The saved configuration is touched only for
-    # those, as a later fine-tuning may want its dropout back.
+    # Some code reads the rates off the configuration at every forward pass. The saved configuration is touched only
+    # for those, as a later fine-tuning may want its dropout back.
     for module in model.modules():
         config = getattr(module, "config", None)
         if config is not None:
             _zero_rates(config)
     if not _is_deterministic(model):
         raise UserError(
-            f"{type(model).__name__} gives different outputs in two training-mode forward passes even with every dropout "
-            "rate at 0: find what is random in its forward pass and switch it off before training."
+            f"{type(model).__name__} gives different outputs in two training-mode forward passes even with every "
+            "dropout rate at 0: find what is random in its forward pass and switch it off before training."
         )
 
 

@@ -1,4 +1,4 @@
-"""Policy and value function as one module with one forward pass, so that they are trained, wrapped and clipped together."""
+"""Policy and value function as one module, so that they are trained, wrapped and clipped together."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class ValueHead(nn.Linear):
         nn.init.zeros_(self.bias)
 
     @classmethod
-    def for_policy(cls, policy: nn.Module) -> ValueHead:
-        """A head of the width, device and data type of `policy`'s output layer (float32 for half-precision weights)."""
+    def for_policy(cls, policy: Any) -> ValueHead:
+        """A head of the width, device and data type of `policy`'s output layer, in float32."""
         weight = output_layer(policy).weight
         hidden_size = int(getattr(output_layer(policy), "in_features", weight.shape[-1]))
         initializer_range = getattr(policy.config, "initializer_range", None) or 0.02
@@ -46,10 +46,10 @@ class PolicyAndValue(nn.Module):
             `AutoModelForSequenceClassification` builds it.
     """
 
-    def __init__(self, policy: nn.Module, value_model: nn.Module | None = None):
+    def __init__(self, policy: Any, value_model: Any = None):
         super().__init__()
-        self.policy = policy
-        self.value_model = ValueHead.for_policy(policy) if value_model is None else value_model
+        self.policy: Any = policy
+        self.value_model: Any = ValueHead.for_policy(policy) if value_model is None else value_model
         self.config = policy.config
         check_value_model(self.value_model)
 
@@ -84,7 +84,7 @@ class PolicyAndValue(nn.Module):
             self.policy.add_model_tags(tags)
 
 
-def output_layer(policy: nn.Module) -> nn.Module:
+def output_layer(policy: Any) -> Any:
     """The layer that turns hidden states into logits.
 
     Raises:
@@ -99,19 +99,19 @@ def output_layer(policy: nn.Module) -> nn.Module:
     return layer
 
 
-def completion_logits(model: nn.Module, sequences: Sequences) -> torch.Tensor:
+def completion_logits(model: Any, sequences: Sequences) -> torch.Tensor:
     """Logits `(B, T, V)` that predict each completion token, in one pass over prompt and completion."""
     return model(**_causal_inputs(model, sequences)).logits[:, -sequences.width :]
 
 
-def completion_logits_and_hidden(model: nn.Module, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same logits, and the hidden states `(B, T, H)` that the output layer read, without keeping the other layers'."""
+def completion_logits_and_hidden(model: Any, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same logits, and the hidden states `(B, T, H)` that the output layer read; no others are kept."""
     with _inputs_of(output_layer(model)) as captured:
         logits = completion_logits(model, sequences)
     return logits, captured[-1][:, -sequences.width :]
 
 
-def step_inputs(model: nn.Module, ids: torch.Tensor, attention_mask: torch.Tensor, num_cached: int) -> dict[str, Any]:
+def step_inputs(model: Any, ids: torch.Tensor, attention_mask: torch.Tensor, num_cached: int) -> dict[str, Any]:
     """Inputs of one step of cached decoding: the tokens of `ids` `(B, L)` that are not in the cache yet."""
     parameters = _forward_parameters(model)
     inputs = {
@@ -126,27 +126,28 @@ def step_inputs(model: nn.Module, ids: torch.Tensor, attention_mask: torch.Tenso
     return inputs
 
 
-def completion_values(value_model: nn.Module, sequences: Sequences) -> torch.Tensor:
+def completion_values(value_model: Any, sequences: Sequences) -> torch.Tensor:
     """Values `(B, T)` from a model with a backbone and a scalar `score` head."""
     hidden = backbone_hidden_states(value_model, *_joined(sequences))
     return value_model.score(hidden[:, -sequences.width :]).squeeze(-1).float()
 
 
-def backbone_hidden_states(model: nn.Module, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def backbone_hidden_states(model: Any, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Last hidden states `(B, L, H)` of the backbone below a sequence classifier's head."""
     backbone = getattr(model, model.base_model_prefix)
     return backbone(**_model_inputs(backbone, ids, attention_mask))[0]
 
 
-def check_value_model(value_model: nn.Module) -> None:
+def check_value_model(value_model: Any) -> None:
     """Raise a `UserError` for a value model of a kind that cannot be read."""
     if isinstance(value_model, ValueHead):
         return
     prefix = getattr(value_model, "base_model_prefix", None)
     if not prefix or not hasattr(value_model, prefix) or not hasattr(value_model, "score"):
         raise UserError(
-            f"value_model is a {type(value_model).__name__}, but must have a backbone and a `score` head: load it with "
-            "AutoModelForSequenceClassification.from_pretrained(..., num_labels=1), or pass None for a head on the policy."
+            f"value_model is a {type(value_model).__name__}, but must have a backbone and a `score` head: load it "
+            "with AutoModelForSequenceClassification.from_pretrained(..., num_labels=1), or pass None for a head on "
+            "the policy."
         )
 
 
@@ -157,14 +158,14 @@ def _joined(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
-def _causal_inputs(model: nn.Module, sequences: Sequences) -> dict[str, Any]:
+def _causal_inputs(model: Any, sequences: Sequences) -> dict[str, Any]:
     inputs = _model_inputs(model, *_joined(sequences))
     if "logits_to_keep" in _forward_parameters(model):
         inputs["logits_to_keep"] = sequences.width
     return inputs
 
 
-def _model_inputs(model: nn.Module, ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, Any]:
+def _model_inputs(model: Any, ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, Any]:
     # A pad token may lie outside the embedding, as one that was added to the tokenizer only; what stands on masked
     # positions is never looked at, so any id of the vocabulary does.
     inputs = {
@@ -178,7 +179,7 @@ def _model_inputs(model: nn.Module, ids: torch.Tensor, attention_mask: torch.Ten
     return inputs
 
 
-def _forward_parameters(model: nn.Module) -> set[str]:
+def _forward_parameters(model: Any) -> set[str]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return set(inspect.signature(base.forward).parameters)
 

@@ -20,12 +20,12 @@ class ModelReward:
     Args:
         model (`nn.Module`): a sequence classifier. Without a tokenizer of its own it reads the policy's tokens, and a
             `score` head is read at the last real token, as in TRL's PPO.
-        tokenizer (*optional*): the model's own; prompt and completion are decoded and encoded again, and the first logit
-            is the score, as in TRL's GRPO.
+        tokenizer (*optional*): the model's own; prompt and completion are decoded and encoded again, and the first
+            logit is the score, as in TRL's GRPO.
         forward_batch_size (`int`): rows at a time.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any = None, forward_batch_size: int = 64):
+    def __init__(self, model: Any, tokenizer: Any = None, forward_batch_size: int = 64):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.forward_batch_size = forward_batch_size
@@ -67,8 +67,8 @@ class ModelReward:
         size = self.model.get_input_embeddings().weight.shape[0]
         if int(ids.max()) >= size:
             raise RewardError(
-                f"The reward model {self.__name__!r} knows {size} tokens, but the policy produced token {int(ids.max())}: it "
-                "has another tokenizer; give it as reward_processing_classes."
+                f"The reward model {self.__name__!r} knows {size} tokens, but the policy produced token "
+                f"{int(ids.max())}: it has another tokenizer; give it as reward_processing_classes."
             )
 
     def _score_text(self, rollout: Completions, rows: slice) -> torch.Tensor:
@@ -93,8 +93,8 @@ def as_reward_functions(
 
     Args:
         reward_funcs: callables, `nn.Module`s, or local folders or Hub ids of sequence classifiers; one or a list.
-        processing_classes (*optional*): tokenizers of the models, one or a list; None for functions and for models that
-            share the policy's tokenizer.
+        processing_classes (*optional*): tokenizers of the models, one or a list; None for functions and for models
+            that share the policy's tokenizer.
         device (*optional*): where models go.
         batch_size (`int`): rows that a model reads at a time.
 
@@ -109,8 +109,8 @@ def as_reward_functions(
         tokenizers = [None] * len(functions)
     if len(tokenizers) != len(functions):
         raise UserError(
-            f"reward_processing_classes has {len(tokenizers)} entries for {len(functions)} rewards: give one each, None "
-            "for functions."
+            f"reward_processing_classes has {len(tokenizers)} entries for {len(functions)} rewards: give one each, "
+            "None for functions."
         )
     return [_as_function(*pair, device, batch_size) for pair in zip(functions, tokenizers, strict=True)]
 

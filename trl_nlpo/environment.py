@@ -1,0 +1,33 @@
+"""What a run runs on: versions and device."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+_PACKAGES = ("trl", "torch", "transformers", "peft", "accelerate", "datasets")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, this package and those it stands on; None for one that is not installed."""
+    from . import __version__
+
+    found: dict[str, str | None] = {"python": platform.python_version(), "trl-nlpo": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def device() -> str:
+    """The device that training takes, in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return f"cuda ({', '.join(names)})"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return f"cpu ({torch.get_num_threads()} threads)"

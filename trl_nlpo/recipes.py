@@ -1,0 +1,260 @@
+"""From a YAML file and the command line to a recipe that is known to be valid."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import yaml
+
+from .errors import UserError
+from .recipe_arguments import RecipeArguments
+from .recipe_values import WrongValueError, convert
+from .rewards.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+    from .config import NLPOConfig
+
+_REFUSED = {
+    "sft_model_path": "model_name_or_path",
+    "reward_model_path": "rewards",
+    "batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
+    "local_batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
+    "micro_batch_size": "per_device_train_batch_size",
+    "mini_batch_size": "num_mini_batches",
+    "local_mini_batch_size": "num_mini_batches",
+    "num_total_batches": "total_episodes",
+    "world_size": "`accelerate launch --num_processes`",
+    "reward_weights": "rewards: [{name: ..., weight: ...}]",
+}
+"""Fields of `NLPOConfig` that are filled in, or that only other scripts read: a recipe that set one would be misled."""
+
+_SECRET = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe.
+
+    Attributes:
+        name (`str`): the file's name without its ending.
+        path (`Path`): the file.
+        arguments ([`RecipeArguments`]): data, rewards and stages.
+        training ([`NLPOConfig`]): the trainer's settings.
+        model (`trl.ModelConfig`): which model, quantization and adapters.
+        resolved (`dict`): every key that was given or that differs from the defaults, in the file's order, without
+            secrets; a recipe that reproduces the run.
+    """
+
+    name: str
+    path: Path
+    arguments: RecipeArguments
+    training: NLPOConfig
+    model: ModelConfig
+    resolved: dict[str, Any]
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and validate a recipe, and set the environment variables of its `env:`.
+
+    Args:
+        name (`str` or `Path`): a file, or the bare name of a recipe that ships with the package.
+        overrides (`Sequence[str]`): `["--learning_rate", "1e-5", "--bf16", "--rewards=rougeL"]`; they beat the file.
+
+    Raises:
+        UserError: whatever is wrong with either, in one line.
+    """
+    path = find_recipe(name)
+    values = read_yaml(path)
+    environment = _environment(values.pop("env", None), path)
+    # Before torch and transformers are imported: they read some of these then.
+    os.environ.update(environment)
+    given = {key: (value, _where(path)) for key, value in values.items()}
+    for key, value in parse_overrides(overrides).items():
+        given[key] = (value, "command line")
+    return _build(path, given, environment)
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        UserError: there is none; the message lists those that ship.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if path.parent == Path() and path.name.removesuffix(".yaml") in shipped:
+        return shipped[path.name.removesuffix(".yaml")]
+    what = "a folder" if path.is_dir() else "not there"
+    hint = did_you_mean(path.stem, shipped)
+    raise UserError(f"recipe {str(name)!r} is {what}{hint}: give a file, or one that ships: {', '.join(shipped)}.")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with the package, by name: in `_recipes/` of a wheel, in `recipes/` of a checkout."""
+    package = Path(__file__).parent
+    folder = package / "_recipes"
+    if not folder.is_dir():
+        folder = package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read safely.
+
+    Raises:
+        UserError: a syntax error (with its line), a key twice, or no mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}, line {line}: {error.problem or 'not YAML'}.") from None
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path} is not readable as YAML: {_one_line(error)}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping of keys to values, not {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader lets the last of two equal keys win; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if isinstance(key, str) and key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """`--key value`, `--key=value`, `--key a b c` (a list) and a lone `--key` (true); hyphens are underscores.
+
+    Raises:
+        UserError: a word that belongs to no key.
+    """
+    found: dict[str, Any] = {}
+    key = None
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            found[key] = [value] if equals else []
+        elif key is None:
+            raise UserError(f"unexpected {word!r}: recipe keys are given as `--key value`.")
+        else:
+            found[key].append(word)
+    return {key: True if not words else words[0] if len(words) == 1 else words for key, words in found.items()}
+
+
+def write_resolved(recipe: Recipe, path: Path) -> None:
+    """Keep a recipe as a file that gives the same run, with the versions it ran under."""
+    from .environment import versions
+
+    used = ", ".join(f"{package} {version}" for package, version in versions().items() if version)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f"# {recipe.name}, as it ran with {used}\n")
+        yaml.safe_dump(recipe.resolved, file, sort_keys=False, allow_unicode=True, width=119)
+
+
+def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str, str]) -> Recipe:
+    from trl import ModelConfig
+
+    from .config import NLPOConfig
+
+    classes = (RecipeArguments, NLPOConfig, ModelConfig)
+    fields = recipe_fields(classes)
+    values = {key: _converted(key, value, where, fields) for key, (value, where) in given.items()}
+    values |= _defaults(values, path)
+    resolved = {key: value for key, value in values.items() if not _SECRET.search(key) or key in _NOT_SECRET}
+    if kept := {key: value for key, value in environment.items() if not _SECRET.search(key)}:
+        resolved = {"env": kept, **resolved}
+    try:
+        arguments, model = _instance(RecipeArguments, values), _instance(ModelConfig, values)
+        training = NLPOConfig(
+            reward_weights=[reward.weight for reward in arguments.reward_specs], **_own(NLPOConfig, values)
+        )
+    except Exception as error:
+        # transformers and TRL check each other's fields with every kind of exception; all of them are about the values.
+        raise UserError(f"{_where(path)}: {_one_line(error)}") from error
+    return Recipe(path.stem, path, arguments, training, model, resolved)
+
+
+_NOT_SECRET = ("stop_token", "stop_token_id", "mask_min_tokens", "average_tokens_across_devices")
+
+
+def recipe_fields(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
+    """Every key that a recipe may have: its type, and the values it is restricted to (or None)."""
+    fields = {}
+    for cls in reversed(classes):
+        hints = get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            if item.init and item.name not in _REFUSED:
+                fields[item.name] = (hints[item.name], item.metadata.get("choices"))
+    return fields
+
+
+def _converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, Any]]) -> Any:
+    if key in _REFUSED:
+        raise UserError(f"{where}: {key!r} is no key of a recipe; set {_REFUSED[key]} instead.")
+    if key not in fields:
+        raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
+    hint, choices = fields[key]
+    try:
+        return convert(value, hint, choices)
+    except WrongValueError as error:
+        raise UserError(f"{where}: {key} is {value!r}, but must be {error}.") from None
+
+
+def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Values that recipes have unless they say otherwise, and the mask of plain PPO."""
+    defaults: dict[str, Any] = {
+        "output_dir": str(Path("runs") / path.stem),
+        "report_to": "none",
+        "save_steps": 0.25,
+        "save_total_limit": 1,
+    }
+    if values.get("stop_token_id") is None:
+        defaults["stop_token"] = "eos"
+    found = {key: value for key, value in defaults.items() if values.get(key) is None}
+    if str(values.get("algorithm", "")).endswith("ppo"):
+        found["mask_strategy"] = "none"
+    return found
+
+
+def _own(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in dataclasses.fields(cls)}
+    return {key: value for key, value in values.items() if key in names}
+
+
+def _instance(cls: type, values: dict[str, Any]) -> Any:
+    return cls(**_own(cls, values))
+
+
+def _environment(env: Any, path: Path) -> dict[str, str]:
+    if env is None:
+        return {}
+    if not isinstance(env, dict):
+        raise UserError(f"{_where(path)}: env must be a mapping of environment variables to values, not {env!r}.")
+    return {str(key): str(value) for key, value in env.items()}
+
+
+def _where(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,83 @@
+"""Whether a completion says what it was asked to say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .texts import as_list, completion_text, require_column
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_VOWELS = frozenset("aeiouy")
+
+
+class ConceptCoverage:
+    """The share of a row's concepts that occur in its completion, regular inflections included.
+
+    coverage = |concepts found| / |concepts|, in [0, 1], each concept counted once, so that saying it twice pays nothing.
+
+    Args:
+        column (`str`, defaults to `"concepts"`): the data set's column with a list of base forms (or one string).
+        inflections (`bool`, defaults to `True`): find "dance" in "dances", "danced" and "dancing" too.
+
+    Called with `completions` and that column: 0 for an empty completion, None ("does not apply") for a row without
+    concepts.
+
+    Limits: English suffixes only (-s, -es, -ies, -d, -ed, -ied, -ing, doubled consonants, dropped e). Irregular forms
+    (ran, held, men) are not found, and a chance match is possible ("used" for "us"). A bare list of the concepts covers
+    them all: combine it with a reward for text that reads well, or lean on the KL penalty.
+
+    Example:
+        >>> ConceptCoverage()(completions=["Two dogs stopped."], concepts=[["dog", "stop", "ball"]])
+        [0.6666666666666666]
+    """
+
+    def __init__(self, column: str = "concepts", inflections: bool = True):
+        self.column, self.inflections = column, inflections
+        self.__name__ = "concept_coverage"
+
+    def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
+        rows = require_column(columns, self.column, self.__name__)
+        return [
+            self._coverage(completion_text(text), as_list(row)) for text, row in zip(completions, rows, strict=True)
+        ]
+
+    def _coverage(self, text: str, concepts: list[str]) -> float | None:
+        wanted = {words for concept in concepts if (words := tuple(_words(concept)))}
+        if not wanted:
+            return None
+        forms = [base_forms(word) if self.inflections else {word} for word in _words(text)]
+        return sum(_occurs(concept, forms) for concept in wanted) / len(wanted)
+
+
+def base_forms(word: str) -> set[str]:
+    """What a lower-case word may be an inflection of, itself included; too many rather than too few.
+
+    Example: "stopped" gives "stopped", "stoppe", "stopp" and "stop".
+    """
+    candidates = {word}
+    for suffix, endings in (
+        ("s", ("",)),
+        ("es", ("",)),
+        ("ies", ("y",)),
+        ("d", ("",)),
+        ("ed", ("",)),
+        ("ied", ("y",)),
+        ("ing", ("", "e")),
+    ):
+        if word.endswith(suffix):
+            stem = word[: -len(suffix)]
+            candidates |= {stem + ending for ending in endings}
+            if suffix in ("ed", "ing") and len(stem) > 2 and stem[-1] == stem[-2]:
+                candidates.add(stem[:-1])
+    return {form for form in candidates if form == word or (len(form) > 1 and _VOWELS & set(form))}
+
+
+def _occurs(concept: tuple[str, ...], forms: list[set[str]]) -> bool:
+    """Whether the words of a concept ("ice", "cream") stand in a row."""
+    starts = range(len(forms) - len(concept) + 1)
+    return any(all(word in forms[start + i] for i, word in enumerate(concept)) for start in starts)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower().replace("_", " "))
