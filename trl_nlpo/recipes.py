@@ -36,7 +36,7 @@ _REFUSED = {
 }
 """Fields of `NLPOConfig` that are filled in, or that only other scripts read: a recipe that set one would be misled."""
 
-_SECRET = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
     fields = recipe_fields(classes)
     values = {key: _converted(key, value, where, fields) for key, (value, where) in given.items()}
     values |= _defaults(values, path)
-    resolved = {key: value for key, value in values.items() if not _SECRET.search(key) or key in _NOT_SECRET}
-    if kept := {key: value for key, value in environment.items() if not _SECRET.search(key)}:
+    resolved = {key: value for key, value in values.items() if not _is_secret(key)}
+    if kept := {key: value for key, value in environment.items() if not _SECRET_VARIABLE.search(key)}:
         resolved = {"env": kept, **resolved}
     try:
         arguments, model = _instance(RecipeArguments, values), _instance(ModelConfig, values)
@@ -193,7 +193,8 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
     return Recipe(path.stem, path, arguments, training, model, resolved)
 
 
-_NOT_SECRET = ("stop_token", "stop_token_id", "mask_min_tokens", "average_tokens_across_devices")
+def _is_secret(key: str) -> bool:
+    return key.endswith("_token") and key != "stop_token"
 
 
 def recipe_fields(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
@@ -227,6 +228,9 @@ def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
         "save_steps": 0.25,
         "save_total_limit": 1,
     }
+    if values.get("load_best_model_at_end"):
+        # transformers wants a checkpoint at every evaluation that may turn out the best.
+        defaults["save_steps"] = values.get("eval_steps", 500)
     if values.get("stop_token_id") is None:
         defaults["stop_token"] = "eos"
     found = {key: value for key, value in defaults.items() if values.get(key) is None}

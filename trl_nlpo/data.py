@@ -1,0 +1,275 @@
+"""From what a recipe calls its data to splits with the columns `prompt`, `references` and all others."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+from .recipe_arguments import RecipeArguments
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+QUICKSTART_SIZES = {"train": 4000, "validation": 200, "test": 200}
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 500
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run, as `datasets.Dataset`s with a `prompt` column; all columns but prompts reach the rewards.
+
+    Attributes:
+        train: prompts to train on.
+        validation: for evaluation during training; None without such a split.
+        test: for the table at the end.
+        supervised: `prompt` and `completion` of the train split, for the supervised stage; None without one.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+    supervised: Dataset | None
+
+
+def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
+    """Load, cut to `max_*_samples`, and bring prompts and references into shape.
+
+    Args:
+        arguments ([`RecipeArguments`])
+        seed (`int`): for the quickstart's sentences, and for cutting a single file into splits.
+
+    Raises:
+        UserError: nothing there, a split or column that is missing (the message lists what there is), or an empty split.
+    """
+    rows = _load(arguments, seed)
+    test = _shaped(rows[arguments.dataset_test_split], arguments, arguments.max_eval_samples, "test")
+    train_rows = rows[arguments.dataset_train_split]
+    train = _shaped(train_rows, arguments, arguments.max_train_samples, "train")
+    validation = None
+    if arguments.dataset_validation_split in rows:
+        validation = _shaped(rows[arguments.dataset_validation_split], arguments, arguments.max_eval_samples, "validation")
+    supervised = None
+    if arguments.has_supervised_stage:
+        supervised = _supervised(train_rows, train, arguments)
+    return Splits(train, validation, test, supervised)
+
+
+def target_text(prompt: str, target: str) -> str:
+    """A target as the continuation of a text prompt: with one space before it, unless the prompt ends in white space.
+
+    Tokenizers glue the space to the word after it, so it must belong to the target: a prompt alone and the same prompt with
+    its target then begin with the same tokens.
+    """
+    return target if not prompt or prompt[-1].isspace() else f" {target.lstrip()}"
+
+
+def _load(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
+    """Every wanted split, as a `Dataset` or a list of rows."""
+    name = str(arguments.dataset_name)
+    train, test = arguments.dataset_train_split, arguments.dataset_test_split
+    if name == "quickstart":
+        return _quickstart(arguments, seed)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _cut(_read_file(path), arguments, seed)
+    wanted = [train, test] + ([arguments.dataset_validation_split] if arguments.dataset_validation_split else [])
+    if path.is_dir():
+        return _read_folder(path, wanted, arguments)
+    if path.suffix in ENDINGS or path.is_absolute() or name.startswith("."):
+        raise UserError(f"dataset_name {name!r} is not there (looked in {Path.cwd()}).")
+    return _load_from_hub(name, wanted, arguments)
+
+
+def _quickstart(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
+    from .tasks.quickstart import quickstart_rows
+
+    names = {
+        "train": arguments.dataset_train_split,
+        "validation": arguments.dataset_validation_split,
+        "test": arguments.dataset_test_split,
+    }
+    rows = quickstart_rows(QUICKSTART_SIZES, seed)
+    return {names[split]: rows[split] for split in rows if names[split]}
+
+
+def _cut(rows: Any, arguments: RecipeArguments, seed: int) -> dict[str, Any]:
+    """One file as three splits: a tenth (at most 500 rows) each for validation and test, chosen by the seed."""
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    held_out = min(int(len(order) * HELD_OUT_SHARE), MOST_HELD_OUT)
+    if held_out == 0:
+        raise UserError(
+            f"{arguments.dataset_name} has {len(order)} rows, too few to hold some out for evaluation: give a folder with "
+            "one file per split, or at least 10 rows."
+        )
+    parts = {arguments.dataset_test_split: order[:held_out], arguments.dataset_train_split: order[2 * held_out :]}
+    if arguments.dataset_validation_split:
+        parts[arguments.dataset_validation_split] = order[held_out : 2 * held_out]
+    return {split: [rows[index] for index in sorted(indices)] for split, indices in parts.items()}
+
+
+def _read_folder(folder: Path, wanted: list[str], arguments: RecipeArguments) -> dict[str, Any]:
+    found = {}
+    for split in wanted:
+        path = _file_of_split(folder, split, arguments.dataset_config)
+        if path is not None:
+            found[split] = _read_file(path)
+        elif split != arguments.dataset_validation_split:
+            have = ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)) or "no data file"
+            raise UserError(f"{folder} has no file for the split {split!r} ({split}.jsonl or <prefix>_{split}.jsonl): {have}.")
+    return found
+
+
+def _file_of_split(folder: Path, split: str, prefix: str | None) -> Path | None:
+    """`<prefix>_<split>.<ending>`, `<split>.<ending>`, or the only file that ends so."""
+    stems = [f"{prefix}_{split}", split] if prefix else [split]
+    for stem in stems:
+        for ending in ENDINGS:
+            if (folder / (stem + ending)).is_file():
+                return folder / (stem + ending)
+    if prefix:
+        return None
+    matches = sorted(path for ending in ENDINGS for path in folder.glob(f"*_{split}{ending}"))
+    if len(matches) > 1:
+        prefixes = ", ".join(path.stem.removesuffix(f"_{split}") for path in matches)
+        raise UserError(f"{folder} has several data sets: set dataset_config to one of {prefixes}.")
+    return matches[0] if matches else None
+
+
+def _read_file(path: Path) -> Any:
+    """Rows of a file, as a list or a `Dataset`."""
+    try:
+        if path.suffix == ".parquet":
+            from datasets import Dataset
+
+            return Dataset.from_parquet(str(path))
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8", newline="") as file:
+                return list(csv.DictReader(file))
+        return list(_json_rows(path))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not readable: {error}.") from None
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON Lines file, or of one JSON list."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json" and text.lstrip().startswith("["):
+        numbered = [(1, text)]
+    else:
+        numbered = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    for number, line in numbered:
+        try:
+            parsed = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number + error.lineno - 1}: not valid JSON ({error.msg}).") from None
+        for row in parsed if isinstance(parsed, list) else [parsed]:
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: a row must be a JSON object, not {type(row).__name__}.")
+            yield row
+
+
+def _load_from_hub(name: str, wanted: list[str], arguments: RecipeArguments) -> dict[str, Any]:
+    from datasets import load_dataset
+
+    try:
+        splits = load_dataset(name, arguments.dataset_config)
+    except Exception as error:
+        # The Hub's client fails in many ways (offline, no such name, gated, a script); all of them are about the name.
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"dataset_name {name!r} is no file or folder, and not to be had from the Hub: {reason}") from error
+    for split in wanted:
+        if split not in splits and split != arguments.dataset_validation_split:
+            raise UserError(f"{name} has no split {split!r}; it has: {', '.join(map(str, splits))}.")
+    return {split: splits[split] for split in wanted if split in splits}
+
+
+def _shaped(rows: Any, arguments: RecipeArguments, limit: int | None, split: str) -> Dataset:
+    """The split with `prompt` and `references` as the trainer and the rewards expect them."""
+    from datasets import Dataset
+
+    shaped = []
+    for index in range(min(len(rows), limit or len(rows))):
+        row = dict(rows[index])
+        shaped.append(_shaped_row(row, arguments, f"the {split} split, row {index + 1}"))
+    if not shaped:
+        raise UserError(f"the {split} split of {arguments.dataset_name} is empty.")
+    return Dataset.from_list(shaped)
+
+
+def _shaped_row(row: dict[str, Any], arguments: RecipeArguments, where: str) -> dict[str, Any]:
+    if arguments.prompt_column not in row:
+        raise UserError(f"{where} has no column {arguments.prompt_column!r} (prompt_column); it has: {', '.join(row)}.")
+    # The trainer gives rewards its own `completions` and `completion_ids`, and takes `input_ids` for a tokenized prompt.
+    kept = {key: value for key, value in row.items() if key not in ("completion", "completion_ids", "input_ids")}
+    kept["prompt"] = _prompt(row, arguments, where)
+    references = row.get(arguments.references_column)
+    if references is not None:
+        kept["references"] = [references] if isinstance(references, str) else list(references)
+    elif arguments.references_column != "references":
+        raise UserError(
+            f"{where} has no column {arguments.references_column!r} (references_column); it has: {', '.join(row)}."
+        )
+    return kept
+
+
+def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
+    prompt = row[arguments.prompt_column]
+    template = arguments.prompt_template
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
+        if template != "{prompt}":
+            raise UserError(f"{where} has messages for a prompt, which prompt_template cannot format: leave it out.")
+        return prompt
+    values = {**row, "prompt": _as_text(prompt)}
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise UserError(f"prompt_template is {template!r}: {error}; write {{{{ for a brace.") from None
+    for name in names:
+        if name not in values:
+            raise UserError(f"prompt_template names {{{name}}}, but {where} has: {', '.join(row)}.")
+    # Spaces at the end would be glued to the completion's first word by most tokenizers.
+    return template.format(**{name: _as_text(values[name]) for name in names}).rstrip(" ")
+
+
+def _as_text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _supervised(rows: Any, train: Dataset, arguments: RecipeArguments) -> Dataset:
+    """Prompt and completion of every row (or of every reference) of the train split."""
+    from datasets import Dataset
+
+    pairs = []
+    for index, shaped in enumerate(train):
+        for target in _targets(dict(rows[index]), shaped, arguments, f"the train split, row {index + 1}"):
+            prompt = shaped["prompt"]
+            if isinstance(prompt, str):
+                pairs.append({"prompt": prompt, "completion": target_text(prompt, target)})
+            else:
+                pairs.append({"prompt": prompt, "completion": [{"role": "assistant", "content": target}]})
+    return Dataset.from_list(pairs)
+
+
+def _targets(row: dict[str, Any], shaped: dict[str, Any], arguments: RecipeArguments, where: str) -> list[str]:
+    if arguments.completion_column is not None:
+        if arguments.completion_column not in row:
+            raise UserError(
+                f"{where} has no column {arguments.completion_column!r} (completion_column); it has: {', '.join(row)}."
+            )
+        return [str(row[arguments.completion_column])]
+    references = shaped.get("references")
+    if not references:
+        raise UserError(
+            f"{where} has no column {arguments.references_column!r} (references_column), which the supervised stage learns "
+            f"from; it has: {', '.join(row)}."
+        )
+    return list(references) if arguments.supervised_all_references else [references[0]]
