@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import UserError
-from .rewards import registry
+from .rewards import built_in_names, get_reward
 
 Algorithm = Literal["zero_shot", "supervised", "ppo", "nlpo", "supervised+ppo", "supervised+nlpo"]
 
@@ -92,7 +92,7 @@ class RecipeArguments:
     def __post_init__(self) -> None:
         self.reward_specs = parse_rewards(self.rewards)
         if not self.reward_specs:
-            raise UserError(f"rewards is missing: name at least one of {', '.join(registry.built_in_names())}.")
+            raise UserError(f"rewards is missing: name at least one of {', '.join(built_in_names())}.")
         if not self.dataset_name:
             raise UserError("dataset_name is missing: give a file, a folder, a data set on the Hub, or 'quickstart'.")
         for name in _POSITIVE:
@@ -110,6 +110,14 @@ class RecipeArguments:
         """`"ppo"`, `"nlpo"`, or None when the run does not reinforce."""
         last = self.algorithm.split("+")[-1]
         return last if last in ("ppo", "nlpo") else None
+
+    def reward_functions(self) -> list[Any]:
+        """The functions that `rewards` names. A name with a slash is a classifier's and stays one: trainers load it.
+
+        Raises:
+            UserError: a name or an option that is not known.
+        """
+        return [spec.name if "/" in spec.name else get_reward(spec.name, **spec.options) for spec in self.reward_specs]
 
 
 _POSITIVE = (

@@ -108,6 +108,12 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def summary(path: Path) -> str:
+    """What a recipe is, in a line: its first comment."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").rstrip(".") if first.startswith("#") else ""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, read safely.
 
@@ -227,6 +233,7 @@ def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
         "report_to": "none",
         "save_steps": 0.25,
         "save_total_limit": 1,
+        "num_sample_generations": 0,
     }
     if values.get("load_best_model_at_end"):
         # transformers wants a checkpoint at every evaluation that may turn out the best.

@@ -1,0 +1,102 @@
+"""The command line: parse, load, call."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Optional
+
+import typer
+
+from . import __version__
+from .errors import UserError
+
+app = typer.Typer(
+    name="trl-nlpo",
+    help="Reinforcement learning of text generators with a critic: PPO and NLPO for TRL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point. A user's mistake is one line on stderr and exit code 2, Ctrl-C one line and 130."""
+    # TRL's trainers send usage statistics; a run of ours does not. Set it to 0 to have them sent.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        print(f"trl-nlpo: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("trl-nlpo: interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # Typer's own complaints (no such command, an option without a value) know how to say themselves.
+        if not hasattr(error, "format_message"):
+            raise
+        print(f"trl-nlpo: {error.format_message()}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    help="Run a recipe: a YAML file, or the name of one that ships. Any key of a recipe can be given as --KEY VALUE "
+    "and beats the file: trl-nlpo run quickstart --learning_rate 1e-4 --output_dir runs/faster",
+)
+def run(
+    arguments: Annotated[Optional[list[str]], typer.Argument(metavar="RECIPE [--KEY VALUE]...")] = None,  # noqa: UP045
+    config: Annotated[Optional[str], typer.Option(help="The recipe, as in TRL's commands.")] = None,  # noqa: UP045
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and print it resolved.")] = False,
+) -> None:
+    from .recipes import load_recipe
+
+    name, overrides = _recipe_and_overrides(arguments or [], config)
+    recipe = load_recipe(name, overrides)
+    if dry_run:
+        import yaml
+
+        recipe.arguments.reward_functions()
+        typer.echo(yaml.safe_dump(recipe.resolved, sort_keys=False, allow_unicode=True).rstrip())
+        return
+    from .experiment import run_experiment
+
+    run_experiment(recipe)
+
+
+@app.command(help="Versions and device, for bug reports.")
+def env() -> None:
+    from .environment import device, versions
+
+    for package, version in {**versions(), "device": device()}.items():
+        typer.echo(f"{package}: {version or 'not installed'}")
+
+
+@app.command(help="Recipes that ship with the package.")
+def recipes() -> None:
+    from .recipes import shipped_recipes, summary
+
+    shipped = shipped_recipes()
+    for name, path in shipped.items():
+        typer.echo(f"{name:<{max(map(len, shipped))}}  {summary(path)}")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _recipe_and_overrides(arguments: list[str], config: str | None) -> tuple[str, list[str]]:
+    positional = arguments[0] if arguments and not arguments[0].startswith("--") else None
+    if positional is not None and config is not None:
+        raise UserError(f"two recipes, {positional!r} and --config {config!r}: give one.")
+    if positional is None and config is None:
+        raise UserError("no recipe: `trl-nlpo run quickstart`, or the path of a YAML file before the keys.")
+    return (config, arguments) if config is not None else (str(positional), arguments[1:])

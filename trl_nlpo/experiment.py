@@ -1,0 +1,259 @@
+"""A recipe's life: data, model, zero-shot evaluation, supervised stage, reinforcement, and the table at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from transformers.trainer_utils import get_last_checkpoint
+
+from ._trl import peft_config_from
+from .data import Splits, load_splits
+from .evaluation import evaluate_policy
+from .progress import show_progress
+from .recipes import Recipe, write_resolved
+from .run_folder import MetricsLog, RunFolder
+from .starting_model import starting_model, starting_tokenizer
+from .trainer import NLPOTrainer
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all stages share."""
+
+    recipe: Recipe
+    folder: RunFolder
+    splits: Splits
+    tokenizer: Any
+    rewards: list[Any]
+    console: Console
+    resuming: bool
+
+
+def run_experiment(recipe: Recipe) -> Path:
+    """Run all stages of a recipe and leave everything in its `output_dir`.
+
+    Stages are evaluated on the test split as soon as they are done; perplexity is always that of the supervised model (of
+    the starting model when there is no supervised stage). With `resume_from_checkpoint`, finished stages are not repeated.
+
+    Args:
+        recipe ([`Recipe`]): from [`recipes.load_recipe`].
+
+    Returns:
+        `Path`: `output_dir`, see [`RunFolder`] for what is in it.
+
+    Raises:
+        UserError: something in the recipe, the data or a reward function that cannot work. What earlier stages earned is
+            in the folder.
+    """
+    is_main = PartialState().is_main_process
+    console = Console(quiet=not is_main, highlight=False)
+    resuming = str(recipe.training.resume_from_checkpoint or "false").lower() != "false"
+    rewards = recipe.arguments.reward_functions()
+    with _quiet():
+        splits = load_splits(recipe.arguments, recipe.training.seed)
+        folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
+        if is_main:
+            write_resolved(recipe, folder.path / "recipe.yaml")
+        tokenizer = starting_tokenizer(recipe, splits)
+        run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming)
+        try:
+            _run_stages(run)
+        except BaseException:
+            if folder.results:
+                console.print(f"Stopped. What was finished is in {folder.path}: {', '.join(folder.results)}.")
+            raise
+    _print_table(run)
+    _print_whereabouts(run)
+    return folder.path
+
+
+def _run_stages(run: _Run) -> None:
+    arguments = run.recipe.arguments
+    model = starting_model(run.recipe, run.tokenizer)
+    _introduce(run, model)
+    if not (run.resuming and "zero-shot" in run.folder.results):
+        _evaluate(run, "zero-shot", model, judge=None if arguments.has_supervised_stage else model)
+    if arguments.has_supervised_stage:
+        model = _supervised_stage(run, model)
+    if arguments.reinforcement:
+        _reinforcement_stage(run, model)
+
+
+def _supervised_stage(run: _Run, model: Any) -> Any:
+    """Train on the references and evaluate; returns the supervised model as it lies on disk."""
+    saved = run.folder.supervised_model
+    if run.resuming and "supervised" in run.folder.results:
+        return starting_model(run.recipe, run.tokenizer, saved)
+    start = time.time()
+    _train_supervised(run, model)
+    seconds = time.time() - start
+    model = starting_model(run.recipe, run.tokenizer, saved)
+    _evaluate(run, "supervised", model, judge=model, training_seconds=seconds)
+    run.console.print("The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:")
+    _evaluate(run, "zero-shot", starting_model(run.recipe, run.tokenizer), judge=model)
+    return model
+
+
+def _train_supervised(run: _Run, model: Any) -> None:
+    """TRL's supervised trainer on the prompts' completions; the model, adapter merged, goes to `supervised/`."""
+    from trl import SFTConfig, SFTTrainer
+
+    arguments, training = run.recipe.arguments, run.recipe.training
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(run.folder.supervised_model),
+            num_train_epochs=arguments.supervised_num_train_epochs,
+            learning_rate=arguments.supervised_learning_rate,
+            per_device_train_batch_size=arguments.supervised_batch_size,
+            completion_only_loss=True,
+            max_length=None,
+            seed=training.seed,
+            bf16=training.bf16,
+            fp16=training.fp16,
+            use_cpu=training.use_cpu,
+            gradient_checkpointing=training.gradient_checkpointing,
+            dataloader_pin_memory=training.device.type == "cuda",
+            logging_steps=10,
+            save_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=run.splits.supervised,
+        processing_class=run.tokenizer,
+        peft_config=peft_config_from(run.recipe.model),
+        callbacks=[MetricsLog(run.folder, "supervised")],
+    )
+    show_progress(trainer, "supervised")
+    trainer.train()
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if run.recipe.model.use_peft:
+        # The next adapter starts from this model, and its folder must be able to name it.
+        trained = trained.merge_and_unload()
+    if trainer.accelerator.is_main_process:
+        trained.save_pretrained(run.folder.supervised_model)
+        run.tokenizer.save_pretrained(run.folder.supervised_model)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _reinforcement_stage(run: _Run, model: Any) -> None:
+    recipe, name = run.recipe, run.recipe.arguments.algorithm
+    start = time.time()
+    trainer = NLPOTrainer(
+        args=recipe.training,
+        processing_class=run.tokenizer,
+        model=model,
+        reward_funcs=run.rewards,
+        train_dataset=run.splits.train,
+        eval_dataset=run.splits.validation,
+        callbacks=[MetricsLog(run.folder, name)],
+        peft_config=peft_config_from(recipe.model),
+    )
+    show_progress(trainer, name)
+    trainer.train(resume_from_checkpoint=_checkpoint(run))
+    trainer.save_model(str(run.folder.path))
+    seconds = time.time() - start
+    _evaluate(run, name, trainer.policy_model, judge=_judge(run, trainer), training_seconds=seconds)
+    if recipe.training.push_to_hub:
+        trainer.push_to_hub(dataset_name=recipe.arguments.dataset_name)
+        run.console.print(f"Model pushed to the Hub in https://huggingface.co/{trainer.hub_model_id}.")
+
+
+def _judge(run: _Run, trainer: NLPOTrainer) -> Any:
+    """The model that reinforcement started from, for the perplexity of all rows of the table."""
+    if trainer.ref_model is not None:
+        return trainer.ref_model
+    saved = run.folder.supervised_model if run.recipe.arguments.has_supervised_stage else None
+    return starting_model(run.recipe, run.tokenizer, saved)
+
+
+def _checkpoint(run: _Run) -> str | None:
+    """The checkpoint to resume from; None when a run that is resumed never got as far as its first."""
+    wanted = str(run.recipe.training.resume_from_checkpoint)
+    if not run.resuming or wanted.lower() != "true":
+        return wanted if run.resuming else None
+    return get_last_checkpoint(str(run.folder.path))
+
+
+def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:
+    run.console.print(f"Evaluating [bold]{stage}[/bold] on {len(run.splits.test)} prompts of the test split ...")
+    evaluation = evaluate_policy(
+        model,
+        run.tokenizer,
+        run.splits.test,
+        run.rewards,
+        run.recipe.training,
+        judge=judge,
+        description=f"the {run.recipe.arguments.dataset_test_split} split",
+    )
+    run.folder.add_result(stage, evaluation.metrics, evaluation.samples, training_seconds)
+
+
+def _introduce(run: _Run, model: Any) -> None:
+    recipe, splits = run.recipe, run.splits
+    size = sum(parameter.numel() for parameter in model.parameters())
+    rows = f"{len(splits.train)} rows to train on, {len(splits.test)} to test on"
+    source = recipe.model.model_name_or_path or f"{recipe.arguments.model_type} with random weights"
+    run.console.print(
+        f"[bold]{escape(recipe.name)}[/bold]: {recipe.arguments.algorithm} on {escape(str(recipe.arguments.dataset_name))} "
+        f"({rows}); {escape(source)}, {size / 1e6:.1f} M parameters, on {recipe.training.device}."
+    )
+
+
+def _print_table(run: _Run) -> None:
+    results = list(run.folder.results.items())
+    names = [key for key in results[-1][1] if key.startswith("rewards/")]
+    table = Table(title=f"{run.recipe.name}: {len(run.splits.test)} held-out prompts", title_justify="left")
+    table.add_column("stage")
+    columns = {"reward": "reward"} | {key: key.split("/")[1] for key in names}
+    columns |= {"perplexity": "perplexity", "completions/mean_length": "tokens", "distinct_2": "distinct-2"}
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    table.add_column("training", justify="right")
+    for stage, metrics in results:
+        cells = [_cell(metrics.get(key)) for key in columns]
+        table.add_row(stage, *cells, f"{metrics['seconds']:.0f} s" if metrics["seconds"] else "-")
+    run.console.print(table)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _print_whereabouts(run: _Run) -> None:
+    arguments, path = run.recipe.arguments, run.folder.path
+    run.console.print(f"Everything is in {path}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl.")
+    if arguments.algorithm == "zero_shot":
+        return
+    model = path if arguments.reinforcement else run.folder.supervised_model
+    is_adapter = run.recipe.model.use_peft and arguments.reinforcement
+    auto, package = ("AutoPeftModelForCausalLM", "peft") if is_adapter else ("AutoModelForCausalLM", "transformers")
+    command = f'from {package} import {auto}; model = {auto}.from_pretrained("{model}")'
+    run.console.print(f"Load the model with:\n  {escape(command)}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Only our own lines and bars: no progress bars for tokenizing, no advice from transformers."""
+    import datasets
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+        if not bars:
+            datasets.enable_progress_bars()

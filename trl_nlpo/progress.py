@@ -1,0 +1,59 @@
+"""A progress bar that says what matters: reward, KL and perplexity (or the loss) beside the count of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+_SHOWN = {"reward": "reward", "objective/kl": "kl", "perplexity": "ppl", "loss": "loss"}
+
+
+class ProgressBar(TrainerCallback):
+    """One bar per training stage on the terminal; evaluations add a line above it.
+
+    Args:
+        description (`str`): what the bar is about.
+    """
+
+    def __init__(self, description: str):
+        self.description = description
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.description, dynamic_ncols=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self.bar is None or not logs:
+            return
+        if shown := _selected(logs, ""):
+            self.bar.set_postfix(shown, refresh=True)
+        if shown := _selected(logs, "eval_"):
+            self.bar.write(f"{self.description}, step {state.global_step}, evaluation: {_sentence(shown)}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def show_progress(trainer: Any, description: str) -> None:
+    """Give a trainer this bar in the place of transformers' own, which prints every log as a dictionary."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ProgressBar(description))
+
+
+def _selected(logs: dict[str, Any], prefix: str) -> dict[str, str]:
+    values = {label: logs.get(prefix + key) for key, label in _SHOWN.items()}
+    return {label: f"{float(value):.3f}" for label, value in values.items() if value is not None}
+
+
+def _sentence(shown: dict[str, str]) -> str:
+    return ", ".join(f"{label} {value}" for label, value in shown.items())

@@ -1,0 +1,95 @@
+"""The tokenizer and the model that a recipe starts from: a folder, the Hub, or made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._trl import quantization_config_from
+from .errors import UserError
+from .from_scratch import build_model, train_tokenizer
+from .recipes import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .data import Splits
+
+
+def starting_tokenizer(recipe: Recipe, splits: Splits) -> PreTrainedTokenizerBase:
+    """The tokenizer of `model_name_or_path`, or one trained on the train split's prompts and references.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    name = recipe.model.model_name_or_path
+    if name is None:
+        return train_tokenizer(_texts(splits), recipe.arguments.vocab_size)
+    tokenizer = _loaded("AutoTokenizer", name, recipe)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def starting_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path | None = None) -> PreTrainedModel:
+    """The model that a run starts from, on the training device; the same weights at every call.
+
+    Args:
+        recipe ([`Recipe`])
+        tokenizer: its tokenizer.
+        folder (`Path`, *optional*): load from there instead (the supervised stage's model).
+
+    Raises:
+        UserError: it cannot be loaded, or is no decoder-only language model.
+    """
+    from transformers import set_seed
+
+    arguments, name = recipe.arguments, str(folder) if folder else recipe.model.model_name_or_path
+    if name is None:
+        set_seed(recipe.training.seed)
+        model = build_model(
+            tokenizer,
+            arguments.model_type,
+            arguments.hidden_size,
+            arguments.num_hidden_layers,
+            arguments.num_attention_heads,
+            arguments.max_position_embeddings,
+        )
+        return model.to(recipe.training.device)
+    if getattr(_loaded("AutoConfig", name, recipe), "is_encoder_decoder", False):
+        raise UserError(f"{name} is an encoder-decoder model; only decoder-only models (GPT, Llama, Qwen, ...) are trained.")
+    quantization = quantization_config_from(recipe.model)
+    options: dict[str, Any] = {"dtype": recipe.model.dtype, "attn_implementation": recipe.model.attn_implementation}
+    if quantization is not None:
+        options |= {"quantization_config": quantization, "device_map": {"": recipe.training.device}}
+    model = _loaded("AutoModelForCausalLM", name, recipe, **options)
+    return model if quantization is not None else model.to(recipe.training.device)
+
+
+def _loaded(class_name: str, name: str, recipe: Recipe, **options: Any) -> Any:
+    import transformers
+
+    if not Path(name).is_dir():
+        options["revision"] = recipe.model.model_revision
+    try:
+        return getattr(transformers, class_name).from_pretrained(
+            name, trust_remote_code=recipe.arguments.trust_remote_code, **options
+        )
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"model_name_or_path {name!r} cannot be loaded: {reason}") from error
+
+
+def _texts(splits: Splits) -> list[str]:
+    """What a tokenizer learns from: prompts and their continuations, as the model will read them."""
+    from .data import target_text
+
+    texts = []
+    for row in splits.train:
+        prompt = row["prompt"]
+        if not isinstance(prompt, str):
+            raise UserError("A tokenizer trained on the spot has no chat template: set model_name_or_path for messages.")
+        texts.append(prompt)
+        texts += [prompt + target_text(prompt, reference) for reference in row.get("references") or []]
+    return texts
