@@ -27,7 +27,7 @@ from .functional.sequences import completion_lengths, left_pad, mask_from_length
 from .masking_policy import MaskingPolicy
 from .models.policy_and_value import PolicyAndValue, step_inputs
 from .records import Completions, PromptBatch, Rollout, Sequences
-from .sampling import MaskSettings, SamplingSettings, action_logits
+from .sampling import MaskSettings, SamplingSettings, action_logprobs
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _evaluate(
     """Old, raw and reference log-probabilities and values, each `(b, T)` and 0 on padding."""
     logits, values = model(sequences)
     ids, real = sequences.completion_ids, sequences.completion_mask
-    old_logprobs = token_logprobs(action_logits(logits, sequences, sampling), ids)
+    old_logprobs, _ = action_logprobs(logits, sequences, sampling)
     raw_logprobs = old_logprobs
     if sequences.packed_token_mask is not None or sampling.repetition_penalty != 1.0:
         raw_logprobs = token_logprobs(scaled_logits(logits, sampling.temperature), ids)

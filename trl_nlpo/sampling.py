@@ -13,7 +13,12 @@ import transformers
 from transformers import GenerationConfig, LogitsProcessorList
 
 from .errors import UserError
-from .functional.logprobs import apply_token_mask, first_occurrences, penalize_repetition, scaled_logits
+from .functional.logprobs import (
+    first_occurrences,
+    masked_logprobs_and_entropy,
+    penalize_repetition,
+    scaled_logits,
+)
 from .records import Sequences
 
 # Settings that change logits by something other than a mask or the temperature, or that do not sample single rows. The
@@ -207,23 +212,29 @@ class MaskSettings:
         return self.strategy == "top_k" or (self.strategy == "top_p" and self.top_p < 1.0)
 
 
-def action_logits(logits: torch.Tensor, sequences: Sequences, sampling: SamplingSettings) -> torch.Tensor:
-    """The logits of the distribution that was sampled from: temperature, repetition penalty and mask applied.
+def action_logprobs(
+    logits: torch.Tensor, sequences: Sequences, sampling: SamplingSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the tokens taken, and entropies, under the distribution that was sampled from.
 
-    The one function that turns raw logits into the distribution of actions, called at sampling's end (old
-    log-probabilities) and in the update (new ones) alike.
+    The one function that turns raw logits into the distribution of actions (temperature, repetition penalty, mask):
+    called by the rollout for the old log-probabilities and by the update for the new ones, so that their ratio is 1 as
+    long as the policy has not moved.
 
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`): raw, from a model.
         sequences ([`Sequences`]): the tokens, and the stored mask.
         sampling ([`SamplingSettings`]): as at sampling.
+
+    Returns:
+        two tensors of shape `(B, T)`.
     """
     if sampling.repetition_penalty != 1.0:
         first = first_occurrences(
             sequences.prompt_ids, sequences.prompt_mask, sequences.completion_ids, logits.shape[-1]
         )
         steps = torch.arange(sequences.width, device=logits.device)
-        logits = penalize_repetition(
-            logits.float(), first[:, None, :] < steps[None, :, None], sampling.repetition_penalty
-        )
-    return apply_token_mask(scaled_logits(logits, sampling.temperature), sequences.token_mask)
+        seen = first[:, None, :] < steps[None, :, None]
+        logits = penalize_repetition(logits.float(), seen, sampling.repetition_penalty)
+    actions = scaled_logits(logits, sampling.temperature)
+    return masked_logprobs_and_entropy(actions, sequences.completion_ids, sequences.token_mask)

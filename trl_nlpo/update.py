@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from .batch_plan import BatchPlan
-from .functional.logprobs import entropy, token_logprobs
 from .functional.losses import clipped_policy_loss, clipped_value_loss
 from .functional.statistics import AllSum
 from .records import Estimates, Rollout, UpdateStats
-from .sampling import SamplingSettings, action_logits
+from .sampling import SamplingSettings, action_logprobs
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,13 @@ def _microbatch_loss(
     advantages, returns = estimates.advantages[rows, :T], estimates.returns[rows, :T]
 
     logits, values = model(sequences)
-    actions = action_logits(logits, sequences, sampling)
-    logprobs = torch.where(real, token_logprobs(actions, sequences.completion_ids), 0.0)
+    logprobs, entropies = action_logprobs(logits, sequences, sampling)
+    logprobs = torch.where(real, logprobs, 0.0)
     policy_loss, policy_clipped = clipped_policy_loss(logprobs, old_logprobs, advantages, objective.cliprange)
     value_loss, value_clipped = clipped_value_loss(values, old_values, returns, objective.cliprange_value)
-    with contextlib.nullcontext() if objective.entropy_coef else torch.no_grad():
-        entropies = entropy(actions)
-
-    per_token = policy_loss + objective.vf_coef * value_loss - objective.entropy_coef * entropies
+    per_token = policy_loss + objective.vf_coef * value_loss
+    if objective.entropy_coef:
+        per_token = per_token - objective.entropy_coef * entropies
     totals.add_tokens(
         real,
         log_ratio=logprobs - old_logprobs,

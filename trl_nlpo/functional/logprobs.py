@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -30,18 +32,59 @@ def token_logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tenso
     return chosen - logits.logsumexp(-1)
 
 
-def entropy(logits: torch.Tensor) -> torch.Tensor:
-    """H = log Z - sum_a p(a) logit(a) in nats, finite under a mask: a forbidden token adds 0, not 0 * -inf.
+def masked_logprobs_and_entropy(
+    logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p(token) and the entropy of p, the softmax over the allowed tokens; both with gradients.
+
+    Forward and backward pass over the vocabulary together and keep one tensor of its size, where the formulas written
+    out in autograd keep several: this is most of the memory of an update, and a third of its time on a small model.
 
     Args:
-        logits (`torch.Tensor` of shape `(B, T, V)`): after temperature and mask; at least one finite value a row.
+        logits (`torch.Tensor` of shape `(B, T, V)`): after the temperature.
+        token_ids (`torch.Tensor` of shape `(B, T)`): the tokens taken. One outside the mask has minus infinity.
+        token_mask (`torch.Tensor` of shape `(B, T, V)`, bool, *optional*): True = allowed, at least one a position; None
+            allows everything.
 
     Returns:
-        `torch.Tensor` of shape `(B, T)`.
+        log-probabilities and entropies in nats, both `(B, T)`. The entropy is finite: a forbidden token adds 0.
     """
-    log_normalizer = logits.logsumexp(-1)
-    probabilities = (logits - log_normalizer.unsqueeze(-1)).exp()
-    return log_normalizer - (probabilities * logits.masked_fill(logits == float("-inf"), 0.0)).sum(-1)
+    return _MaskedCategorical.apply(logits, token_ids, token_mask)
+
+
+class _MaskedCategorical(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None) -> Any:
+        ctx.set_materialize_grads(False)
+        if token_mask is not None:
+            logits = logits.masked_fill(~token_mask, float("-inf"))
+        largest = logits.amax(-1, keepdim=True)
+        shifted = logits - largest
+        weights = shifted.exp()
+        log_sum = weights.sum(-1).log()
+        # sum of p(a) * (logit(a) - largest); minus infinity times a weight of 0 must not be counted.
+        expected = weights.mul_(shifted.clamp_(min=-1e30)).sum(-1) * (-log_sum).exp()
+        log_normalizer = largest.squeeze(-1) + log_sum
+        logprobs = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1) - log_normalizer
+        entropies = log_sum - expected
+        ctx.save_for_backward(logits, token_ids, log_normalizer, entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
+        logits, token_ids, log_normalizer, entropies = ctx.saved_tensors
+        for_logprobs, for_entropies = gradients
+        log_probabilities = logits - log_normalizer.unsqueeze(-1)
+        gradient = torch.zeros_like(logits) if for_logprobs is None else log_probabilities.exp()
+        if for_logprobs is not None:
+            # d log p(token) / d logit(a) = [a is the token] - p(a)
+            gradient.mul_(-for_logprobs.unsqueeze(-1))
+            gradient.scatter_add_(-1, token_ids.unsqueeze(-1), for_logprobs.unsqueeze(-1))
+        if for_entropies is not None:
+            # d H / d logit(a) = -p(a) (log p(a) + H)
+            surprise = log_probabilities.clamp(min=-1e30) + entropies.unsqueeze(-1)
+            gradient -= log_probabilities.exp() * surprise * for_entropies.unsqueeze(-1)
+        return gradient, None, None
 
 
 def first_occurrences(

@@ -1,0 +1,138 @@
+"""Seconds per update: TRL's PPO and NLPO side by side in one process, in turn, on the same model and prompts.
+
+    pip install trl==1.12.0      # the last release that has PPO
+    python benchmarks/update_time.py --layers 4 --hidden 128 --vocabulary 4096 --rounds 3
+
+Both take the same optimizer steps (no gradient accumulation: with it TRL takes fewer than it promises) in float32 with a
+value model of its own, which is the only kind that TRL has; ours is measured with a value head on the policy too.
+Prints a table of medians and of ratios to TRL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, PreTrainedTokenizerFast
+from trl_nlpo import NLPOConfig, NLPOTrainer
+from trl_nlpo._trl import HAS_PPO
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--batch", type=int, default=32, help="completions per update")
+    parser.add_argument("--prompt", type=int, default=32, help="longest prompt; the shortest has half of it")
+    parser.add_argument("--response", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+class Workload:
+    """Models, tokenizer and prompts of one size."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        words = {"<pad>": 0, "<eos>": 1, **{f"w{index}": index for index in range(2, args.vocabulary)}}
+        tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+        self.tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+        )
+        generator = torch.Generator().manual_seed(0)
+        lengths = torch.randint(args.prompt // 2, args.prompt + 1, (args.batch * 4,), generator=generator).tolist()
+        rows = [torch.randint(2, args.vocabulary, (n,), generator=generator).tolist() for n in lengths]
+        self.dataset = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
+
+    def config(self) -> GPT2Config:
+        return GPT2Config(
+            vocab_size=self.args.vocabulary, n_embd=self.args.hidden, n_layer=self.args.layers, n_head=4,
+            n_positions=256, pad_token_id=0, eos_token_id=1, bos_token_id=1, num_labels=1, resid_pdrop=0.0,
+            embd_pdrop=0.0, attn_pdrop=0.0,
+        )  # fmt: skip
+
+    def policy(self) -> torch.nn.Module:
+        torch.manual_seed(0)
+        policy = AutoModelForCausalLM.from_config(self.config())
+        # A random model is close to uniform; a language model is not, and the cost of a mask depends on it.
+        with torch.no_grad():
+            policy.transformer.ln_f.weight.mul_(12.0)
+        return policy
+
+    def classifier(self) -> torch.nn.Module:
+        torch.manual_seed(1)
+        return AutoModelForSequenceClassification.from_config(self.config())
+
+    def trainer_arguments(self) -> dict:
+        return {
+            "processing_class": self.tokenizer, "model": self.policy(), "ref_model": self.policy(),
+            "reward_model": self.classifier(), "train_dataset": self.dataset, "eval_dataset": self.dataset,
+        }  # fmt: skip
+
+    def settings(self, updates: int) -> dict:
+        return {
+            "output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": self.args.batch, "num_mini_batches": 1,
+            "num_ppo_epochs": 4, "response_length": self.args.response, "learning_rate": 1e-5, "temperature": 1.0,
+            "total_episodes": updates * self.args.batch, "report_to": "none", "save_strategy": "no", "bf16": False,
+            "num_sample_generations": 0, "use_cpu": not torch.cuda.is_available(), "disable_tqdm": True,
+            "gradient_checkpointing": False,
+        }  # fmt: skip
+
+
+def trl_seconds(workload: Workload, updates: int) -> float:
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    arguments = workload.trainer_arguments()
+    trainer = PPOTrainer(args=PPOConfig(**workload.settings(updates)), value_model=workload.classifier(), **arguments)
+    return seconds_of(trainer.train)
+
+
+def nlpo_seconds(workload: Workload, updates: int, own_value_model: bool, **mask: object) -> float:
+    config = NLPOConfig(**workload.settings(updates), **mask)
+    value_model = workload.classifier() if own_value_model else None
+    trainer = NLPOTrainer(args=config, value_model=value_model, **workload.trainer_arguments())
+    return seconds_of(trainer.train)
+
+
+def seconds_of(train) -> float:
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        train()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(args.threads)
+    workload = Workload(args)
+    cases = {
+        "ours, PPO, value model": lambda n: nlpo_seconds(workload, n, True, mask_strategy="none"),
+        "ours, PPO, value head": lambda n: nlpo_seconds(workload, n, False, mask_strategy="none"),
+        "ours, NLPO, value head, mask synced every update": lambda n: nlpo_seconds(workload, n, False, mask_sync_steps=1),
+        "ours, NLPO, value head, mask never synced": lambda n: nlpo_seconds(workload, n, False, mask_sync_steps=None),
+    }
+    if HAS_PPO:
+        cases = {"TRL PPO, value model": lambda n: trl_seconds(workload, n), **cases}
+    # Two updates: a mask that is never synced is old in the second one only, and the first warms everything up.
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(args.rounds):
+        for name, run in cases.items():
+            times[name].append((run(3) - run(1)) / 2)
+    base = statistics.median(next(iter(times.values())))
+    print(f"{'seconds per update (median)':52s} {'s':>7s} {'ratio':>6s}   all")
+    for name, values in times.items():
+        median = statistics.median(values)
+        print(f"{name:52s} {median:7.2f} {median / base:6.2f}   {' '.join(f'{value:.2f}' for value in values)}")
+
+
+if __name__ == "__main__":
+    main()
