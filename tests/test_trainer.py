@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+import huggingface_hub
 import pytest
 import tiny
 import torch
@@ -396,6 +397,46 @@ class TestSavingAndResuming:
         trainer(tmp_path, save_strategy="steps", save_steps=3, mask_sync_steps=2).train()
         state = json.loads((tmp_path / "checkpoint-3" / "nlpo_state.json").read_text())
         assert (state["mask_age"], state["mask_num_syncs"]) == (1, 1)
+
+    def test_pushing_to_the_hub_uploads_the_policy_the_tokenizer_and_a_card(self, tmp_path, monkeypatch):
+        uploaded = {}
+
+        class Commit:
+            commit_url = "https://example.invalid/commit"
+
+        def upload_folder(*args, repo_id, folder_path, **kwargs):
+            uploaded[repo_id] = sorted(os.listdir(folder_path))
+            return Commit()
+
+        created = type("Repository", (), {"repo_id": "somebody/words"})()
+        calls = {"create_repo": lambda *args, **kwargs: created, "upload_folder": upload_folder}
+        for name, call in calls.items():
+            monkeypatch.setattr(huggingface_hub.HfApi, name, call)
+            # transformers 4 imports them as functions.
+            monkeypatch.setattr(f"transformers.trainer.{name}", call, raising=False)
+        subject = trainer(tmp_path, hub_model_id="words")
+        subject.train()
+        subject.push_to_hub()
+        assert {"README.md", "model.safetensors", "tokenizer.json", "value_model"} <= set(uploaded["somebody/words"])
+        assert "2210.01241" in (tmp_path / "README.md").read_text()
+
+    def test_an_optimizer_that_forgets_the_value_head_is_refused(self, tmp_path):
+        policy = tiny.policy()
+        with pytest.raises(UserError, match="does not train the value head"):
+            NLPOTrainer(
+                args=NLPOConfig(output_dir=str(tmp_path), **QUICK), processing_class=tiny.tokenizer(), model=policy,
+                reward_funcs=tiny.length_reward, train_dataset=tiny.prompts(),
+                optimizers=(torch.optim.SGD(policy.parameters(), lr=0.1), None),
+            )  # fmt: skip
+
+    def test_a_plateau_scheduler_follows_the_evaluations(self, tmp_path):
+        subject = trainer(
+            tmp_path, lambda completions, **kwargs: [1.0] * len(completions), eval_dataset=tiny.prompts(3),
+            eval_strategy="steps", eval_steps=1, lr_scheduler_type="reduce_lr_on_plateau",
+            metric_for_best_model="reward", lr_scheduler_kwargs={"patience": 1, "factor": 0.5},
+        )  # fmt: skip
+        subject.train()
+        assert subject.state.log_history[-2]["lr"] == pytest.approx(5e-4)
 
     def test_callbacks_hear_of_every_step(self, tmp_path):
         heard = []

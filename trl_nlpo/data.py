@@ -47,7 +47,7 @@ def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
         seed (`int`): for the quickstart's sentences, and for cutting a single file into splits.
 
     Raises:
-        UserError: nothing there, a split or column that is missing (the message lists what there is), or an empty split.
+        UserError: nothing there, a split or column that is missing (the message lists what there is), an empty split.
     """
     rows = _load(arguments, seed)
     test = _shaped(rows[arguments.dataset_test_split], arguments, arguments.max_eval_samples, "test")
@@ -55,7 +55,9 @@ def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
     train = _shaped(train_rows, arguments, arguments.max_train_samples, "train")
     validation = None
     if arguments.dataset_validation_split in rows:
-        validation = _shaped(rows[arguments.dataset_validation_split], arguments, arguments.max_eval_samples, "validation")
+        validation = _shaped(
+            rows[arguments.dataset_validation_split], arguments, arguments.max_eval_samples, "validation"
+        )
     supervised = None
     if arguments.has_supervised_stage:
         supervised = _supervised(train_rows, train, arguments)
@@ -65,8 +67,8 @@ def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
 def target_text(prompt: str, target: str) -> str:
     """A target as the continuation of a text prompt: with one space before it, unless the prompt ends in white space.
 
-    Tokenizers glue the space to the word after it, so it must belong to the target: a prompt alone and the same prompt with
-    its target then begin with the same tokens.
+    Tokenizers glue the space to the word after it, so it must belong to the target: a prompt alone and the same prompt
+    with its target then begin with the same tokens.
     """
     return target if not prompt or prompt[-1].isspace() else f" {target.lstrip()}"
 
@@ -97,7 +99,7 @@ def _quickstart(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
         "test": arguments.dataset_test_split,
     }
     rows = quickstart_rows(QUICKSTART_SIZES, seed)
-    return {names[split]: rows[split] for split in rows if names[split]}
+    return {name: rows[split] for split, name in names.items() if name}
 
 
 def _cut(rows: Any, arguments: RecipeArguments, seed: int) -> dict[str, Any]:
@@ -107,8 +109,8 @@ def _cut(rows: Any, arguments: RecipeArguments, seed: int) -> dict[str, Any]:
     held_out = min(int(len(order) * HELD_OUT_SHARE), MOST_HELD_OUT)
     if held_out == 0:
         raise UserError(
-            f"{arguments.dataset_name} has {len(order)} rows, too few to hold some out for evaluation: give a folder with "
-            "one file per split, or at least 10 rows."
+            f"{arguments.dataset_name} has {len(order)} rows, too few to hold some out for evaluation: give a folder "
+            "with one file per split, or at least 10 rows."
         )
     parts = {arguments.dataset_test_split: order[:held_out], arguments.dataset_train_split: order[2 * held_out :]}
     if arguments.dataset_validation_split:
@@ -123,8 +125,12 @@ def _read_folder(folder: Path, wanted: list[str], arguments: RecipeArguments) ->
         if path is not None:
             found[split] = _read_file(path)
         elif split != arguments.dataset_validation_split:
-            have = ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)) or "no data file"
-            raise UserError(f"{folder} has no file for the split {split!r} ({split}.jsonl or <prefix>_{split}.jsonl): {have}.")
+            have = (
+                ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)) or "no data file"
+            )
+            raise UserError(
+                f"{folder} has no file for the split {split!r} ({split}.jsonl or <prefix>_{split}.jsonl): {have}."
+            )
     return found
 
 
@@ -185,7 +191,9 @@ def _load_from_hub(name: str, wanted: list[str], arguments: RecipeArguments) -> 
     except Exception as error:
         # The Hub's client fails in many ways (offline, no such name, gated, a script); all of them are about the name.
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"dataset_name {name!r} is no file or folder, and not to be had from the Hub: {reason}") from error
+        raise UserError(
+            f"dataset_name {name!r} is no file or folder, and not to be had from the Hub: {reason}"
+        ) from error
     for split in wanted:
         if split not in splits and split != arguments.dataset_validation_split:
             raise UserError(f"{name} has no split {split!r}; it has: {', '.join(map(str, splits))}.")
@@ -207,8 +215,10 @@ def _shaped(rows: Any, arguments: RecipeArguments, limit: int | None, split: str
 
 def _shaped_row(row: dict[str, Any], arguments: RecipeArguments, where: str) -> dict[str, Any]:
     if arguments.prompt_column not in row:
-        raise UserError(f"{where} has no column {arguments.prompt_column!r} (prompt_column); it has: {', '.join(row)}.")
-    # The trainer gives rewards its own `completions` and `completion_ids`, and takes `input_ids` for a tokenized prompt.
+        raise UserError(
+            f"{where} has no column {arguments.prompt_column!r} (prompt_column); it has: {', '.join(row)}."
+        )
+    # The trainer gives rewards its own `completions` and `completion_ids`; `input_ids` would be a tokenized prompt.
     kept = {key: value for key, value in row.items() if key not in ("completion", "completion_ids", "input_ids")}
     kept["prompt"] = _prompt(row, arguments, where)
     references = row.get(arguments.references_column)
@@ -248,7 +258,7 @@ def _supervised(rows: Any, train: Dataset, arguments: RecipeArguments) -> Datase
     """Prompt and completion of every row (or of every reference) of the train split."""
     from datasets import Dataset
 
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for index, shaped in enumerate(train):
         for target in _targets(dict(rows[index]), shaped, arguments, f"the train split, row {index + 1}"):
             prompt = shaped["prompt"]
@@ -269,7 +279,7 @@ def _targets(row: dict[str, Any], shaped: dict[str, Any], arguments: RecipeArgum
     references = shaped.get("references")
     if not references:
         raise UserError(
-            f"{where} has no column {arguments.references_column!r} (references_column), which the supervised stage learns "
-            f"from; it has: {', '.join(row)}."
+            f"{where} has no column {arguments.references_column!r} (references_column), which the supervised stage "
+            f"learns from; it has: {', '.join(row)}."
         )
     return list(references) if arguments.supervised_all_references else [references[0]]

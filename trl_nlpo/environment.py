@@ -13,12 +13,14 @@ def versions() -> dict[str, str | None]:
     from . import __version__
 
     found: dict[str, str | None] = {"python": platform.python_version(), "trl-nlpo": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    return found | {package: _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def device() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -23,6 +24,9 @@ from .recipes import Recipe, write_resolved
 from .run_folder import MetricsLog, RunFolder
 from .starting_model import starting_model, starting_tokenizer
 from .trainer import NLPOTrainer
+
+_WIDTH_OF_FILES = 119
+"""Columns of what is printed to a file or pipe, where rich would assume 80 and cut the table."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class _Run:
 def run_experiment(recipe: Recipe) -> Path:
     """Run all stages of a recipe and leave everything in its `output_dir`.
 
-    Stages are evaluated on the test split as soon as they are done; perplexity is always that of the supervised model (of
-    the starting model when there is no supervised stage). With `resume_from_checkpoint`, finished stages are not repeated.
+    Stages are evaluated on the test split as soon as they are done; perplexity is always that of the supervised model
+    (of the starting model when there is no supervised stage). With `resume_from_checkpoint`, finished stages are not
+    repeated.
 
     Args:
         recipe ([`Recipe`]): from [`recipes.load_recipe`].
@@ -51,11 +56,13 @@ def run_experiment(recipe: Recipe) -> Path:
         `Path`: `output_dir`, see [`RunFolder`] for what is in it.
 
     Raises:
-        UserError: something in the recipe, the data or a reward function that cannot work. What earlier stages earned is
-            in the folder.
+        UserError: something in the recipe, the data or a reward function that cannot work. What earlier stages earned
+            is in the folder.
     """
     is_main = PartialState().is_main_process
     console = Console(quiet=not is_main, highlight=False)
+    if not console.is_terminal:
+        console = Console(quiet=not is_main, highlight=False, width=_WIDTH_OF_FILES)
     resuming = str(recipe.training.resume_from_checkpoint or "false").lower() != "false"
     rewards = recipe.arguments.reward_functions()
     with _quiet():
@@ -98,7 +105,9 @@ def _supervised_stage(run: _Run, model: Any) -> Any:
     seconds = time.time() - start
     model = starting_model(run.recipe, run.tokenizer, saved)
     _evaluate(run, "supervised", model, judge=model, training_seconds=seconds)
-    run.console.print("The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:")
+    run.console.print(
+        "The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:"
+    )
     _evaluate(run, "zero-shot", starting_model(run.recipe, run.tokenizer), judge=model)
     return model
 
@@ -200,24 +209,25 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
 def _introduce(run: _Run, model: Any) -> None:
     recipe, splits = run.recipe, run.splits
     size = sum(parameter.numel() for parameter in model.parameters())
-    rows = f"{len(splits.train)} rows to train on, {len(splits.test)} to test on"
+    data = f"{recipe.arguments.dataset_name} ({len(splits.train)} rows to train on, {len(splits.test)} to test on)"
     source = recipe.model.model_name_or_path or f"{recipe.arguments.model_type} with random weights"
     run.console.print(
-        f"[bold]{escape(recipe.name)}[/bold]: {recipe.arguments.algorithm} on {escape(str(recipe.arguments.dataset_name))} "
-        f"({rows}); {escape(source)}, {size / 1e6:.1f} M parameters, on {recipe.training.device}."
+        f"[bold]{escape(recipe.name)}[/bold]: {recipe.arguments.algorithm} on {escape(data)}; {escape(source)}, "
+        f"{size / 1e6:.1f} M parameters, on {recipe.training.device}."
     )
 
 
 def _print_table(run: _Run) -> None:
     results = list(run.folder.results.items())
     names = [key for key in results[-1][1] if key.startswith("rewards/")]
-    table = Table(title=f"{run.recipe.name}: {len(run.splits.test)} held-out prompts", title_justify="left")
-    table.add_column("stage")
+    title = f"{run.recipe.name}: {len(run.splits.test)} held-out prompts"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
     columns = {"reward": "reward"} | {key: key.split("/")[1] for key in names}
     columns |= {"perplexity": "perplexity", "completions/mean_length": "tokens", "distinct_2": "distinct-2"}
     for title in columns.values():
-        table.add_column(title, justify="right")
-    table.add_column("training", justify="right")
+        table.add_column(title, justify="right", overflow="fold")
+    table.add_column("training", justify="right", no_wrap=True)
     for stage, metrics in results:
         cells = [_cell(metrics.get(key)) for key in columns]
         table.add_row(stage, *cells, f"{metrics['seconds']:.0f} s" if metrics["seconds"] else "-")

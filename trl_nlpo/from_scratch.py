@@ -20,8 +20,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
     Args:
         texts: what to learn merges from.
-        vocab_size (`int`): most tokens to have, the 256 bytes and 3 special tokens included; fewer when the texts run out
-            of pairs that occur twice.
+        vocab_size (`int`): most tokens to have, the 256 bytes and 3 special tokens included; fewer when the texts run
+            out of pairs that occur twice.
 
     Raises:
         UserError: `vocab_size` leaves no room for merges.
@@ -31,7 +31,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size <= len(alphabet) + 3:
-        raise UserError(f"vocab_size is {vocab_size}, but must be more than {len(alphabet) + 3}: the bytes and 3 marks.")
+        raise UserError(
+            f"vocab_size is {vocab_size}, but must be more than {len(alphabet) + 3}: the bytes and 3 marks."
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -77,7 +79,7 @@ def build_model(
 
     if hidden_size % num_attention_heads:
         raise UserError(
-            f"hidden_size is {hidden_size}, which num_attention_heads ({num_attention_heads}) does not divide: change one."
+            f"hidden_size is {hidden_size}, which num_attention_heads ({num_attention_heads}) does not divide."
         )
     common = {
         "vocab_size": len(tokenizer),

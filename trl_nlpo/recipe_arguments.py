@@ -27,8 +27,8 @@ class RecipeArguments:
         default=None,
         metadata={
             "help": "Reward functions: names (rougeL), dotted paths (my_module.my_reward), paths of classifiers "
-            "(owner/name), or mappings {name: rougeL, weight: 2.0} with further options of the function. Weight 0 only "
-            "reports."
+            "(owner/name), or mappings {name: rougeL, weight: 2.0} with further options of the function. Weight 0 "
+            "only reports."
         },
     )
     dataset_name: str | None = field(
@@ -71,7 +71,9 @@ class RecipeArguments:
         default=3.0, metadata={"help": "Passes over the train split in the supervised stage."}
     )
     supervised_learning_rate: float = field(default=2e-5, metadata={"help": "Learning rate of the supervised stage."})
-    supervised_batch_size: int = field(default=8, metadata={"help": "Rows per device and step of the supervised stage."})
+    supervised_batch_size: int = field(
+        default=8, metadata={"help": "Rows per device and step of the supervised stage."}
+    )
     model_type: Literal["gpt2", "llama"] = field(
         default="llama",
         metadata={"help": "Without model_name_or_path: architecture of a small model with random weights."},
@@ -86,7 +88,8 @@ class RecipeArguments:
         default=256, metadata={"help": "Without model_name_or_path: most tokens of prompt and completion together."}
     )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run Python code that comes with the model on the Hub. Only if you have read it."}
+        default=False,
+        metadata={"help": "Run Python code that comes with the model on the Hub. Only if you have read it."},
     )
 
     def __post_init__(self) -> None:

@@ -21,8 +21,8 @@ class WrongValueError(ValueError):
 def convert(value: Any, hint: Any, choices: Sequence[str] | None = None) -> Any:
     """`value` as the type `hint`.
 
-    Text is read as numbers, true/false, null or JSON where the type is one of these: the command line has only text, and
-    YAML 1.1 takes `1e-4` for text. YAML's `no`, which it takes for false, is "no" where that is a choice.
+    Text is read as numbers, true/false, null or JSON where the type is one of these: the command line has only text,
+    and YAML 1.1 takes `1e-4` for text. Its `no`, which it takes for false, is "no" where that is a choice.
 
     Args:
         value: what was given; a list of texts from several words on the command line.
@@ -61,7 +61,9 @@ def expected(members: Sequence[Any], choices: Sequence[Any]) -> str:
     if choices:
         words = [f"one of {', '.join(repr(choice) for choice in choices)}"]
     else:
-        words = list(dict.fromkeys(_WORDS[kind] for member in members if (kind := get_origin(member) or member) in _WORDS))
+        words = list(
+            dict.fromkeys(_WORDS[kind] for member in members if (kind := get_origin(member) or member) in _WORDS)
+        )
     return " or ".join([*words, "null"] if type(None) in members else words)
 
 

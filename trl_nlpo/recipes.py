@@ -34,7 +34,7 @@ _REFUSED = {
     "world_size": "`accelerate launch --num_processes`",
     "reward_weights": "rewards: [{name: ..., weight: ...}]",
 }
-"""Fields of `NLPOConfig` that are filled in, or that only other scripts read: a recipe that set one would be misled."""
+"""Fields of `NLPOConfig` that are filled in or that only other scripts read: setting them would have no effect."""
 
 _SECRET_VARIABLE = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
 
@@ -140,7 +140,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = key_node.value
             if isinstance(key, str) and key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                )
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
@@ -194,7 +196,7 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
             reward_weights=[reward.weight for reward in arguments.reward_specs], **_own(NLPOConfig, values)
         )
     except Exception as error:
-        # transformers and TRL check each other's fields with every kind of exception; all of them are about the values.
+        # transformers and TRL check fields with every kind of exception; all of them are about the values.
         raise UserError(f"{_where(path)}: {_one_line(error)}") from error
     return Recipe(path.stem, path, arguments, training, model, resolved)
 
@@ -218,7 +220,8 @@ def _converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, An
     if key in _REFUSED:
         raise UserError(f"{where}: {key!r} is no key of a recipe; set {_REFUSED[key]} instead.")
     if key not in fields:
-        raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
+        hint = did_you_mean(key, fields) or ", which is no field of RecipeArguments, NLPOConfig or TRL's ModelConfig."
+        raise UserError(f"{where}: unknown key {key!r}{hint}")
     hint, choices = fields[key]
     try:
         return convert(value, hint, choices)

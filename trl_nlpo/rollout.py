@@ -176,7 +176,7 @@ def sample_completions(
     completion_ids = output[:, prompt_ids.shape[1] :]
     lengths, ended = completion_lengths(completion_ids, sampling.stop_token_ids)
     if mask is not None and not sampling.stop_token_ids:
-        ended = torch.isin(completion_ids, torch.tensor(mask.always_allowed, device=device)).any(-1)
+        ended = torch.isin(completion_ids, torch.tensor(mask.always_allowed, dtype=torch.long, device=device)).any(-1)
     completion_mask = mask_from_lengths(lengths, completion_ids.shape[1])
     packed = actions.recorded_masks(completion_mask)
     sequences = Sequences(prompt_ids, prompt_mask, completion_ids, completion_mask, packed, actions.vocab_size)

@@ -58,7 +58,9 @@ def starting_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: P
         )
         return model.to(recipe.training.device)
     if getattr(_loaded("AutoConfig", name, recipe), "is_encoder_decoder", False):
-        raise UserError(f"{name} is an encoder-decoder model; only decoder-only models (GPT, Llama, Qwen, ...) are trained.")
+        raise UserError(
+            f"{name} is an encoder-decoder model; only decoder-only models (GPT, Llama, Qwen, ...) are trained."
+        )
     quantization = quantization_config_from(recipe.model)
     options: dict[str, Any] = {"dtype": recipe.model.dtype, "attn_implementation": recipe.model.attn_implementation}
     if quantization is not None:
@@ -89,7 +91,9 @@ def _texts(splits: Splits) -> list[str]:
     for row in splits.train:
         prompt = row["prompt"]
         if not isinstance(prompt, str):
-            raise UserError("A tokenizer trained on the spot has no chat template: set model_name_or_path for messages.")
+            raise UserError(
+                "A tokenizer trained on the spot has no chat template: set model_name_or_path for messages."
+            )
         texts.append(prompt)
         texts += [prompt + target_text(prompt, reference) for reference in row.get("references") or []]
     return texts

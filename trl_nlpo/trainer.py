@@ -166,6 +166,7 @@ class NLPOTrainer(TrainerPlumbing):
         if self.args.gradient_checkpointing or getattr(self.args, "activation_checkpointing", False):
             self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
         self.create_optimizer_and_scheduler(num_training_steps=self.plan.num_updates)
+        _check_optimizer(self.optimizer, self.model)
         self.model_wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.model.add_model_tags(self._tag_names)
 
@@ -187,14 +188,25 @@ class NLPOTrainer(TrainerPlumbing):
         """The policy, by TRL's name."""
         return self.policy_and_value.policy
 
+    @property
+    def value_model(self) -> nn.Module:
+        """The value function: a model of its own, or a head on the policy's backbone."""
+        return self.policy_and_value.value_model
+
     # The algorithm
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Train: collect, score, estimate, update, sync (paper, section 4).
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint folder, or True for the newest one under
                 `output_dir`.
+            trial, ignore_keys_for_eval: taken for the signature's sake of `transformers.Trainer`.
 
         Returns:
             `TrainOutput` with the number of updates, the mean policy loss and run-time metrics.
@@ -286,7 +298,9 @@ class NLPOTrainer(TrainerPlumbing):
         self.num_updates_done += 1
         self.masking_policy.policy_moved()
         self._learning_rate = self.lr_scheduler.get_last_lr()[0]
-        self.lr_scheduler.step()
+        # A scheduler that waits for a plateau is stepped by evaluations instead.
+        if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.lr_scheduler.step()
         return stats
 
     def adapt_kl_coef(self, estimates: Estimates) -> float:
@@ -429,6 +443,15 @@ def _check_arguments(
         raise UserError(
             "The tokenizer has no pad token: set one before training, for example "
             "tokenizer.pad_token = tokenizer.eos_token."
+        )
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) -> None:
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if model.shares_backbone and not any(id(parameter) in trained for parameter in model.value_model.parameters()):
+        raise UserError(
+            "The optimizer given does not train the value head, which the trainer made: pass a value_model of your own and "
+            "its parameters, or leave `optimizers` out."
         )
 
 

@@ -262,7 +262,7 @@ class TrainerPlumbing(TrainerBase):
 
     def _evaluate_and_track(self) -> None:
         """Evaluate, remember the best, and decide on saving where that depends on it."""
-        metrics = self.evaluate()
+        metrics = self._evaluate(trial=None, ignore_keys_for_eval=None)
         is_new_best = self._determine_best_metric(metrics=metrics, trial=None)
         if self.args.save_strategy == SaveStrategy.BEST:
             self.control.should_save = is_new_best

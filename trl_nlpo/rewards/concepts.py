@@ -14,7 +14,7 @@ _VOWELS = frozenset("aeiouy")
 class ConceptCoverage:
     """The share of a row's concepts that occur in its completion, regular inflections included.
 
-    coverage = |concepts found| / |concepts|, in [0, 1], each concept counted once, so that saying it twice pays nothing.
+    coverage = |concepts found| / |concepts|, in [0, 1], each counted once, so that saying one twice pays nothing.
 
     Args:
         column (`str`, defaults to `"concepts"`): the data set's column with a list of base forms (or one string).
@@ -24,8 +24,8 @@ class ConceptCoverage:
     concepts.
 
     Limits: English suffixes only (-s, -es, -ies, -d, -ed, -ied, -ing, doubled consonants, dropped e). Irregular forms
-    (ran, held, men) are not found, and a chance match is possible ("used" for "us"). A bare list of the concepts covers
-    them all: combine it with a reward for text that reads well, or lean on the KL penalty.
+    (ran, held, men) are not found, and a chance match is possible ("used" for "us"). A bare list of the concepts
+    covers them all: combine it with a reward for text that reads well, or lean on the KL penalty.
 
     Example:
         >>> ConceptCoverage()(completions=["Two dogs stopped."], concepts=[["dog", "stop", "ball"]])

@@ -17,8 +17,8 @@ class Rouge:
         column (`str`, defaults to `"references"`): the data set's column with a list of references (or one string).
         use_stemmer (`bool`, defaults to `True`): compare Porter stems. English only.
 
-    Called with `completions` and that column, it returns one number in [0, 1] per completion: 0 for an empty completion,
-    None ("does not apply") for a row without references.
+    Called with `completions` and that column, it returns one number in [0, 1] per completion: 0 for an empty
+    completion, None ("does not apply") for a row without references.
 
     Example:
         >>> Rouge("rouge1")(completions=["a cat sat"], references=[["the cat sat", "a dog"]])
@@ -34,7 +34,10 @@ class Rouge:
         references = require_column(columns, self.column, self.kind)
         scorer = _scorer(self.kind, self.use_stemmer)
         return [
-            max((scorer.score(target, completion_text(text))[self.kind].fmeasure for target in as_list(row)), default=None)
+            max(
+                (scorer.score(target, completion_text(text))[self.kind].fmeasure for target in as_list(row)),
+                default=None,
+            )
             for text, row in zip(completions, references, strict=True)
         ]
 
@@ -46,6 +49,6 @@ def _scorer(kind: str, use_stemmer: bool) -> Any:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
         raise UserError(
-            f"reward {kind!r} needs the package rouge-score: install it with `pip install \"trl-nlpo[metrics]\"`."
+            f'reward {kind!r} needs the package rouge-score: install it with `pip install "trl-nlpo[metrics]"`.'
         ) from None
     return RougeScorer([kind], use_stemmer=use_stemmer)

@@ -34,8 +34,8 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
     """A reward function by its name or dotted path.
 
     Args:
-        name (`str`): a built-in (`built_in_names()`), or `my_module.my_reward`: a function with TRL's signature, or a class
-            whose instances are one. Modules in the working directory are found, as in TRL's scripts.
+        name (`str`): a built-in (`built_in_names()`), or `my_module.my_reward`: a function with TRL's signature, or a
+            class whose instances are one. Modules in the working directory are found, as in TRL's scripts.
         options: arguments of the class, or fixed keywords of the function.
 
     Returns:
@@ -53,8 +53,8 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
         return _instantiate(_import(path, name), name, options, fixed)
     if "." not in name:
         raise UserError(
-            f"unknown reward {name!r}{did_you_mean(name, _BUILT_IN)}: take one of {', '.join(built_in_names())}, or the "
-            "dotted path of a function, such as my_module.my_reward."
+            f"unknown reward {name!r}{did_you_mean(name, _BUILT_IN)} Take one of {', '.join(built_in_names())}, or "
+            "the dotted path of a function, such as my_module.my_reward."
         )
     found = _import(name, name)
     if inspect.isclass(found):
@@ -67,7 +67,7 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
 def did_you_mean(word: str, known: Any) -> str:
     """`, did you mean 'x'?` for the nearest known word, or nothing."""
     # Case first: `rougel` is nearer to `rougeL` than difflib thinks.
-    lowered = {name.lower(): name for name in reversed(sorted(known))}
+    lowered = {name.lower(): name for name in sorted(known, reverse=True)}
     near = difflib.get_close_matches(word.lower(), list(lowered), n=1)
     return f", did you mean {lowered[near[0]]!r}?" if near else ""
 

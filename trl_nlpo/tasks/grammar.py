@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from functools import lru_cache
+from functools import cache
 
 
 class Grammar:
     """A context-free grammar without left recursion.
 
     Args:
-        rules (`dict[str, list[str]]`): what each symbol may be rewritten as. Symbols and words are separated by spaces; what
-            is no key of `rules` is a word.
+        rules (`dict[str, list[str]]`): what each symbol may be rewritten as. Symbols and words are separated by
+            spaces; what is no key of `rules` is a word.
 
     Example:
         >>> grammar = Grammar({"GREETING": ["hello NAME", "good morning NAME"], "NAME": ["Ann", "Bob"]})
@@ -34,12 +34,14 @@ class Grammar:
 
     def words(self) -> list[str]:
         """Every word of the language, sorted."""
-        return sorted({part for options in self.rules.values() for option in options for part in option} - set(self.rules))
+        return sorted(
+            {part for options in self.rules.values() for option in options for part in option} - set(self.rules)
+        )
 
     def _ends(self, symbol: str, words: list[str]) -> frozenset[int]:
         """Where a rewriting of `symbol` from the first word on may end."""
 
-        @lru_cache(maxsize=None)
+        @cache
         def ends(part: str, start: int) -> frozenset[int]:
             if part not in self.rules:
                 return frozenset({start + 1}) if start < len(words) and words[start] == part else frozenset()

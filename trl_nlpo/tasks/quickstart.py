@@ -1,9 +1,9 @@
-"""The quickstart's task, offline: say how a day went on, pleasantly and in the grammar of the language it was learnt from.
+"""The quickstart's task, offline: say how a day went on, pleasantly and in the language that was learnt.
 
-A sentence of this little language has a neutral opening, the prompt ("On Sunday our old uncle walked to the market"), and a
-rest, the reference ("and ate some stale bread, but the weather was lovely, so he felt proud."). Each rest holds three
-judging words, which are pleasant or unpleasant with equal chances, and agrees with its subject (she, he, they).
-Supervised learning copies the language, unpleasant half included; reinforcement has the other half to win.
+A sentence of this little language has a neutral opening, the prompt ("On Sunday our old uncle walked to the market"),
+and a rest, the reference ("and ate some stale bread, but the weather was lovely, so he felt very proud."). Each rest
+holds three judging words, which are pleasant or unpleasant with equal chances, and agrees with its subject (she, he,
+they). Supervised learning copies the language, unpleasant half included; reinforcement has the other half to win.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ class Grammatical:
 class PleasantSentence:
     """How pleasantly a sentence of the quickstart's language goes on, in [0, 1]; 0 for what is no sentence of it.
 
-    score = grammatical x |different pleasant words| / |judging words|, of the completion. An unpleasant word lowers it, and
-    so does a pleasant one said twice.
+    score = grammatical x |different pleasant words| / |judging words|, of the completion. An unpleasant word lowers
+    it, and so does a pleasant one said twice.
 
     Example:
         >>> prompt = "On Sunday my aunt went to the river"
