@@ -46,6 +46,8 @@ def one_update(subject: NLPOTrainer, batch=None):
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_ratio_is_one_in_the_first_minibatch_after_any_rollout(tmp_path, family, pad_is_eos, own_value_model):
+    if own_value_model and family in tiny.ENCODER_DECODER_FAMILIES:
+        pytest.skip("the value function of an encoder-decoder model is a head")
     subject = trainer(tmp_path, family, pad_is_eos, own_value_model)
     early_ends = 0
     for _ in range(3):  # with a fresh mask, an old one, and after a sync
@@ -95,7 +97,9 @@ def test_every_sampled_token_lies_in_its_mask_and_the_end_token_stays_legal(tmp_
         mask = rollout.token_mask
         chosen = mask.gather(-1, rollout.completion_ids.unsqueeze(-1)).squeeze(-1)
         assert chosen[rollout.completion_mask].all()
-        assert mask[rollout.completion_mask][:, 1].all()
+        free = rollout.completion_mask.clone()
+        free[:, 0] &= family != "bart"  # whose first token is forced
+        assert mask[free][:, 1].all()
         assert not mask[rollout.completion_mask].all()
         assert torch.isfinite(rollout.old_logprobs).all()
 
@@ -111,8 +115,10 @@ def test_masks_are_the_top_p_sets_of_the_masking_policy_before_and_after_a_sync(
             logits = completion_logits(masking_model, rollout.sequences(torch.arange(len(rollout))))
         expected = reference_top_p(scaled_logits(logits, 0.8), 0.6)
         expected[..., 1] = True
-        real = rollout.completion_mask
-        agreement = (rollout.token_mask[:, : real.shape[1]] == expected).float()[real].mean()
+        chosen_freely = rollout.completion_mask.clone()
+        if family == "bart":  # whose first and last tokens are forced
+            chosen_freely[:, [0, -1]] = False
+        agreement = (rollout.token_mask == expected).float()[chosen_freely].mean()
         assert agreement > 0.999  # a token whose mass sits on the bound may fall to either side by rounding
 
 
@@ -314,6 +320,32 @@ def test_the_kl_penalty_uses_unmasked_log_probabilities_of_policy_and_reference(
         real = rollout.completion_mask
         torch.testing.assert_close(logprobs[real], expected[real], atol=1e-5, rtol=1e-5)
     assert (rollout.old_logprobs > rollout.raw_logprobs + 1e-3)[real].any()
+
+
+@pytest.mark.parametrize("family", tiny.ENCODER_DECODER_FAMILIES)
+def test_an_encoder_runs_once_per_rollout_and_once_per_scoring_pass(tmp_path, family):
+    subject = trainer(tmp_path, family, gradient_accumulation_steps=1)
+    one_update(subject)
+    calls = {}
+    with subject.masking_policy.model() as masking_model:
+        models = {"policy": subject.policy_model, "reference": subject.ref_model, "mask": masking_model}
+    for name, model in models.items():
+        calls[name] = count_calls(model.get_encoder(), "forward")
+    batch = next(iter(subject.get_train_dataloader()))
+    rollout = subject.collect_rollout(batch)
+    # Sampling and scoring with the policy, stepping with the masking policy, scoring with the reference.
+    assert {name: counter.calls for name, counter in calls.items()} == {"policy": 2, "reference": 1, "mask": 1}
+    estimates = subject.estimate_advantages(rollout, subject.score_rollout(rollout))
+    subject.update_policy(rollout, estimates)
+    assert calls["policy"].calls == 2 + 2 * 2  # two epochs of two minibatches
+
+
+def test_forced_tokens_of_an_encoder_decoder_model_are_produced(tmp_path):
+    subject = trainer(tmp_path, "bart", mask_strategy="none")
+    rollout = subject.collect_rollout(next(iter(subject.get_train_dataloader())))
+    assert rollout.completion_ids[:, 0].eq(5).all()
+    assert rollout.ended.all()
+    assert rollout.old_logprobs[:, 0].eq(0).all()
 
 
 def test_a_pad_token_outside_the_embedding_is_never_shown_to_a_model(tmp_path):

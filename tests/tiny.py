@@ -7,13 +7,16 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    BartConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    T5Config,
 )
 
 VOCAB_SIZE = 41
@@ -37,7 +40,20 @@ CONFIGS = {
     ),
     "gpt_neox": lambda: GPTNeoXConfig(**_SHARED, **_SIZES, attention_dropout=0.1, hidden_dropout=0.1),
 }  # fmt: skip
-FAMILIES = list(CONFIGS)
+CAUSAL_FAMILIES = list(CONFIGS)
+CONFIGS |= {
+    "t5": lambda: T5Config(
+        d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.1, decoder_start_token_id=0, **_SHARED,
+    ),
+    "bart": lambda: BartConfig(
+        d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+        encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64, dropout=0.1, attention_dropout=0.1,
+        activation_dropout=0.1, encoder_layerdrop=0.1, decoder_layerdrop=0.1, decoder_start_token_id=1,
+        forced_eos_token_id=1, **_SHARED,
+    ),
+}  # fmt: skip
+ENCODER_DECODER_FAMILIES = ["t5", "bart"]
+FAMILIES = CAUSAL_FAMILIES + ENCODER_DECODER_FAMILIES
 
 
 def tokenizer(pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
@@ -51,11 +67,15 @@ def tokenizer(pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
 
 
 def policy(family: str = "gpt2", seed: int = 0, scale: float = 8.0) -> torch.nn.Module:
-    """A random causal model; `scale` sharpens its output layer, as an untrained one is close to uniform."""
+    """A random language model; `scale` sharpens its output layer, as an untrained one is close to uniform."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family]())
+    auto_model = AutoModelForSeq2SeqLM if family in ENCODER_DECODER_FAMILIES else AutoModelForCausalLM
+    model = auto_model.from_config(CONFIGS[family]())
+    if family == "bart":
+        model.generation_config.forced_bos_token_id = 5
     with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(scale)
+        # T5 starts from a standard deviation of 1 there, the others from 0.02.
+        model.get_output_embeddings().weight.mul_(scale / 60 if family == "t5" else scale)
     return model
 
 

@@ -11,10 +11,12 @@ import typer
 from . import __version__
 from .errors import UserError
 
+_INTERRUPTED = 130
+"""Exit code of a process that Ctrl-C ended, by the shell's convention."""
+
 app = typer.Typer(
     name="trl-nlpo",
     help="Reinforcement learning of text generators with a critic: PPO and NLPO for TRL.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -25,21 +27,25 @@ def main() -> None:
     # TRL's trainers send usage statistics; a run of ours does not. Set it to 0 to have them sent.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        app(standalone_mode=False)
+        # Commands return nothing; what comes back is the exit code of a `typer.Exit`.
+        code = app(standalone_mode=False) or 0
     except UserError as error:
-        print(f"trl-nlpo: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = _complain(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        print("trl-nlpo: interrupted.", file=sys.stderr)
-        sys.exit(130)
+        code = _INTERRUPTED
     except Exception as error:
         # Typer's own complaints (no such command, an option without a value) know how to say themselves.
         if not hasattr(error, "format_message"):
             raise
-        print(f"trl-nlpo: {error.format_message()}", file=sys.stderr)
-        sys.exit(2)
+        code = _complain(error.format_message(), 2)
+    if code == _INTERRUPTED:
+        _complain("interrupted.", code)
+    sys.exit(code)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"trl-nlpo: {' '.join(message.split())}", file=sys.stderr)
+    return code
 
 
 @app.command(
@@ -85,12 +91,15 @@ def recipes() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _version(
+def _no_command(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def _recipe_and_overrides(arguments: list[str], config: str | None) -> tuple[str, list[str]]:

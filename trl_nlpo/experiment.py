@@ -125,7 +125,7 @@ def _train_supervised(run: _Run, model: Any) -> None:
             learning_rate=arguments.supervised_learning_rate,
             per_device_train_batch_size=arguments.supervised_batch_size,
             completion_only_loss=True,
-            max_length=None,
+            max_length=getattr(model.config, "max_position_embeddings", None),
             seed=training.seed,
             bf16=training.bf16,
             fp16=training.fp16,

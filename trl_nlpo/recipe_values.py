@@ -10,6 +10,9 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+_MOST_NAMED = 12
+"""Choices that an error message lists; thirty optimizers would fill the screen."""
+
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 
@@ -93,10 +96,11 @@ def _choice(value: Any, choices: list[Any], optional: bool, members: Sequence[An
         return value
     if isinstance(value, str) and value.lower() == "none" and optional:
         return None
+    if len(choices) <= _MOST_NAMED:
+        raise WrongValueError(expected(members, choices))
     near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-    # Thirty optimizers would fill the screen.
-    names = choices if len(choices) <= 12 or not near else near
-    raise WrongValueError(expected(members, names))
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise WrongValueError(f"one of {len(choices)} names{hint}")
 
 
 def _required(value: None, optional: bool, members: Sequence[Any], choices: Sequence[Any]) -> None:

@@ -74,8 +74,11 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(name)
     values = read_yaml(path)
     environment = _environment(values.pop("env", None), path)
-    # Before torch and transformers are imported: they read some of these then.
-    os.environ.update(environment)
+    try:
+        # Before torch and transformers are imported: they read some of these then.
+        os.environ.update(environment)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{_where(path)}: env has a name or value that cannot be set ({error}).") from None
     given = {key: (value, _where(path)) for key, value in values.items()}
     for key, value in parse_overrides(overrides).items():
         given[key] = (value, "command line")
@@ -195,6 +198,7 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
         training = NLPOConfig(
             reward_weights=[reward.weight for reward in arguments.reward_specs], **_own(NLPOConfig, values)
         )
+        _check_together(arguments, model, training)
     except Exception as error:
         # transformers and TRL check fields with every kind of exception; all of them are about the values.
         raise UserError(f"{_where(path)}: {_one_line(error)}") from error
@@ -247,6 +251,14 @@ def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
     if str(values.get("algorithm", "")).endswith("ppo"):
         found["mask_strategy"] = "none"
     return found
+
+
+def _check_together(arguments: RecipeArguments, model: ModelConfig, training: NLPOConfig) -> None:
+    """What no part can see alone."""
+    if model.use_peft and model.model_name_or_path is None and not arguments.has_supervised_stage:
+        raise UserError("use_peft needs a model to adapt: set model_name_or_path, or add a supervised stage.")
+    if training.push_to_hub and arguments.reinforcement is None:
+        raise UserError(f"push_to_hub needs a reinforced model; algorithm {arguments.algorithm!r} makes none.")
 
 
 def _own(cls: type, values: dict[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class Rollout(Completions):
         packed_token_mask (`(B, T, ceil(V / 8))` uint8, *optional*): the tokens that were allowed at each position, a
             bit a token (`functional.masking.pack_mask`); None: all were.
         vocab_size (`int`): V.
+        prompts_apart (`bool`): True where prompts go to an encoder of their own.
 
     All `(B, T)` tensors are 0 on padding.
     """
@@ -84,6 +85,7 @@ class Rollout(Completions):
     values: torch.Tensor
     packed_token_mask: torch.Tensor | None
     vocab_size: int
+    prompts_apart: bool = False
 
     @property
     def token_mask(self) -> torch.Tensor | None:
@@ -101,6 +103,7 @@ class Rollout(Completions):
             prompt_mask,
             self.completion_ids[rows].masked_fill(~completion_mask, 0),
             completion_mask,
+            self.prompts_apart,
             None if self.packed_token_mask is None else self.packed_token_mask[rows],
             self.vocab_size,
         ).trimmed()
@@ -114,6 +117,7 @@ class Sequences:
     prompt_mask: torch.Tensor
     completion_ids: torch.Tensor
     completion_mask: torch.Tensor
+    prompts_apart: bool = False
     packed_token_mask: torch.Tensor | None = None
     vocab_size: int = 0
 

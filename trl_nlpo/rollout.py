@@ -25,7 +25,8 @@ from .functional.logprobs import (
 from .functional.masking import allow_tokens, pack_mask, top_k_mask, top_p_mask
 from .functional.sequences import completion_lengths, left_pad, mask_from_lengths, right_pad
 from .masking_policy import MaskingPolicy
-from .models.policy_and_value import PolicyAndValue, step_inputs
+from .models.inputs import StepwiseLogits, forced_tokens, is_encoder_decoder, prompt_inputs
+from .models.policy_and_value import PolicyAndValue
 from .records import Completions, PromptBatch, Rollout, Sequences
 from .sampling import MaskSettings, SamplingSettings, action_logprobs
 
@@ -100,6 +101,7 @@ def collect_rollout(
         values=values,
         packed_token_mask=None if masks[0] is None else right_pad([m for m in masks if m is not None], 255),
         vocab_size=samples[0].sequences.vocab_size,
+        prompts_apart=samples[0].sequences.prompts_apart,
     )
 
 
@@ -152,7 +154,7 @@ def sample_completions(
     """Sample one completion per prompt with `generate`; under the mask when one is given.
 
     Args:
-        policy: a causal language model, in evaluation mode.
+        policy: a language model, in evaluation mode.
         prompts: B rows of token ids.
         sampling ([`SamplingSettings`]): how.
         mask ([`MaskSettings`], *optional*), masking_policy ([`MaskingPolicy`], *optional*): what may be sampled. None:
@@ -163,23 +165,26 @@ def sample_completions(
     """
     device = next(policy.parameters()).device
     prompt_ids, prompt_mask = (tensor.to(device) for tensor in left_pad(prompts, 0))
-    actions = _ActionSampler(prompt_ids, prompt_mask, sampling, mask, masking_policy)
+    prompts_apart = is_encoder_decoder(policy)
+    forced = forced_tokens(policy)
+    actions = _ActionSampler(prompt_ids, prompt_mask, prompts_apart, sampling, mask, masking_policy, bool(forced))
     # What stands behind a stop token is filling; a stop token is in every vocabulary, which a pad token need not be.
-    config = sampling.generation_config(pad_token_id=(*sampling.stop_token_ids, 0)[0])
+    config = sampling.generation_config(pad_token_id=(*sampling.stop_token_ids, 0)[0], forced_tokens=forced)
     with _generation_config(policy, config):
         output = policy.generate(
-            input_ids=prompt_ids,
-            attention_mask=prompt_mask.long(),
+            **prompt_inputs(policy, prompt_ids, prompt_mask),
             generation_config=config,
             logits_processor=LogitsProcessorList([actions] if sampling.do_sample else []),
         )
-    completion_ids = output[:, prompt_ids.shape[1] :]
+    completion_ids = output[:, actions.prefix_width :]
     lengths, ended = completion_lengths(completion_ids, sampling.stop_token_ids)
     if mask is not None and not sampling.stop_token_ids:
         ended = torch.isin(completion_ids, torch.tensor(mask.always_allowed, dtype=torch.long, device=device)).any(-1)
     completion_mask = mask_from_lengths(lengths, completion_ids.shape[1])
     packed = actions.recorded_masks(completion_mask)
-    sequences = Sequences(prompt_ids, prompt_mask, completion_ids, completion_mask, packed, actions.vocab_size)
+    sequences = Sequences(
+        prompt_ids, prompt_mask, completion_ids, completion_mask, prompts_apart, packed, actions.vocab_size
+    )
     return Sample(sequences, ended)
 
 
@@ -194,15 +199,21 @@ class _ActionSampler(LogitsProcessor):
         self,
         prompt_ids: torch.Tensor,
         prompt_mask: torch.Tensor,
+        prompts_apart: bool,
         sampling: SamplingSettings,
         mask: MaskSettings | None,
         masking_policy: MaskingPolicy | None,
+        forces_tokens: bool,
     ):
-        self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask
+        # `generate` gives prompt and completion of a causal model in one row; of an encoder-decoder model it gives what
+        # the decoder has, which begins with its start token.
+        self.prefix_width = 1 if prompts_apart else prompt_ids.shape[1]
+        self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask & (not prompts_apart)
         self.sampling = sampling
         self.mask = mask if mask is not None and mask.is_active else None
-        self.masking = MaskingLogits(masking_policy, prompt_mask) if self.mask and masking_policy else None
-        self.records = mask is not None and (self.mask is not None or sampling.restricts_tokens)
+        self.masking_policy = masking_policy
+        self.masking_logits = StepwiseLogits(prompt_ids, prompt_mask)
+        self.records = mask is not None and (self.mask is not None or sampling.restricts_tokens or forces_tokens)
         self.warpers = sampling.logits_warpers(prompt_ids.device)
         self.vocab_size = 0
         self._packed: list[torch.Tensor] = []
@@ -229,7 +240,7 @@ class _ActionSampler(LogitsProcessor):
         return packed.masked_fill(~completion_mask.unsqueeze(-1), 255)
 
     def _seen(self, input_ids: torch.Tensor) -> torch.Tensor:
-        completion_ids = input_ids[:, self.prompt_ids.shape[1] :]
+        completion_ids = input_ids[:, self.prefix_width :]
         first = first_occurrences(self.prompt_ids, self.prompt_mask, completion_ids, self.vocab_size)
         return first < completion_ids.shape[1]
 
@@ -237,46 +248,17 @@ class _ActionSampler(LogitsProcessor):
         self, mask: MaskSettings, input_ids: torch.Tensor, scores: torch.Tensor, legal: torch.Tensor
     ) -> torch.Tensor:
         """The masking policy's set among the legal tokens, so that a mask never leaves a position without any."""
-        logits = scores.float() if self.masking is None else self.masking.next_logits(input_ids, scores)
+        logits = scores.float()
+        # Right after a sync the masking policy is the policy, and nothing needs to be computed twice.
+        if self.masking_policy is not None and not self.masking_policy.is_current:
+            with self.masking_policy.model() as masking_model:
+                logits = self.masking_logits.next_logits(masking_model, input_ids)
         logits = scaled_logits(apply_token_mask(logits, legal), self.sampling.temperature)
         if mask.strategy == "top_p":
             allowed = top_p_mask(logits, mask.top_p, mask.min_tokens)
         else:
             allowed = top_k_mask(logits, max(mask.top_k or 1, mask.min_tokens))
         return allow_tokens(allowed, mask.always_allowed)
-
-
-class MaskingLogits:
-    """The masking policy's logits, stepped along beside the policy's generation with a cache of its own.
-
-    Right after a sync the masking policy is the policy, so the policy's own logits are taken and nothing is computed
-    twice.
-
-    Args:
-        masking_policy ([`MaskingPolicy`]): whose logits.
-        prompt_mask (`(B, P)` bool): True = real prompt token.
-    """
-
-    def __init__(self, masking_policy: MaskingPolicy, prompt_mask: torch.Tensor):
-        self.masking_policy = masking_policy
-        self.prompt_mask = prompt_mask
-        self._cache: Any = None
-        self._cached = 0
-
-    def next_logits(self, input_ids: torch.Tensor, policy_logits: torch.Tensor) -> torch.Tensor:
-        """Logits `(B, V)` of the token after `input_ids` `(B, P + t)`; tokens of earlier calls are in the cache."""
-        if self.masking_policy.is_current:
-            return policy_logits.float()
-        new_tokens = input_ids.shape[1] - self.prompt_mask.shape[1]
-        attention_mask = torch.cat([self.prompt_mask, self.prompt_mask.new_ones(len(input_ids), new_tokens)], dim=1)
-        with self.masking_policy.model() as model:
-            output = model(
-                **step_inputs(model, input_ids, attention_mask, self._cached),
-                past_key_values=self._cache,
-                use_cache=True,
-            )
-        self._cache, self._cached = output.past_key_values, input_ids.shape[1]
-        return output.logits[:, -1].float()
 
 
 @contextlib.contextmanager

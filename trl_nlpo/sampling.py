@@ -123,7 +123,7 @@ class SamplingSettings:
                 processors.append(warper(**kwargs))
         return processors
 
-    def generation_config(self, pad_token_id: int) -> GenerationConfig:
+    def generation_config(self, pad_token_id: int, forced_tokens: Mapping[str, Any]) -> GenerationConfig:
         """What `generate` is left to do: everything but temperature, mask and warpers when sampling."""
         left_to_generate: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         if not self.do_sample:
@@ -134,7 +134,7 @@ class SamplingSettings:
             eos_token_id=list(self.stop_token_ids) or None,
             pad_token_id=pad_token_id,
             **left_to_generate,
-            **self.generation_fields,
+            **{**forced_tokens, **self.generation_fields},
         )
 
 
@@ -230,9 +230,9 @@ def action_logprobs(
         two tensors of shape `(B, T)`.
     """
     if sampling.repetition_penalty != 1.0:
-        first = first_occurrences(
-            sequences.prompt_ids, sequences.prompt_mask, sequences.completion_ids, logits.shape[-1]
-        )
+        # What an encoder reads is not repeated by the decoder.
+        in_row = sequences.prompt_mask & (not sequences.prompts_apart)
+        first = first_occurrences(sequences.prompt_ids, in_row, sequences.completion_ids, logits.shape[-1])
         steps = torch.arange(sequences.width, device=logits.device)
         seen = first[:, None, :] < steps[None, :, None]
         logits = penalize_repetition(logits.float(), seen, sampling.repetition_penalty)

@@ -21,6 +21,7 @@ from .evaluation import decoder, prompt_tokenizer
 from .functional.rewards import adapt_kl_coef
 from .masking_policy import MaskingPolicy, frozen_copy
 from .models.dropout import disable_dropout
+from .models.inputs import is_encoder_decoder
 from .models.policy_and_value import PolicyAndValue, completion_logits
 from .models.reward_model import as_reward_functions
 from .prompts import PromptDataset, collate_prompts
@@ -409,12 +410,14 @@ def longest_prompt(policy: Any, max_new_tokens: int) -> int | None:
     context = getattr(policy.config, "max_position_embeddings", None)
     if not isinstance(context, int) or context <= 0:
         return None
+    # An encoder and its decoder have the context each for themselves.
+    taken = 0 if is_encoder_decoder(policy) else max_new_tokens
     if max_new_tokens >= context:
         raise UserError(
             f"response_length is {max_new_tokens}, but the model's context has only {context} tokens for prompt and "
             "completion: lower response_length."
         )
-    return context - max_new_tokens
+    return context - taken
 
 
 def _check_arguments(
@@ -425,10 +428,6 @@ def _check_arguments(
     if not isinstance(model, nn.Module):
         raise UserError(
             f"model must be a loaded model, not {type(model).__name__}: use AutoModelForCausalLM.from_pretrained."
-        )
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UserError(
-            f"{type(model).__name__} is an encoder-decoder model; this version trains causal language models only."
         )
     if ref_model is model:
         raise UserError(

@@ -23,6 +23,18 @@ def left_pad(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Te
     return ids, mask
 
 
+def flush_left(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows padded on the left as rows padded on the right: `[[pad, 7], [5, 6]]` gives `[[7, pad], [5, 6]]`.
+
+    Args:
+        ids, mask (`(B, P)` long / bool): True = real token.
+    """
+    width = ids.shape[1]
+    shift = width - mask.sum(-1, keepdim=True)
+    order = (torch.arange(width, device=ids.device) + shift) % width
+    return ids.gather(1, order), mask.gather(1, order)
+
+
 def right_pad(tensors: Sequence[torch.Tensor], value: float, length: int | None = None) -> torch.Tensor:
     """Stack chunks `(b_i, T_i, ...)` into `(sum b_i, T, ...)`, right-padded with `value`."""
     length = length if length is not None else max(tensor.shape[1] for tensor in tensors)

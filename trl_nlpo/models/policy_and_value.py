@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..functional.sequences import position_ids_from
 from ..records import Sequences
+from .inputs import completion_inputs, is_encoder_decoder, joined, joined_inputs
 
 
 class ValueHead(nn.Linear):
@@ -41,7 +40,7 @@ class PolicyAndValue(nn.Module):
     """What the optimizer trains.
 
     Attributes:
-        policy: the causal language model (or PEFT model).
+        policy: the language model (or PEFT model), causal or encoder-decoder.
         value_model: a [`ValueHead`] on the policy's backbone, or a model of its own with a scalar `score` head, as
             `AutoModelForSequenceClassification` builds it.
     """
@@ -51,7 +50,7 @@ class PolicyAndValue(nn.Module):
         self.policy: Any = policy
         self.value_model: Any = ValueHead.for_policy(policy) if value_model is None else value_model
         self.config = policy.config
-        check_value_model(self.value_model)
+        check_value_model(policy, self.value_model)
 
     @property
     def shares_backbone(self) -> bool:
@@ -94,14 +93,14 @@ def output_layer(policy: Any) -> Any:
     if layer is None:
         raise UserError(
             f"{type(policy).__name__} is no language model: it has no output layer over the vocabulary. Load it with "
-            "AutoModelForCausalLM."
+            "AutoModelForCausalLM or AutoModelForSeq2SeqLM."
         )
     return layer
 
 
 def completion_logits(model: Any, sequences: Sequences) -> torch.Tensor:
     """Logits `(B, T, V)` that predict each completion token, in one pass over prompt and completion."""
-    return model(**_causal_inputs(model, sequences)).logits[:, -sequences.width :]
+    return model(**completion_inputs(model, sequences)).logits[:, -sequences.width :]
 
 
 def completion_logits_and_hidden(model: Any, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,37 +110,27 @@ def completion_logits_and_hidden(model: Any, sequences: Sequences) -> tuple[torc
     return logits, captured[-1][:, -sequences.width :]
 
 
-def step_inputs(model: Any, ids: torch.Tensor, attention_mask: torch.Tensor, num_cached: int) -> dict[str, Any]:
-    """Inputs of one step of cached decoding: the tokens of `ids` `(B, L)` that are not in the cache yet."""
-    parameters = _forward_parameters(model)
-    inputs = {
-        "input_ids": ids[:, num_cached:].masked_fill(~attention_mask[:, num_cached:], 0),
-        "attention_mask": attention_mask.long(),
-        "return_dict": True,
-    }
-    if "position_ids" in parameters:
-        inputs["position_ids"] = position_ids_from(attention_mask)[:, num_cached:]
-    if "logits_to_keep" in parameters:
-        inputs["logits_to_keep"] = 1
-    return inputs
-
-
 def completion_values(value_model: Any, sequences: Sequences) -> torch.Tensor:
     """Values `(B, T)` from a model with a backbone and a scalar `score` head."""
-    hidden = backbone_hidden_states(value_model, *_joined(sequences))
+    hidden = backbone_hidden_states(value_model, *joined(sequences))
     return value_model.score(hidden[:, -sequences.width :]).squeeze(-1).float()
 
 
 def backbone_hidden_states(model: Any, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Last hidden states `(B, L, H)` of the backbone below a sequence classifier's head."""
     backbone = getattr(model, model.base_model_prefix)
-    return backbone(**_model_inputs(backbone, ids, attention_mask))[0]
+    return backbone(**joined_inputs(backbone, ids, attention_mask))[0]
 
 
-def check_value_model(value_model: Any) -> None:
-    """Raise a `UserError` for a value model of a kind that cannot be read."""
+def check_value_model(policy: Any, value_model: Any) -> None:
+    """Raise a `UserError` for a value model of a kind that cannot be read, or that does not fit the policy."""
     if isinstance(value_model, ValueHead):
         return
+    if is_encoder_decoder(policy):
+        raise UserError(
+            "value_model cannot be given with an encoder-decoder policy, whose value function is a head on its decoder: "
+            "pass None."
+        )
     prefix = getattr(value_model, "base_model_prefix", None)
     if not prefix or not hasattr(value_model, prefix) or not hasattr(value_model, "score"):
         raise UserError(
@@ -149,39 +138,12 @@ def check_value_model(value_model: Any) -> None:
             "with AutoModelForSequenceClassification.from_pretrained(..., num_labels=1), or pass None for a head on "
             "the policy."
         )
-
-
-def _joined(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompt and completion in one row, less the last token, which predicts nothing that is asked for."""
-    ids = torch.cat([sequences.prompt_ids, sequences.completion_ids], dim=1)[:, :-1]
-    mask = torch.cat([sequences.prompt_mask, sequences.completion_mask], dim=1)[:, :-1]
-    return ids, mask
-
-
-def _causal_inputs(model: Any, sequences: Sequences) -> dict[str, Any]:
-    inputs = _model_inputs(model, *_joined(sequences))
-    if "logits_to_keep" in _forward_parameters(model):
-        inputs["logits_to_keep"] = sequences.width
-    return inputs
-
-
-def _model_inputs(model: Any, ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, Any]:
-    # A pad token may lie outside the embedding, as one that was added to the tokenizer only; what stands on masked
-    # positions is never looked at, so any id of the vocabulary does.
-    inputs = {
-        "input_ids": ids.masked_fill(~attention_mask, 0),
-        "attention_mask": attention_mask.long(),
-        "use_cache": False,
-        "return_dict": True,
-    }
-    if "position_ids" in _forward_parameters(model):
-        inputs["position_ids"] = position_ids_from(attention_mask)
-    return inputs
-
-
-def _forward_parameters(model: Any) -> set[str]:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return set(inspect.signature(base.forward).parameters)
+    sizes = [model.get_input_embeddings().weight.shape[0] for model in (policy, value_model)]
+    if sizes[1] < sizes[0]:
+        raise UserError(
+            f"value_model knows {sizes[1]} tokens and the policy {sizes[0]}: it must have the policy's vocabulary, as it "
+            "reads the policy's tokens."
+        )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,92 @@
+"""Names, dotted paths and options of rewards, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from trl_nlpo.errors import UserError
+from trl_nlpo.rewards import built_in_names, get_reward
+
+MODULE = '''
+import json
+
+LIMIT = 3
+
+def my_reward(completions, bonus=0.0, **kwargs):
+    return [float(len(text)) + bonus for text in completions]
+
+class Scaled:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, completions, **kwargs):
+        return [self.scale * len(text) for text in completions]
+'''
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    (tmp_path / "own_rewards.py").write_text(MODULE)
+    (tmp_path / "broken_rewards.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.chdir(tmp_path)
+    return "own_rewards"
+
+
+@pytest.mark.parametrize("name", built_in_names())
+def test_every_built_in_has_its_name_and_can_be_pickled(name):
+    reward = get_reward(name)
+    assert reward.__name__ == name
+    assert pickle.loads(pickle.dumps(reward)).__name__ == name
+
+
+@pytest.mark.parametrize("name", built_in_names())
+def test_every_built_in_gives_one_number_in_0_to_1_for_empty_text_and_several_references(name):
+    rows = {
+        "prompts": ["On Sunday my aunt went to the river", "On Sunday my aunt went to the river"],
+        "completions": ["", " and met a loyal dog, but the sky was mild, so she was happy."],
+        "completion_ids": [[], [1, 2]],
+        "references": [["a dog", "a cat"], ["a dog", "a cat"]],
+        "concepts": [["dog", "cat"], ["dog", "cat"]],
+        "trainer_state": None,
+    }
+    values = get_reward(name)(**rows)
+    assert len(values) == 2
+    assert values[0] == 0.0
+    assert all(0.0 <= value <= 1.0 for value in values)
+
+
+def test_a_dotted_path_finds_a_function_in_the_working_directory(own_module):
+    assert get_reward("own_rewards.my_reward")(completions=["abc"]) == [3.0]
+
+
+def test_options_are_passed_to_functions_and_classes(own_module):
+    assert get_reward("own_rewards.my_reward", bonus=1.0)(completions=["abc"]) == [4.0]
+    assert get_reward("own_rewards.Scaled", scale=2)(completions=["abc"]) == [6]
+    assert get_reward("rougeL", use_stemmer=False)(completions=["kill"], references=[["killed"]]) == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("rougel", {}, "unknown reward 'rougel', did you mean 'rougeL'"),
+        ("concept_covrage", {}, "did you mean 'concept_coverage'"),
+        ("xyz", {}, "unknown reward 'xyz'.*concept_coverage, .*rougeL"),
+        ("rougeL", {"stemer": True}, "has no option 'stemer'.*use_stemmer"),
+        ("rougeL", {"kind": "rouge1"}, "has no option 'kind'"),
+        ("no_such_module.reward", {}, "there is no module 'no_such_module'"),
+        ("own_rewards.my_rewad", {}, "own_rewards has no 'my_rewad', did you mean 'my_reward'"),
+        ("own_rewards.LIMIT", {}, "is int, not a function"),
+        ("own_rewards.Scaled", {}, "needs an option: write .*scale"),
+    ],
+)
+def test_a_wrong_name_or_option_is_one_line_that_says_what_to_do(own_module, name, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        get_reward(name, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_a_users_module_misses_keeps_its_traceback(own_module):
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        get_reward("broken_rewards.reward")

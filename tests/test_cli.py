@@ -1,0 +1,164 @@
+"""The command line: thin, quick to help, and a user's mistake is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from trl_nlpo import __version__, cli
+from trl_nlpo.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+runner = CliRunner()
+
+
+def command(*words, cwd=None):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "trl_nlpo", *words], capture_output=True, text=True, env=environment, cwd=cwd, timeout=120
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"dataset_name": "quickstart", "rewards": ["grammatical"], "seed": 1}))
+    return path
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Recipes that `run` would have run."""
+    from trl_nlpo import experiment
+
+    recipes = []
+    monkeypatch.setattr(experiment, "run_experiment", recipes.append)
+    return recipes
+
+
+def main(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["trl-nlpo", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["run", "no_such_recipe"], "recipe 'no_such_recipe' is not there"),
+        (["run", "quickstart", "--learnin_rate", "1"], "unknown key 'learnin_rate', did you mean 'learning_rate'?"),
+        (["run"], "no recipe"),
+        (["rum"], "No such command 'rum'"),
+        (["run", "quickstart", "--config"], "requires an argument"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(words, part):
+    result = command(*words)
+    assert result.returncode == 2
+    assert part in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch, recipe):
+    from trl_nlpo import experiment
+
+    def bug(recipe):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(experiment, "run_experiment", bug)
+    monkeypatch.setattr(sys, "argv", ["trl-nlpo", "run", str(recipe)])
+    with pytest.raises(KeyError, match="ours"):
+        cli.main()
+
+
+def test_a_users_mistake_during_the_run_is_one_line_too(monkeypatch, recipe, capsys):
+    from trl_nlpo import experiment
+
+    def mistake(recipe):
+        raise UserError("first\nsecond")
+
+    monkeypatch.setattr(experiment, "run_experiment", mistake)
+    assert main(monkeypatch, "run", recipe) == 2
+    assert capsys.readouterr().err == "trl-nlpo: first second\n"
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
+    from trl_nlpo import experiment
+
+    def interrupt(recipe):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run_experiment", interrupt)
+    assert main(monkeypatch, "run", recipe) == 130
+    assert capsys.readouterr().err == "trl-nlpo: interrupted.\n"
+
+
+def test_help_is_quick_because_it_imports_neither_torch_nor_transformers():
+    start = time.perf_counter()
+    result = command("--help")
+    assert result.returncode == 0
+    assert "run" in result.stdout
+    assert time.perf_counter() - start < 5
+    probe = "import sys, trl_nlpo.cli; print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_version_and_env_tell_what_is_installed():
+    assert runner.invoke(cli.app, ["--version"]).stdout.strip() == __version__
+    lines = runner.invoke(cli.app, ["env"]).stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "python", "trl-nlpo", "trl", "torch", "transformers", "peft", "accelerate", "datasets", "device",
+    ]  # fmt: skip
+
+
+def test_recipes_are_listed_with_what_they_are():
+    listed = runner.invoke(cli.app, ["recipes"]).stdout
+    assert "quickstart" in listed
+    assert "commongen" in listed
+    assert all(len(line.split(None, 1)[1]) > 20 for line in listed.splitlines())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "RECIPE", "--learning_rate", "0.5", "--seed=7"],
+        ["run", "--config", "RECIPE", "--learning_rate", "0.5", "--seed=7"],
+        ["run", "--learning_rate", "0.5", "--config", "RECIPE", "--seed", "7"],
+        ["run", "--config=RECIPE", "--learning-rate", "0.5", "--seed", "7"],
+    ],
+)
+def test_recipe_and_overrides_are_told_apart_wherever_they_stand(recipe, ran, words):
+    result = runner.invoke(cli.app, [word.replace("RECIPE", str(recipe)) for word in words])
+    assert result.exit_code == 0, result.output
+    assert (ran[0].training.learning_rate, ran[0].training.seed) == (0.5, 7)
+
+
+def test_two_recipes_are_one_too_many(recipe, ran):
+    result = runner.invoke(cli.app, ["run", str(recipe), "--config", str(recipe)])
+    assert isinstance(result.exception, UserError)
+    assert "two recipes" in str(result.exception)
+
+
+def test_a_dry_run_prints_the_resolved_recipe_and_runs_nothing(recipe, ran):
+    result = runner.invoke(cli.app, ["run", str(recipe), "--dry-run", "--seed", "3"])
+    assert result.exit_code == 0, result.output
+    assert not ran
+    assert yaml.safe_load(result.stdout)["seed"] == 3
+
+
+def test_a_dry_run_finds_a_reward_that_does_not_exist(recipe):
+    result = runner.invoke(cli.app, ["run", str(recipe), "--dry-run", "--rewards", "rougel"])
+    assert isinstance(result.exception, UserError)
+    assert "did you mean 'rougeL'" in str(result.exception)

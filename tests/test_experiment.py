@@ -1,0 +1,223 @@
+"""A recipe from its file to a finished run folder, in miniature."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trl_nlpo import experiment
+from trl_nlpo.errors import UserError
+from trl_nlpo.experiment import run_experiment
+from trl_nlpo.recipes import load_recipe
+from trl_nlpo.run_folder import RunFolder
+
+TINY = {
+    "algorithm": "supervised+nlpo",
+    "dataset_name": "quickstart",
+    "max_train_samples": 32,
+    "max_eval_samples": 6,
+    "rewards": ["grammatical", {"name": "pleasant_sentence", "weight": 2}],
+    "model_type": "gpt2",
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 192,
+    "supervised_num_train_epochs": 1,
+    "supervised_learning_rate": 1e-3,
+    "supervised_batch_size": 8,
+    "response_length": 8,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 6,
+    "gradient_accumulation_steps": 1,
+    "num_ppo_epochs": 1,
+    "max_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "use_cpu": True,
+    "bf16": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tiny(**keys):
+    with open("tiny.yaml", "w") as file:
+        yaml.safe_dump({**TINY, **keys}, file)
+    return load_recipe("tiny.yaml")
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def stages(folder):
+    return json.loads((folder / "results.json").read_text())["stages"]
+
+
+def test_a_whole_run_leaves_model_recipe_metrics_results_and_samples(capsys):
+    folder = run_experiment(tiny())
+    printed = capsys.readouterr().out
+    names = ["zero-shot", "supervised", "supervised+nlpo"]
+    assert list(stages(folder)) == names
+    for metrics in stages(folder).values():
+        assert metrics["reward"] == pytest.approx(
+            metrics["rewards/grammatical/mean"] + 2 * metrics["rewards/pleasant_sentence/mean"]
+        )
+        assert metrics["perplexity"] > 1
+
+    samples = lines(folder / "samples.jsonl")
+    assert len(samples) == 6
+    assert list(samples[0]) == ["prompt", *names]
+    assert {"completion", "score", "grammatical", "pleasant_sentence"} <= set(samples[0]["supervised+nlpo"])
+
+    metrics = lines(folder / "metrics.jsonl")
+    assert {line["stage"] for line in metrics} == set(names)
+    trained = [line for line in metrics if line["stage"] == "supervised+nlpo"]
+    assert [line["step"] for line in trained if "reward" in line] == [1, 2]
+    assert [line["step"] for line in trained if "eval_reward" in line] == [1, 2]
+
+    for name in names:
+        assert name in printed
+    assert str(folder) in printed
+    command = next(line.strip() for line in printed.splitlines() if "from_pretrained" in line)
+    scope: dict = {}
+    exec(command, scope)
+    assert scope["model"].config.vocab_size <= 300
+
+
+def test_the_final_model_is_a_plain_one_that_differs_from_the_supervised(capsys):
+    folder = run_experiment(tiny())
+    supervised = AutoModelForCausalLM.from_pretrained(folder / "supervised")
+    final = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.decode(tokenizer("On Sunday")["input_ids"]) == "On Sunday"
+    assert any(
+        not torch.equal(a, b) for a, b in zip(supervised.parameters(), final.parameters(), strict=True)
+    )
+
+
+def test_the_resolved_recipe_reproduces_the_run(capsys):
+    first = run_experiment(tiny())
+    before = stages(first)
+    again = run_experiment(load_recipe(first / "recipe.yaml"))
+    assert again == first
+    for stage, metrics in stages(again).items():
+        assert metrics["reward"] == before[stage]["reward"]
+        assert metrics["perplexity"] == pytest.approx(before[stage]["perplexity"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "names", "model"),
+    [
+        ("zero_shot", ["zero-shot"], None),
+        ("supervised", ["zero-shot", "supervised"], "supervised"),
+        ("ppo", ["zero-shot", "ppo"], "."),
+    ],
+)
+def test_each_algorithm_has_its_stages(capsys, algorithm, names, model):
+    folder = run_experiment(tiny(algorithm=algorithm, max_steps=1))
+    assert list(stages(folder)) == names
+    if model is not None:
+        assert AutoModelForCausalLM.from_pretrained(folder / model) is not None
+    assert not (folder / "model.safetensors").exists() or algorithm == "ppo"
+
+
+def test_a_failure_keeps_what_earlier_stages_earned(monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise UserError("the trainer refuses")
+
+    monkeypatch.setattr(experiment, "NLPOTrainer", fail)
+    with pytest.raises(UserError, match="refuses"):
+        run_experiment(tiny())
+    folder = load_recipe("tiny.yaml").training.output_dir
+    from pathlib import Path
+
+    folder = Path(folder)
+    assert list(stages(folder)) == ["zero-shot", "supervised"]
+    assert AutoModelForCausalLM.from_pretrained(folder / "supervised") is not None
+    assert (folder / "recipe.yaml").is_file()
+    assert "What was finished is in" in capsys.readouterr().out
+
+
+def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, capsys):
+    real = experiment.NLPOTrainer
+
+    def fail(*args, **kwargs):
+        raise UserError("the trainer refuses")
+
+    monkeypatch.setattr(experiment, "NLPOTrainer", fail)
+    with pytest.raises(UserError, match="refuses"):
+        run_experiment(tiny())
+    monkeypatch.setattr(experiment, "NLPOTrainer", real)
+    monkeypatch.setattr(experiment, "_train_supervised", fail)
+    folder = run_experiment(tiny(resume_from_checkpoint="true"))
+    assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
+
+
+def test_an_adapter_is_trained_on_the_supervised_model_and_loads_with_peft(capsys):
+    folder = run_experiment(
+        tiny(use_peft=True, lora_r=2, lora_alpha=4, lora_target_modules=["c_attn"], max_steps=1, learning_rate=1e-2)
+    )
+    assert (folder / "adapter_model.safetensors").is_file()
+    command = next(line.strip() for line in capsys.readouterr().out.splitlines() if "from_pretrained" in line)
+    assert "AutoPeftModelForCausalLM" in command
+    scope: dict = {}
+    exec(command, scope)
+
+
+def test_a_model_and_tokenizer_can_come_from_a_folder(capsys):
+    first = run_experiment(tiny(algorithm="supervised"))
+    folder = run_experiment(
+        tiny(algorithm="nlpo", model_name_or_path=str(first / "supervised"), output_dir="second", max_steps=1)
+    )
+    assert stages(folder)["zero-shot"]["reward"] == stages(first)["supervised"]["reward"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"model_name_or_path": "./nowhere"}, "model_name_or_path './nowhere' cannot be loaded"),
+        ({"rewards": ["rougel"]}, "did you mean 'rougeL'"),
+        ({"dataset_name": "./nothing.jsonl"}, "is not there"),
+        ({"hidden_size": 15}, "hidden_size is 15"),
+    ],
+)
+def test_what_cannot_work_is_a_users_mistake(capsys, keys, message):
+    with pytest.raises(UserError, match=message):
+        run_experiment(tiny(**keys))
+
+
+def test_an_encoder_decoder_model_is_refused_by_name(tmp_path, capsys):
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    recipe = tiny(algorithm="supervised")
+    from trl_nlpo.starting_model import starting_model
+
+    with pytest.raises(UserError, match="encoder-decoder"):
+        starting_model(recipe, None, tmp_path / "t5")
+
+
+def test_results_of_a_stage_are_on_disk_at_once_and_infinity_is_null(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.log("supervised", 3, {"loss": math.inf, "epoch": 1.5})
+    (line,) = lines(tmp_path / "run" / "metrics.jsonl")
+    assert (line["stage"], line["step"], line["loss"], line["epoch"]) == ("supervised", 3, None, 1.5)
+    folder.add_result("zero-shot", {"reward": 0.5}, [{"prompt": "p", "completion": "c", "score": 0.5}], 0.0)
+    folder.add_result("supervised", {"reward": 0.7}, [{"prompt": "p", "completion": "d", "score": 0.7}], 2.0)
+    assert lines(tmp_path / "run" / "samples.jsonl") == [
+        {"prompt": "p", "zero-shot": {"completion": "c", "score": 0.5}, "supervised": {"completion": "d", "score": 0.7}}
+    ]
+    assert stages(tmp_path / "run")["supervised"] == {"reward": 0.7, "seconds": 2.0}
+    assert list(RunFolder(tmp_path / "run", resume=True).results) == ["zero-shot", "supervised"]
+    assert RunFolder(tmp_path / "run").results == {}
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

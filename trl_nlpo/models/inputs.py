@@ -1,0 +1,144 @@
+"""How prompts and completions become a model's inputs: causal and encoder-decoder models, whole rows and step by step."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from ..errors import UserError
+from ..functional.sequences import flush_left, position_ids_from
+from ..records import Sequences
+
+
+def is_encoder_decoder(model: Any) -> bool:
+    """Whether the prompt goes to an encoder of its own."""
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def decoder_start_token(model: Any) -> int:
+    """The token that an encoder-decoder model's completions start from.
+
+    Raises:
+        UserError: neither the generation settings nor the configuration name one.
+    """
+    for holder in (getattr(model, "generation_config", None), model.config):
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            token = getattr(holder, name, None)
+            if isinstance(token, int):
+                return token
+    raise UserError(
+        f"{type(model).__name__} does not say which token its decoder starts from: set config.decoder_start_token_id."
+    )
+
+
+def forced_tokens(model: Any) -> dict[str, Any]:
+    """The first and last tokens that an encoder-decoder model is made to produce (a language code, an end token)."""
+    if not is_encoder_decoder(model):
+        return {}
+    settings = {}
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        token = getattr(getattr(model, "generation_config", None), name, None)
+        token = getattr(model.config, name, None) if token is None else token
+        if token is not None:
+            settings[name] = token
+    return {"decoder_start_token_id": decoder_start_token(model), **settings}
+
+
+def prompt_inputs(model: Any, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Prompts `(B, P)`, padded on the left, as `generate` wants them: an encoder has its padding on the right."""
+    if is_encoder_decoder(model):
+        prompt_ids, prompt_mask = flush_left(prompt_ids, prompt_mask)
+    return {"input_ids": prompt_ids.masked_fill(~prompt_mask, 0), "attention_mask": prompt_mask.long()}
+
+
+def completion_inputs(model: Any, sequences: Sequences) -> dict[str, Any]:
+    """Inputs of one pass over prompt and completion whose last T logits predict the T completion tokens."""
+    if is_encoder_decoder(model):
+        B = len(sequences.completion_ids)
+        start = sequences.completion_ids.new_full((B, 1), decoder_start_token(model))
+        ids = sequences.completion_ids.masked_fill(~sequences.completion_mask, 0)
+        return {
+            **prompt_inputs(model, sequences.prompt_ids, sequences.prompt_mask),
+            "decoder_input_ids": torch.cat([start, ids[:, :-1]], dim=1),
+            "use_cache": False,
+            "return_dict": True,
+        }
+    inputs = joined_inputs(model, *joined(sequences))
+    if "logits_to_keep" in forward_parameters(model):
+        inputs["logits_to_keep"] = sequences.width
+    return inputs
+
+
+def joined(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompt and completion in one row, less the last token, which predicts nothing that is asked for."""
+    ids = torch.cat([sequences.prompt_ids, sequences.completion_ids], dim=1)[:, :-1]
+    mask = torch.cat([sequences.prompt_mask, sequences.completion_mask], dim=1)[:, :-1]
+    return ids, mask
+
+
+def joined_inputs(model: Any, ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, Any]:
+    """Rows `(B, L)` of a decoder-only model or backbone."""
+    # A pad token may lie outside the embedding, as one that was added to the tokenizer only; what stands on masked
+    # positions is never looked at, so any id of the vocabulary does.
+    inputs = {
+        "input_ids": ids.masked_fill(~attention_mask, 0),
+        "attention_mask": attention_mask.long(),
+        "use_cache": False,
+        "return_dict": True,
+    }
+    if "position_ids" in forward_parameters(model):
+        inputs["position_ids"] = position_ids_from(attention_mask)
+    return inputs
+
+
+def forward_parameters(model: Any) -> set[str]:
+    """Names that the model's (or its base model's) forward pass takes."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return set(inspect.signature(base.forward).parameters)
+
+
+class StepwiseLogits:
+    """A model's next-token logits for rows that grow by a token at a time, with a key-value cache.
+
+    The prompt is read once: by the encoder, or into the cache.
+
+    Args:
+        prompt_ids, prompt_mask (`(B, P)` long / bool): prompts padded on the left; True = real token.
+    """
+
+    def __init__(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor):
+        self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask
+        self._cache: Any = None
+        self._encoded: BaseModelOutput | None = None
+        self._num_cached = 0
+
+    def next_logits(self, model: Any, ids: torch.Tensor) -> torch.Tensor:
+        """Logits `(B, V)` of the token after `ids` `(B, L)`: prompt and completion, or what the decoder has so far."""
+        inputs = self._decoder_inputs(model, ids) if is_encoder_decoder(model) else self._causal_inputs(model, ids)
+        output = model(**inputs, past_key_values=self._cache, use_cache=True, return_dict=True)
+        self._cache, self._num_cached = output.past_key_values, ids.shape[1]
+        if is_encoder_decoder(model) and self._encoded is None:
+            self._encoded = BaseModelOutput(last_hidden_state=output.encoder_last_hidden_state)
+        return output.logits[:, -1].float()
+
+    def _causal_inputs(self, model: Any, ids: torch.Tensor) -> dict[str, Any]:
+        num_new = ids.shape[1] - self.prompt_mask.shape[1]
+        attention_mask = torch.cat([self.prompt_mask, self.prompt_mask.new_ones(len(ids), num_new)], dim=1)
+        inputs: dict[str, Any] = joined_inputs(model, ids, attention_mask)
+        del inputs["use_cache"], inputs["return_dict"]
+        for name in ("input_ids", "position_ids"):
+            if name in inputs:
+                inputs[name] = inputs[name][:, self._num_cached :]
+        if "logits_to_keep" in forward_parameters(model):
+            inputs["logits_to_keep"] = 1
+        return inputs
+
+    def _decoder_inputs(self, model: Any, ids: torch.Tensor) -> dict[str, Any]:
+        inputs: dict[str, Any] = prompt_inputs(model, self.prompt_ids, self.prompt_mask)
+        if self._encoded is not None:
+            del inputs["input_ids"]
+            inputs["encoder_outputs"] = self._encoded
+        return {**inputs, "decoder_input_ids": ids[:, self._num_cached :]}
