@@ -22,7 +22,12 @@ runner = CliRunner()
 def command(*words, cwd=None):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "trl_nlpo", *words], capture_output=True, text=True, env=environment, cwd=cwd, timeout=120
+        [sys.executable, "-m", "trl_nlpo", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd,
+        timeout=120,
     )
 
 
@@ -109,10 +114,10 @@ def test_help_is_quick_because_it_imports_neither_torch_nor_transformers():
     assert result.returncode == 0
     assert "run" in result.stdout
     assert time.perf_counter() - start < 5
-    probe = "import sys, trl_nlpo.cli; print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
+    probe = "import sys, trl_nlpo.cli; print({'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment, check=True)
-    assert loaded.stdout.strip() == "[]"
+    assert loaded.stdout.strip() == "set()"
 
 
 def test_version_and_env_tell_what_is_installed():

@@ -101,9 +101,7 @@ def test_the_final_model_is_a_plain_one_that_differs_from_the_supervised(capsys)
     final = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.decode(tokenizer("On Sunday")["input_ids"]) == "On Sunday"
-    assert any(
-        not torch.equal(a, b) for a, b in zip(supervised.parameters(), final.parameters(), strict=True)
-    )
+    assert any(not torch.equal(a, b) for a, b in zip(supervised.parameters(), final.parameters(), strict=True))
 
 
 def test_the_resolved_recipe_reproduces_the_run(capsys):
@@ -215,7 +213,11 @@ def test_results_of_a_stage_are_on_disk_at_once_and_infinity_is_null(tmp_path):
     folder.add_result("zero-shot", {"reward": 0.5}, [{"prompt": "p", "completion": "c", "score": 0.5}], 0.0)
     folder.add_result("supervised", {"reward": 0.7}, [{"prompt": "p", "completion": "d", "score": 0.7}], 2.0)
     assert lines(tmp_path / "run" / "samples.jsonl") == [
-        {"prompt": "p", "zero-shot": {"completion": "c", "score": 0.5}, "supervised": {"completion": "d", "score": 0.7}}
+        {
+            "prompt": "p",
+            "zero-shot": {"completion": "c", "score": 0.5},
+            "supervised": {"completion": "d", "score": 0.7},
+        }
     ]
     assert stages(tmp_path / "run")["supervised"] == {"reward": 0.7, "seconds": 2.0}
     assert list(RunFolder(tmp_path / "run", resume=True).results) == ["zero-shot", "supervised"]

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .errors import UserError
+from .models.adapters import load_adapter_weights, save_adapter
+from .models.policy_and_value import PolicyAndValue
 
 STATE_NAME = "nlpo_state.json"
 VALUE_FOLDER = "value_model"
@@ -17,15 +19,28 @@ VALUE_NAME = "value_model.safetensors"
 MASK_NAME = "masking_policy.safetensors"
 
 
-def save_value_model(value_model: Any, folder: str | Path) -> None:
-    """Write the value function into a subfolder of its own: `from_pretrained` loads a model, `safetensors` a head."""
+def save_value_function(module: PolicyAndValue, folder: str | Path) -> None:
+    """Write the value function into a subfolder of its own.
+
+    A model of its own is written as such, an adapter as PEFT writes it, both to be loaded by `from_pretrained`; a head
+    lies beside the adapter, or alone.
+    """
     target = Path(folder) / VALUE_FOLDER
     target.mkdir(parents=True, exist_ok=True)
-    if hasattr(value_model, "save_pretrained"):
-        value_model.save_pretrained(target)
-    # Shared tensors (tied weights) cannot be written twice, and the module's own names restore any kind of value
-    # model.
-    save_file(_separate(value_model.state_dict()), target / VALUE_NAME, metadata={"format": "pt"})
+    if module.value_adapter is not None:
+        save_adapter(module.policy, module.value_adapter, target)
+    if hasattr(module.value_model, "save_pretrained"):
+        module.value_model.save_pretrained(target)
+    # The module's own names restore any kind of value model.
+    save_file(_separate(module.value_model.state_dict()), target / VALUE_NAME, metadata={"format": "pt"})
+
+
+def load_value_function(module: PolicyAndValue, folder: str | Path) -> None:
+    """Restore what `save_value_function` wrote."""
+    source = Path(folder) / VALUE_FOLDER
+    if module.value_adapter is not None:
+        load_adapter_weights(module.policy, module.value_adapter, source)
+    module.value_model.load_state_dict(load_file(source / VALUE_NAME), strict=False)
 
 
 def save_run_state(folder: str | Path, trainer: Any) -> None:
@@ -50,7 +65,7 @@ def load_run_state(folder: str | Path, trainer: Any) -> None:
             f"{folder} cannot be resumed: it has no {STATE_NAME}. Give a checkpoint that NLPOTrainer wrote."
         )
     state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
-    trainer.policy_and_value.value_model.load_state_dict(load_file(folder / VALUE_FOLDER / VALUE_NAME), strict=False)
+    load_value_function(trainer.policy_and_value, folder)
     trainer.kl_coef = state["kl_coef"]
     if (folder / MASK_NAME).is_file():
         weights = load_file(folder / MASK_NAME)

@@ -16,13 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 from transformers.trainer_utils import get_last_checkpoint
 
-from ._trl import peft_config_from
 from .data import Splits, load_splits
 from .evaluation import evaluate_policy
 from .progress import show_progress
 from .recipes import Recipe, write_resolved
 from .run_folder import MetricsLog, RunFolder
-from .starting_model import starting_model, starting_tokenizer
+from .starting_model import adapter_config, starting_model, starting_tokenizer
 from .trainer import NLPOTrainer
 
 _WIDTH_OF_FILES = 119
@@ -138,7 +137,7 @@ def _train_supervised(run: _Run, model: Any) -> None:
         ),
         train_dataset=run.splits.supervised,
         processing_class=run.tokenizer,
-        peft_config=peft_config_from(run.recipe.model),
+        peft_config=adapter_config(run.recipe),
         callbacks=[MetricsLog(run.folder, "supervised")],
     )
     show_progress(trainer, "supervised")
@@ -164,7 +163,7 @@ def _reinforcement_stage(run: _Run, model: Any) -> None:
         train_dataset=run.splits.train,
         eval_dataset=run.splits.validation,
         callbacks=[MetricsLog(run.folder, name)],
-        peft_config=peft_config_from(recipe.model),
+        peft_config=adapter_config(recipe),
     )
     show_progress(trainer, name)
     trainer.train(resume_from_checkpoint=_checkpoint(run))

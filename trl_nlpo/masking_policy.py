@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .models.adapters import adapter_parameters, is_adapter_model
+
 
 def frozen_copy(model: Any) -> Any:
     """A copy of `model` that takes no gradient and stays in evaluation mode."""
@@ -19,16 +21,17 @@ def frozen_copy(model: Any) -> Any:
 class MaskingPolicy:
     """A copy of the policy's weights as they were at the last sync, and the schedule of syncs.
 
-    A plain model is copied whole. Of a PEFT model only the trained weights are copied: they are put in place of the
+    A plain model is copied whole. Of a PEFT model only the adapter is copied: its weights are put in place of the
     policy's for the time of a forward pass, so that both live on one base model.
 
     Args:
         policy: the policy; copied at once.
         sync_steps (`int`, *optional*): updates between two syncs (the paper's µ). None: never.
         masks (`bool`): False where nothing is ever masked (PPO): then there is no copy, and no memory for one.
+        adapter (`str`, *optional*): of a PEFT model, the adapter that is the policy; by default the active one.
     """
 
-    def __init__(self, policy: Any, sync_steps: int | None, masks: bool = True):
+    def __init__(self, policy: Any, sync_steps: int | None, masks: bool = True, adapter: str | None = None):
         self.policy = policy
         self.sync_steps = sync_steps
         self.masks = masks
@@ -36,7 +39,8 @@ class MaskingPolicy:
         """Updates since the last sync."""
         self.num_syncs = 0
         self._is_current = True
-        self._shares_base = hasattr(policy, "peft_config")
+        self._shares_base = is_adapter_model(policy)
+        self._adapter = adapter or (policy.active_adapter if self._shares_base else "")
         self._model = frozen_copy(policy) if masks and not self._shares_base else policy
         self._weights = self._trained_weights() if masks and self._shares_base else {}
 
@@ -96,11 +100,12 @@ class MaskingPolicy:
         self.age, self.num_syncs, self._is_current = age, num_syncs, age == 0
 
     def _trained_weights(self) -> dict[str, torch.Tensor]:
-        return {
-            name: parameter.detach().clone()
-            for name, parameter in self.policy.named_parameters()
-            if parameter.requires_grad
-        }
+        return frozen_adapter(self.policy, self._adapter)
+
+
+def frozen_adapter(policy: Any, name: str) -> dict[str, torch.Tensor]:
+    """The weights of one adapter as they are now, by their names in the model."""
+    return {full_name: weight.detach().clone() for full_name, weight in adapter_parameters(policy, name).items()}
 
 
 @contextlib.contextmanager

@@ -151,9 +151,9 @@ def _list(value: Any, hint: Any) -> list[Any]:
 
 
 def _as_list(value: Any) -> Any:
-    """A single value where only a list will do."""
-    parsed = _json(value, "[")
-    return parsed if isinstance(parsed, list) else [parsed]
+    """A single value where only a list will do, unless it is a list in JSON (or an attempt at one)."""
+    is_list = isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+    return value if is_list else [value]
 
 
 def _dict(value: Any, _: Any) -> dict[str, Any]:

@@ -109,13 +109,15 @@ def _evaluate(
     model: PolicyAndValue, sequences: Sequences, reference_logits: Logits, sampling: SamplingSettings
 ) -> tuple[torch.Tensor, ...]:
     """Old, raw and reference log-probabilities and values, each `(b, T)` and 0 on padding."""
-    logits, values = model(sequences)
+    logits, values = model(sequences, model.parts[0])
     ids, real = sequences.completion_ids, sequences.completion_mask
     old_logprobs, _ = action_logprobs(logits, sequences, sampling)
     raw_logprobs = old_logprobs
     if sequences.packed_token_mask is not None or sampling.repetition_penalty != 1.0:
         raw_logprobs = token_logprobs(scaled_logits(logits, sampling.temperature), ids)
     del logits
+    if values is None:
+        _, values = model(sequences, "value")
     ref_logprobs = token_logprobs(scaled_logits(reference_logits(sequences), sampling.temperature), ids)
     return tuple(torch.where(real, tensor, 0.0) for tensor in (old_logprobs, raw_logprobs, ref_logprobs, values))
 
@@ -205,8 +207,8 @@ class _ActionSampler(LogitsProcessor):
         masking_policy: MaskingPolicy | None,
         forces_tokens: bool,
     ):
-        # `generate` gives prompt and completion of a causal model in one row; of an encoder-decoder model it gives what
-        # the decoder has, which begins with its start token.
+        # `generate` gives prompt and completion of a causal model in one row; of an encoder-decoder model it gives
+        # what the decoder has, which begins with its start token.
         self.prefix_width = 1 if prompts_apart else prompt_ids.shape[1]
         self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask & (not prompts_apart)
         self.sampling = sampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._trl import quantization_config_from
+from ._trl import peft_config_from, quantization_config_from
 from .errors import UserError
 from .from_scratch import build_model, train_tokenizer
 from .recipes import Recipe
@@ -67,6 +67,16 @@ def starting_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: P
         options |= {"quantization_config": quantization, "device_map": {"": recipe.training.device}}
     model = _loaded("AutoModelForCausalLM", name, recipe, **options)
     return model if quantization is not None else model.to(recipe.training.device)
+
+
+def adapter_config(recipe: Recipe) -> Any:
+    """The PEFT adapter to train (`use_peft`, `lora_*`), or None."""
+    config: Any = peft_config_from(recipe.model)
+    modules = getattr(config, "target_modules", None)
+    if isinstance(modules, str) and modules.isidentifier():
+        # TRL makes a list of one name that name alone, which PEFT would match against whole paths.
+        config.target_modules = {modules}
+    return config
 
 
 def _loaded(class_name: str, name: str, recipe: Recipe, **options: Any) -> Any:

@@ -19,7 +19,17 @@ from .config import NLPOConfig
 from .errors import UserError
 from .evaluation import decoder, prompt_tokenizer
 from .functional.rewards import adapt_kl_coef
-from .masking_policy import MaskingPolicy, frozen_copy
+from .masking_policy import MaskingPolicy, frozen_adapter, frozen_copy, swapped_weights
+from .models.adapters import (
+    VALUE_ADAPTER,
+    active_adapter,
+    add_value_adapter,
+    can_hold_several,
+    check_adapters,
+    is_adapter_model,
+    with_adapter,
+    without_adapter,
+)
 from .models.dropout import disable_dropout
 from .models.inputs import is_encoder_decoder
 from .models.policy_and_value import PolicyAndValue, completion_logits
@@ -110,8 +120,10 @@ class NLPOTrainer(TrainerPlumbing):
         args = as_nlpo_config(args)
         _check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
         policy = with_adapter(model, peft_config)
-        self.is_peft_model = hasattr(policy, "peft_config")
+        self.is_peft_model = is_adapter_model(policy)
+        self.trained_adapter = ""
         self.model_adapter_name, self.ref_adapter_name = args.model_adapter_name, args.ref_adapter_name
+        value_adapter = self._set_up_adapters(policy, value_model) if self.is_peft_model else None
         for module in (policy, ref_model, value_model):
             if module is not None:
                 disable_dropout(module)
@@ -127,7 +139,7 @@ class NLPOTrainer(TrainerPlumbing):
             args.gradient_checkpointing_kwargs = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
 
         super().__init__(
-            model=PolicyAndValue(policy, value_model),
+            model=PolicyAndValue(policy, value_model, value_adapter),
             args=args,
             data_collator=collate_prompts,
             train_dataset=train_dataset,
@@ -151,7 +163,12 @@ class NLPOTrainer(TrainerPlumbing):
         if ref_model is None and not self.is_peft_model:
             ref_model = frozen_copy(policy)
         self.ref_model = None if ref_model is None else ref_model.to(device).eval()
-        self.masking_policy = MaskingPolicy(policy, args.mask_sync_steps, masks=self.mask.is_active)
+        # The policy that a user has warmed up is the reference, with its adapter; a fresh adapter is none.
+        starts_warm = (
+            self.is_peft_model and peft_config is None and self.ref_adapter_name is None and ref_model is None
+        )
+        self._reference_weights = frozen_adapter(policy, self.trained_adapter) if starts_warm else {}
+        self.masking_policy = MaskingPolicy(policy, args.mask_sync_steps, self.mask.is_active, self.trained_adapter)
         self.kl_coef = float(args.kl_coef)
         self.objective = update.Objective(
             args.cliprange, args.cliprange_value, args.vf_coef, args.entropy_coef, args.max_grad_norm
@@ -161,6 +178,17 @@ class NLPOTrainer(TrainerPlumbing):
         self._rollouts_since_update = 0
         self.state = self._new_state()
         self._prepare()
+
+    def _set_up_adapters(self, policy: Any, value_model: Any) -> str | None:
+        """Check the adapters of a PEFT model and add one for the value function; returns that one's name."""
+        self.trained_adapter = self.model_adapter_name or policy.active_adapter
+        check_adapters(policy, self.trained_adapter, self.ref_adapter_name)
+        if policy.active_adapter != self.trained_adapter:
+            policy.set_adapter(self.trained_adapter)
+        if value_model is not None or not can_hold_several(policy):
+            return None
+        add_value_adapter(policy, self.trained_adapter)
+        return VALUE_ADAPTER
 
     def _prepare(self) -> None:
         """Optimizer and scheduler, and model and optimizer as accelerate wants them."""
@@ -288,6 +316,7 @@ class NLPOTrainer(TrainerPlumbing):
             self.model_wrapped,
             rollout,
             estimates,
+            module=self.policy_and_value,
             optimizer=self.optimizer,
             accelerator=self.accelerator,
             plan=self.plan,
@@ -331,20 +360,18 @@ class NLPOTrainer(TrainerPlumbing):
 
     @contextlib.contextmanager
     def null_ref_context(self) -> Iterator[None]:
-        """The policy as its own reference: its adapter off, or `ref_adapter_name` in its place."""
+        """The policy's base model as the reference: `ref_adapter_name`, the starting adapter, or no adapter on it."""
         policy: Any = self.policy_model
-        if not self.ref_adapter_name:
-            with policy.disable_adapter() if self.is_peft_model else contextlib.nullcontext():
-                yield
-            return
-        trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
-        policy.set_adapter(self.ref_adapter_name)
-        try:
+        if not self.is_peft_model:
+            context: Any = contextlib.nullcontext()
+        elif self.ref_adapter_name:
+            context = active_adapter(policy, self.ref_adapter_name)
+        elif self._reference_weights:
+            context = swapped_weights(policy, self._reference_weights)
+        else:
+            context = without_adapter(policy)
+        with context:
             yield
-        finally:
-            policy.set_adapter(self.model_adapter_name or "default")
-            for name, parameter in policy.named_parameters():
-                parameter.requires_grad_(name in trained)
 
     @contextlib.contextmanager
     def _generation_model(self) -> Iterator[PolicyAndValue]:
@@ -377,28 +404,6 @@ def as_nlpo_config(args: Any) -> NLPOConfig:
     # TRL's PPO on a CPU computes in float32, whatever its default of bf16 says.
     values["bf16"] = (values.get("bf16") and torch.cuda.is_available()) or None
     return NLPOConfig(**{name: value for name, value in values.items() if name in known and not name.startswith("_")})
-
-
-def with_adapter(model: nn.Module, peft_config: PeftConfig | None) -> Any:
-    """The model, with a fresh adapter on it when there is a `peft_config`.
-
-    Raises:
-        UserError: the model has an adapter already, or `peft_config` is something else.
-    """
-    if peft_config is None:
-        return model
-    from peft import PeftConfig, PeftModel, get_peft_model
-
-    if not isinstance(peft_config, PeftConfig):
-        raise UserError(
-            f"peft_config must be a PEFT configuration such as peft.LoraConfig, not {type(peft_config).__name__}."
-        )
-    if isinstance(model, PeftModel):
-        raise UserError(
-            "model is a PeftModel and peft_config is given too: pass the PeftModel alone to go on training "
-            "its adapter, or merge_and_unload() it first."
-        )
-    return get_peft_model(model, peft_config)
 
 
 def longest_prompt(policy: Any, max_new_tokens: int) -> int | None:

@@ -22,11 +22,12 @@ from transformers.trainer_utils import SaveStrategy, TrainOutput, get_last_check
 
 from ._trl import TrainerBase, init_transformers_trainer
 from .batch_plan import BatchPlan
-from .checkpoint import load_run_state, save_run_state, save_value_model
+from .checkpoint import load_run_state, save_run_state, save_value_function
 from .completions import append_completions, print_completions
 from .errors import RewardError, UserError
 from .evaluation import Evaluation, evaluate_rows, summarize
 from .masking_policy import MaskingPolicy
+from .models.adapters import is_adapter_model, load_adapter_weights, saving_only
 from .prompts import PromptDataset, UpdateSampler, collate_prompts
 from .records import Estimates, Rollout, Scores, UpdateStats
 from .rollout import evaluation_mode
@@ -53,6 +54,7 @@ class TrainerPlumbing(TrainerBase):
     plan: BatchPlan
     masking_policy: MaskingPolicy
     num_updates_done: int
+    trained_adapter: str
 
     def __init__(self, **kwargs: Any) -> None:
         init_transformers_trainer(self, **kwargs)
@@ -293,10 +295,11 @@ class TrainerPlumbing(TrainerBase):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save policy (a plain model or PEFT adapter) and tokenizer; the value function goes into `value_model/`."""
         output_dir = output_dir or self.args.output_dir
-        with self._as_plain_trainer():
+        policy = self.policy_and_value.policy
+        with self._as_plain_trainer(), saving_only(policy, self.trained_adapter):
             super().save_model(output_dir, _internal_call)
         if self.args.should_save:
-            save_value_model(self.policy_and_value.value_model, output_dir)
+            save_value_function(self.policy_and_value, output_dir)
 
     @contextlib.contextmanager
     def _as_plain_trainer(self) -> Iterator[None]:
@@ -327,9 +330,18 @@ class TrainerPlumbing(TrainerBase):
             super().create_model_card(*args, **kwargs)
 
     def _load_best_model(self) -> None:
-        with self._as_plain_trainer():
-            super()._load_best_model()
+        best = self.state.best_model_checkpoint
+        if is_adapter_model(self.policy_and_value.policy):
+            self._load_adapter(best)
+        else:
+            with self._as_plain_trainer():
+                super()._load_best_model()
         self.masking_policy.policy_moved()
+
+    def _load_adapter(self, checkpoint: str) -> None:
+        """The policy's adapter; PEFT writes one that is not called "default" into a folder of its name."""
+        policy, name = self.policy_and_value.policy, self.trained_adapter
+        load_adapter_weights(policy, name, Path(checkpoint) / name if name != "default" else Path(checkpoint))
 
     def _checkpoint_to_resume(self, resume_from_checkpoint: str | bool | None) -> str | None:
         if not resume_from_checkpoint:
@@ -347,7 +359,10 @@ class TrainerPlumbing(TrainerBase):
 
     def _resume(self, checkpoint: str) -> None:
         """Policy, value function, masking policy, optimizer, scheduler, counters and random states of a checkpoint."""
-        self._load_from_checkpoint(checkpoint, model=self.policy_and_value.policy)
+        if is_adapter_model(self.policy_and_value.policy):
+            self._load_adapter(checkpoint)
+        else:
+            self._load_from_checkpoint(checkpoint, model=self.policy_and_value.policy)
         load_run_state(checkpoint, self)
         self.state = NLPOTrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
         self._load_callback_state()

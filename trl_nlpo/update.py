@@ -11,6 +11,7 @@ import torch
 from .batch_plan import BatchPlan
 from .functional.losses import clipped_policy_loss, clipped_value_loss
 from .functional.statistics import AllSum
+from .models.policy_and_value import PolicyAndValue
 from .records import Estimates, Rollout, UpdateStats
 from .sampling import SamplingSettings, action_logprobs
 
@@ -31,6 +32,7 @@ def update_policy(
     rollout: Rollout,
     estimates: Estimates,
     *,
+    module: PolicyAndValue,
     optimizer: torch.optim.Optimizer,
     accelerator: Any,
     plan: BatchPlan,
@@ -45,7 +47,8 @@ def update_policy(
     microbatches and spread over processes.
 
     Args:
-        model: the (wrapped) policy and value function; called on [`Sequences`].
+        model: the policy and value function as accelerate wrapped it; called on [`Sequences`].
+        module ([`PolicyAndValue`]): the same, unwrapped.
         rollout ([`Rollout`]), estimates ([`Estimates`]): of the same B completions.
         optimizer, accelerator: as `accelerate` prepared them.
         plan ([`BatchPlan`]), objective ([`Objective`]), sampling ([`SamplingSettings`]): the run's settings.
@@ -63,48 +66,59 @@ def update_policy(
             # Gradients are added up over processes in the last backward of a step only.
             is_last = number == len(microbatches)
             with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-                loss = _microbatch_loss(model, rollout, estimates, rows, objective, sampling, totals)
-                # Processes average their gradients, and the mean is over the tokens of all of them.
-                accelerator.backward(loss * plan.num_processes / num_tokens)
+                microbatch = _Microbatch(rollout, estimates, rows)
+                for part in module.parts if plan.num_processes == 1 else ("both",):
+                    with module.computing(part):
+                        logits, values = model(microbatch.sequences, part)
+                        loss = microbatch.loss(logits, values, objective, sampling, totals)
+                        # Processes average their gradients, and the mean is over the tokens of all of them.
+                        accelerator.backward(loss * plan.num_processes / num_tokens)
+                        del logits, values, loss
         totals.add_step(_clip_gradients(model, accelerator, objective.max_grad_norm))
         optimizer.step()
         optimizer.zero_grad()
     return totals.stats(all_sum)
 
 
-def _microbatch_loss(
-    model: torch.nn.Module,
-    rollout: Rollout,
-    estimates: Estimates,
-    rows: torch.Tensor,
-    objective: Objective,
-    sampling: SamplingSettings,
-    totals: _Totals,
-) -> torch.Tensor:
-    """The loss summed over the real tokens of some rows."""
-    sequences = rollout.sequences(rows)
-    T, real = sequences.width, sequences.completion_mask
-    old_logprobs, old_values = rollout.old_logprobs[rows, :T], rollout.values[rows, :T]
-    advantages, returns = estimates.advantages[rows, :T], estimates.returns[rows, :T]
+class _Microbatch:
+    """Some rows of a rollout and their estimates, cut to the width that these rows need."""
 
-    logits, values = model(sequences)
-    logprobs, entropies = action_logprobs(logits, sequences, sampling)
-    logprobs = torch.where(real, logprobs, 0.0)
-    policy_loss, policy_clipped = clipped_policy_loss(logprobs, old_logprobs, advantages, objective.cliprange)
-    value_loss, value_clipped = clipped_value_loss(values, old_values, returns, objective.cliprange_value)
-    per_token = policy_loss + objective.vf_coef * value_loss
-    if objective.entropy_coef:
-        per_token = per_token - objective.entropy_coef * entropies
-    totals.add_tokens(
-        real,
-        log_ratio=logprobs - old_logprobs,
-        policy_loss=policy_loss,
-        value_loss=value_loss,
-        policy_clipfrac=policy_clipped,
-        value_clipfrac=value_clipped,
-        entropy=entropies,
-    )
-    return torch.where(real, per_token, 0.0).sum()
+    def __init__(self, rollout: Rollout, estimates: Estimates, rows: torch.Tensor):
+        self.sequences = rollout.sequences(rows)
+        width = self.sequences.width
+        self.old_logprobs, self.old_values = rollout.old_logprobs[rows, :width], rollout.values[rows, :width]
+        self.advantages, self.returns = estimates.advantages[rows, :width], estimates.returns[rows, :width]
+
+    def loss(
+        self,
+        logits: torch.Tensor | None,
+        values: torch.Tensor | None,
+        objective: Objective,
+        sampling: SamplingSettings,
+        totals: _Totals,
+    ) -> torch.Tensor:
+        """The loss, of policy and value function or of the one that is there, summed over the real tokens."""
+        per_token = torch.zeros_like(self.old_logprobs)
+        if logits is not None:
+            per_token = per_token + self._policy_loss(logits, objective, sampling, totals)
+        if values is not None:
+            per_token = per_token + objective.vf_coef * self._value_loss(values, objective, totals)
+        return torch.where(self.sequences.completion_mask, per_token, 0.0).sum()
+
+    def _policy_loss(
+        self, logits: torch.Tensor, objective: Objective, sampling: SamplingSettings, totals: _Totals
+    ) -> torch.Tensor:
+        real = self.sequences.completion_mask
+        logprobs, entropies = action_logprobs(logits, self.sequences, sampling)
+        logprobs = torch.where(real, logprobs, 0.0)
+        loss, clipped = clipped_policy_loss(logprobs, self.old_logprobs, self.advantages, objective.cliprange)
+        totals.add_policy(real, logprobs - self.old_logprobs, loss, clipped, entropies)
+        return loss - objective.entropy_coef * entropies if objective.entropy_coef else loss
+
+    def _value_loss(self, values: torch.Tensor, objective: Objective, totals: _Totals) -> torch.Tensor:
+        loss, clipped = clipped_value_loss(values, self.old_values, self.returns, objective.cliprange_value)
+        totals.add(self.sequences.completion_mask, value_loss=loss, value_clipfrac=clipped)
+        return loss
 
 
 def _clip_gradients(model: torch.nn.Module, accelerator: Any, max_grad_norm: float) -> torch.Tensor:
@@ -128,18 +142,34 @@ class _Totals:
         self.first_ratio_deviation = torch.zeros((), device=device)
 
     @torch.no_grad()
-    def add_tokens(self, real: torch.Tensor, log_ratio: torch.Tensor, **per_token: torch.Tensor) -> None:
-        ratio = log_ratio.exp()
-        if not self.grad_norms:
-            deviation = torch.where(real, (ratio - 1.0).abs(), 0.0).max()
-            self.first_ratio_deviation = torch.maximum(self.first_ratio_deviation, deviation)
+    def add_policy(
+        self,
+        real: torch.Tensor,
+        log_ratio: torch.Tensor,
+        loss: torch.Tensor,
+        clipped: torch.Tensor,
+        entropies: torch.Tensor,
+    ) -> None:
         # The variance is summed up around 1, where the ratio starts, as sums of squares around 0 would cancel.
-        per_token["ratio"] = ratio - 1.0
-        per_token["ratio_squares"] = (ratio - 1.0).square()
-        per_token["approx_kl"] = 0.5 * log_ratio.square()
-        per_token["tokens"] = torch.ones_like(log_ratio)
-        for index, name in enumerate(self.NAMES):
-            self.sums[index] += torch.where(real, per_token[name].to(torch.float64), 0.0).sum()
+        deviation = log_ratio.exp() - 1.0
+        if not self.grad_norms:
+            largest = torch.where(real, deviation.abs(), 0.0).max()
+            self.first_ratio_deviation = torch.maximum(self.first_ratio_deviation, largest)
+        self.add(
+            real,
+            tokens=torch.ones_like(log_ratio),
+            ratio=deviation,
+            ratio_squares=deviation.square(),
+            approx_kl=0.5 * log_ratio.square(),
+            policy_loss=loss,
+            policy_clipfrac=clipped,
+            entropy=entropies,
+        )
+
+    @torch.no_grad()
+    def add(self, real: torch.Tensor, **per_token: torch.Tensor) -> None:
+        for name, values in per_token.items():
+            self.sums[self.NAMES.index(name)] += torch.where(real, values.to(torch.float64), 0.0).sum()
 
     def add_step(self, grad_norm: torch.Tensor) -> None:
         self.grad_norms.append(grad_norm)

@@ -34,7 +34,9 @@ def test_a_regular_inflection_has_its_base_among_its_forms(word, base):
     assert base in base_forms(word)
 
 
-@pytest.mark.parametrize(("word", "no_base"), [("ran", "run"), ("thing", "th"), ("sing", "s"), ("red", "r"), ("bus", "b")])
+@pytest.mark.parametrize(
+    ("word", "no_base"), [("ran", "run"), ("thing", "th"), ("sing", "s"), ("red", "r"), ("bus", "b")]
+)
 def test_irregular_forms_and_bare_consonants_are_no_bases(word, no_base):
     assert no_base not in base_forms(word)
 

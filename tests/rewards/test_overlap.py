@@ -28,8 +28,12 @@ def test_rouge2_counts_pairs_of_words():
 
 def test_rouge_l_follows_the_longest_common_subsequence():
     # "police killed the gunman" against "police kill the gunman": without stems 3 of 4; Lin 2004's example.
-    assert rouge("rougeL", "police kill the gunman", ["police killed the gunman"], use_stemmer=False) == pytest.approx(0.75)
-    assert rouge("rougeL", "the gunman kill police", ["police killed the gunman"], use_stemmer=False) == pytest.approx(0.5)
+    assert rouge("rougeL", "police kill the gunman", ["police killed the gunman"], use_stemmer=False) == pytest.approx(
+        0.75
+    )
+    assert rouge("rougeL", "the gunman kill police", ["police killed the gunman"], use_stemmer=False) == pytest.approx(
+        0.5
+    )
 
 
 def test_the_stemmer_is_on_unless_switched_off():

@@ -9,7 +9,7 @@ import pytest
 from trl_nlpo.errors import UserError
 from trl_nlpo.rewards import built_in_names, get_reward
 
-MODULE = '''
+MODULE = """
 import json
 
 LIMIT = 3
@@ -23,7 +23,7 @@ class Scaled:
 
     def __call__(self, completions, **kwargs):
         return [self.scale * len(text) for text in completions]
-'''
+"""
 
 
 @pytest.fixture

@@ -8,19 +8,24 @@ import pytest
 
 from trl_nlpo.tasks.grammar import Grammar
 
-GREETINGS = Grammar({"GREETING": ["hello NAME", "good TIME NAME"], "TIME": ["morning", "late evening"], "NAME": ["Ann", "Bob"]})
+GREETINGS = Grammar(
+    {"GREETING": ["hello NAME", "good TIME NAME"], "TIME": ["morning", "late evening"], "NAME": ["Ann", "Bob"]}
+)
 
 
 def test_all_six_sentences_are_produced_and_accepted():
     rng = random.Random(0)
     produced = {" ".join(GREETINGS.sample("GREETING", rng)) for _ in range(200)}
     assert produced == {
-        "hello Ann", "hello Bob", "good morning Ann", "good morning Bob", "good late evening Ann", "good late evening Bob",
+        "hello Ann", "hello Bob", "good morning Ann", "good morning Bob",
+        "good late evening Ann", "good late evening Bob",
     }  # fmt: skip
     assert all(GREETINGS.accepts("GREETING", sentence.split()) for sentence in produced)
 
 
-@pytest.mark.parametrize("text", ["", "hello", "hello Ann Bob", "good evening Ann", "hello NAME", "Hello Ann", "late hello Ann"])
+@pytest.mark.parametrize(
+    "text", ["", "hello", "hello Ann Bob", "good evening Ann", "hello NAME", "Hello Ann", "late hello Ann"]
+)
 def test_anything_else_is_refused(text):
     assert not GREETINGS.accepts("GREETING", text.split())
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..records import Sequences
+from .adapters import active_adapter
 from .inputs import completion_inputs, is_encoder_decoder, joined, joined_inputs
 
 
@@ -43,26 +44,63 @@ class PolicyAndValue(nn.Module):
         policy: the language model (or PEFT model), causal or encoder-decoder.
         value_model: a [`ValueHead`] on the policy's backbone, or a model of its own with a scalar `score` head, as
             `AutoModelForSequenceClassification` builds it.
+        value_adapter (`str`, *optional*): the adapter of the policy's base model that the head reads; None: the
+            policy's.
     """
 
-    def __init__(self, policy: Any, value_model: Any = None):
+    def __init__(self, policy: Any, value_model: Any = None, value_adapter: str | None = None):
         super().__init__()
         self.policy: Any = policy
         self.value_model: Any = ValueHead.for_policy(policy) if value_model is None else value_model
+        self.value_adapter = value_adapter
         self.config = policy.config
         check_value_model(policy, self.value_model)
 
     @property
     def shares_backbone(self) -> bool:
-        """Whether the value function reads the policy's own hidden states."""
-        return isinstance(self.value_model, ValueHead)
+        """Whether the value function reads the policy's own hidden states, computed in the same pass."""
+        return isinstance(self.value_model, ValueHead) and self.value_adapter is None
 
-    def forward(self, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `(B, T, V)` and values `(B, T)` of the states before each completion token."""
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What can be computed (and taken back) on its own: one after the other they need half the memory."""
+        return ("both",) if self.shares_backbone else ("policy", "value")
+
+    def forward(self, sequences: Sequences, part: str = "both") -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Logits `(B, T, V)` and values `(B, T)` of the states before each completion token.
+
+        Args:
+            sequences ([`Sequences`]): prompts and completions.
+            part (`str`): `"both"`, or `"policy"` or `"value"` for one of them and None for the other.
+        """
         if self.shares_backbone:
             logits, hidden = completion_logits_and_hidden(self.policy, sequences)
-            return logits, self.value_model(hidden.to(self.value_model.weight.dtype)).squeeze(-1).float()
-        return completion_logits(self.policy, sequences), completion_values(self.value_model, sequences)
+            return logits, self._values_of(hidden)
+        logits: torch.Tensor | None = None
+        values: torch.Tensor | None = None
+        if part != "value":
+            logits = completion_logits(self.policy, sequences)
+        if part != "policy":
+            with self.computing("value"):
+                values = self._own_values(sequences)
+        return logits, values
+
+    @contextlib.contextmanager
+    def computing(self, part: str) -> Iterator[None]:
+        """Have the adapter of a part switched on: in its backward pass too, where activations may be recomputed."""
+        if part != "value" or self.value_adapter is None or self.policy.active_adapter == self.value_adapter:
+            yield
+            return
+        with active_adapter(self.policy, self.value_adapter):
+            yield
+
+    def _own_values(self, sequences: Sequences) -> torch.Tensor:
+        if self.value_adapter is None:
+            return completion_values(self.value_model, sequences)
+        return self._values_of(completion_hidden_states(self.policy, sequences))
+
+    def _values_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.value_model(hidden.to(self.value_model.weight.dtype)).squeeze(-1).float()
 
     # What `transformers.Trainer` asks of a model.
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
@@ -110,6 +148,13 @@ def completion_logits_and_hidden(model: Any, sequences: Sequences) -> tuple[torc
     return logits, captured[-1][:, -sequences.width :]
 
 
+def completion_hidden_states(model: Any, sequences: Sequences) -> torch.Tensor:
+    """The hidden states `(B, T, H)` alone: the pass is left before the output layer, which costs more than a layer."""
+    with _inputs_of(output_layer(model), leave=True) as captured, contextlib.suppress(_Left):
+        completion_logits(model, sequences)
+    return captured[-1][:, -sequences.width :]
+
+
 def completion_values(value_model: Any, sequences: Sequences) -> torch.Tensor:
     """Values `(B, T)` from a model with a backbone and a scalar `score` head."""
     hidden = backbone_hidden_states(value_model, *joined(sequences))
@@ -146,10 +191,20 @@ def check_value_model(policy: Any, value_model: Any) -> None:
         )
 
 
+class _Left(Exception):  # noqa: N818
+    """Leaves a forward pass whose rest is not needed; never seen outside this file."""
+
+
 @contextlib.contextmanager
-def _inputs_of(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
+def _inputs_of(layer: nn.Module, leave: bool = False) -> Iterator[list[torch.Tensor]]:
     captured: list[torch.Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+
+    def capture(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        captured.append(inputs[0])
+        if leave:
+            raise _Left
+
+    handle = layer.register_forward_pre_hook(capture)
     try:
         yield captured
     finally:

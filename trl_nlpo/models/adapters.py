@@ -1,0 +1,190 @@
+"""One base model, many adapters: how policy, value function, reference and masking policy share a PEFT model."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+
+VALUE_ADAPTER = "value"
+"""Name of the adapter that turns the base model into the value function's backbone."""
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def is_adapter_model(model: Any) -> bool:
+    """Whether `model` is a PEFT model."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def with_adapter(model: nn.Module, peft_config: Any) -> Any:
+    """The model, with a fresh adapter on it when there is a `peft_config`.
+
+    Raises:
+        UserError: the model has an adapter already, its layers do not match, or `peft_config` is something else.
+    """
+    if peft_config is None:
+        return model
+    from peft import PeftConfig, PeftModel, get_peft_model
+
+    if not isinstance(peft_config, PeftConfig):
+        raise UserError(
+            f"peft_config must be a PEFT configuration such as peft.LoraConfig, not {type(peft_config).__name__}."
+        )
+    if isinstance(model, PeftModel):
+        raise UserError(
+            "model is a PeftModel and peft_config is given too: pass the PeftModel alone to go on training its adapter, "
+            "or merge_and_unload() it first."
+        )
+    # PEFT fills in target modules and the task in the configuration it is given.
+    peft_config = copy.deepcopy(peft_config)
+    if peft_config.task_type is None:
+        peft_config.task_type = "SEQ_2_SEQ_LM" if getattr(model.config, "is_encoder_decoder", False) else "CAUSAL_LM"
+    try:
+        return get_peft_model(model, peft_config)
+    except ValueError as error:
+        if "not found in the base model" not in str(error) and "target_modules" not in str(error):
+            raise
+        raise UserError(
+            f"peft_config matches no layer of {type(model).__name__} (target_modules="
+            f"{getattr(peft_config, 'target_modules', None)!r}): name some of its layers, or use 'all-linear'."
+        ) from error
+
+
+def check_adapters(policy: Any, trained: str, reference: str | None) -> None:
+    """Raise a `UserError` for an adapter that the PEFT model does not have, or that is frozen."""
+    for setting, name in (("model_adapter_name", trained), ("ref_adapter_name", reference)):
+        if name is not None and name not in policy.peft_config:
+            have = ", ".join(repr(adapter) for adapter in policy.peft_config)
+            raise UserError(f"{setting} is {name!r}, but the model has no such adapter; it has {have}.")
+    if not any(parameter.requires_grad for parameter in adapter_parameters(policy, trained).values()):
+        raise UserError(
+            f"The adapter {trained!r} is frozen: load it with PeftModel.from_pretrained(..., is_trainable=True)."
+        )
+
+
+def adapter_parameters(policy: Any, name: str) -> dict[str, nn.Parameter]:
+    """The parameters that belong to one adapter, by their names in the model."""
+    mine: set[int] = set()
+    for module in policy.modules():
+        # PEFT keeps what belongs to adapters in dictionaries by adapter, under names that differ between methods.
+        for attribute in (*getattr(module, "adapter_layer_names", ()), "prompt_encoder"):
+            holder = getattr(module, attribute, None)
+            if isinstance(holder, (nn.ModuleDict, nn.ParameterDict)) and name in holder:
+                entry = holder[name]
+                mine |= {id(entry)} if isinstance(entry, nn.Parameter) else {id(p) for p in entry.parameters()}
+    return {full_name: parameter for full_name, parameter in policy.named_parameters() if id(parameter) in mine}
+
+
+def can_hold_several(policy: Any) -> bool:
+    """Whether a second trained adapter fits beside the first: not for prompt tuning and the like."""
+    config = policy.peft_config[policy.active_adapter]
+    return not config.is_prompt_learning and config.peft_type.value in (
+        "LORA",
+        "IA3",
+        "LOHA",
+        "LOKR",
+        "OFT",
+        "BOFT",
+        "VERA",
+    )
+
+
+def add_value_adapter(policy: Any, trained: str) -> None:
+    """A second adapter of the same kind, with the weights of the trained one: V starts from the policy."""
+    flags = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
+    policy.add_adapter(VALUE_ADAPTER, copy.deepcopy(policy.peft_config[trained]))
+    source = adapter_parameters(policy, trained)
+    with torch.no_grad():
+        for name, parameter in adapter_parameters(policy, VALUE_ADAPTER).items():
+            original = source[_renamed(name, VALUE_ADAPTER, trained)]
+            parameter.data = original.detach().clone()
+            flags[name] = flags[_renamed(name, VALUE_ADAPTER, trained)]
+    policy.set_adapter(trained)
+    _set_flags(policy, flags)
+
+
+@contextlib.contextmanager
+def active_adapter(policy: Any, name: str) -> Iterator[None]:
+    """Let the model compute with another adapter for a while; what is trained stays as it was.
+
+    PEFT's own switch freezes the adapter that it switches off, and a frozen parameter gets no gradient even from a
+    graph that was built before.
+    """
+    before = policy.active_adapter
+    flags = {full_name: parameter.requires_grad for full_name, parameter in policy.named_parameters()}
+    try:
+        policy.set_adapter(name)
+        _set_flags(policy, flags)
+        yield
+    finally:
+        policy.set_adapter(before)
+        _set_flags(policy, flags)
+
+
+@contextlib.contextmanager
+def without_adapter(policy: Any) -> Iterator[None]:
+    """Let the bare base model compute for a while; what is trained stays as it was."""
+    flags = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
+    try:
+        with policy.disable_adapter():
+            yield
+    finally:
+        _set_flags(policy, flags)
+
+
+def _set_flags(policy: Any, flags: dict[str, bool]) -> None:
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(flags[name])
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    """The name of the same parameter in another adapter. The last part counts: a layer may have an adapter's name."""
+    parts = name.split(".")
+    last = len(parts) - 1 - parts[::-1].index(old)
+    return ".".join([*parts[:last], new, *parts[last + 1 :]])
+
+
+def save_adapter(policy: Any, name: str, folder: str | Path) -> None:
+    """Write one adapter so that `PeftModel.from_pretrained(base, folder)` loads it, whatever its name."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = get_peft_model_state_dict(policy, adapter_name=name)
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / ADAPTER_FILE)
+    config = copy.deepcopy(policy.peft_config[name])
+    config.inference_mode = True
+    if config.base_model_name_or_path is None:
+        config.base_model_name_or_path = policy.get_base_model().name_or_path
+    config.save_pretrained(str(folder))
+
+
+def load_adapter_weights(policy: Any, name: str, folder: str | Path) -> None:
+    """Put saved weights into an adapter that the model has already."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(policy, load_file(Path(folder) / ADAPTER_FILE), adapter_name=name)
+
+
+@contextlib.contextmanager
+def saving_only(policy: Any, name: str) -> Iterator[None]:
+    """Let `policy.save_pretrained` write one adapter instead of all."""
+    if not is_adapter_model(policy):
+        yield
+        return
+    original = policy.save_pretrained
+    policy.save_pretrained = lambda *args, **kwargs: original(*args, **{**kwargs, "selected_adapters": [name]})
+    try:
+        yield
+    finally:
+        del policy.save_pretrained
