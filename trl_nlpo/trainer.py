@@ -454,8 +454,8 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) ->
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if model.shares_backbone and not any(id(parameter) in trained for parameter in model.value_model.parameters()):
         raise UserError(
-            "The optimizer given does not train the value head, which the trainer made: pass a value_model of your own and "
-            "its parameters, or leave `optimizers` out."
+            "The optimizer given does not train the value head, which the trainer made: pass a value_model of your own "
+            "and its parameters, or leave `optimizers` out."
         )
 
 

@@ -40,8 +40,8 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
         )
     if isinstance(model, PeftModel):
         raise UserError(
-            "model is a PeftModel and peft_config is given too: pass the PeftModel alone to go on training its adapter, "
-            "or merge_and_unload() it first."
+            "model is a PeftModel and peft_config is given too: pass the PeftModel alone to go on training its "
+            "adapter, or merge_and_unload() it first."
         )
     # PEFT fills in target modules and the task in the configuration it is given.
     peft_config = copy.deepcopy(peft_config)

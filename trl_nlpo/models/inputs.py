@@ -1,4 +1,4 @@
-"""How prompts and completions become a model's inputs: causal and encoder-decoder models, whole rows and step by step."""
+"""Prompts and completions as inputs of causal and encoder-decoder models, whole or step by step."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ class PolicyAndValue(nn.Module):
             part (`str`): `"both"`, or `"policy"` or `"value"` for one of them and None for the other.
         """
         if self.shares_backbone:
-            logits, hidden = completion_logits_and_hidden(self.policy, sequences)
-            return logits, self._values_of(hidden)
+            both, hidden = completion_logits_and_hidden(self.policy, sequences)
+            return both, self._values_of(hidden)
         logits: torch.Tensor | None = None
         values: torch.Tensor | None = None
         if part != "value":
@@ -173,8 +173,8 @@ def check_value_model(policy: Any, value_model: Any) -> None:
         return
     if is_encoder_decoder(policy):
         raise UserError(
-            "value_model cannot be given with an encoder-decoder policy, whose value function is a head on its decoder: "
-            "pass None."
+            "value_model cannot be given with an encoder-decoder policy, whose value function is a head on its "
+            "decoder: pass None."
         )
     prefix = getattr(value_model, "base_model_prefix", None)
     if not prefix or not hasattr(value_model, prefix) or not hasattr(value_model, "score"):
@@ -186,8 +186,8 @@ def check_value_model(policy: Any, value_model: Any) -> None:
     sizes = [model.get_input_embeddings().weight.shape[0] for model in (policy, value_model)]
     if sizes[1] < sizes[0]:
         raise UserError(
-            f"value_model knows {sizes[1]} tokens and the policy {sizes[0]}: it must have the policy's vocabulary, as it "
-            "reads the policy's tokens."
+            f"value_model knows {sizes[1]} tokens and the policy {sizes[0]}: it must have the policy's vocabulary, "
+            "as it reads the policy's tokens."
         )
 
 
