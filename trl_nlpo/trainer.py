@@ -25,14 +25,14 @@ from .models.adapters import (
     active_adapter,
     add_value_adapter,
     can_hold_several,
-    check_adapters,
     is_adapter_model,
+    set_up_trained_adapter,
     with_adapter,
     without_adapter,
 )
 from .models.dropout import disable_dropout
 from .models.inputs import is_encoder_decoder
-from .models.policy_and_value import PolicyAndValue, completion_logits
+from .models.policy_and_value import PolicyAndValue, check_value_model, completion_logits, output_layer
 from .models.reward_model import as_reward_functions
 from .prompts import PromptDataset, collate_prompts
 from .records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateStats
@@ -119,11 +119,14 @@ class NLPOTrainer(TrainerPlumbing):
     ) -> None:
         args = as_nlpo_config(args)
         _check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
+        output_layer(model)
         policy = with_adapter(model, peft_config)
         self.is_peft_model = is_adapter_model(policy)
         self.trained_adapter = ""
         self.model_adapter_name, self.ref_adapter_name = args.model_adapter_name, args.ref_adapter_name
         value_adapter = self._set_up_adapters(policy, value_model) if self.is_peft_model else None
+        if value_model is not None:
+            check_value_model(policy, value_model)
         for module in (policy, ref_model, value_model):
             if module is not None:
                 disable_dropout(module)
@@ -182,9 +185,7 @@ class NLPOTrainer(TrainerPlumbing):
     def _set_up_adapters(self, policy: Any, value_model: Any) -> str | None:
         """Check the adapters of a PEFT model and add one for the value function; returns that one's name."""
         self.trained_adapter = self.model_adapter_name or policy.active_adapter
-        check_adapters(policy, self.trained_adapter, self.ref_adapter_name)
-        if policy.active_adapter != self.trained_adapter:
-            policy.set_adapter(self.trained_adapter)
+        set_up_trained_adapter(policy, self.trained_adapter, self.ref_adapter_name)
         if value_model is not None or not can_hold_several(policy):
             return None
         add_value_adapter(policy, self.trained_adapter)
@@ -454,8 +455,8 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) ->
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if model.shares_backbone and not any(id(parameter) in trained for parameter in model.value_model.parameters()):
         raise UserError(
-            "The optimizer given does not train the value head, which the trainer made: pass a value_model of your own "
-            "and its parameters, or leave `optimizers` out."
+            "The optimizer given does not train the value head, which the trainer made: pass a value_model of your "
+            "own and its parameters, or leave `optimizers` out."
         )
 
 

@@ -58,12 +58,14 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
         ) from error
 
 
-def check_adapters(policy: Any, trained: str, reference: str | None) -> None:
-    """Raise a `UserError` for an adapter that the PEFT model does not have, or that is frozen."""
+def set_up_trained_adapter(policy: Any, trained: str, reference: str | None) -> None:
+    """Switch the adapter to train on; a `UserError` for one that the PEFT model does not have, or that is frozen."""
     for setting, name in (("model_adapter_name", trained), ("ref_adapter_name", reference)):
         if name is not None and name not in policy.peft_config:
             have = ", ".join(repr(adapter) for adapter in policy.peft_config)
             raise UserError(f"{setting} is {name!r}, but the model has no such adapter; it has {have}.")
+    if policy.active_adapter != trained:
+        policy.set_adapter(trained)
     if not any(parameter.requires_grad for parameter in adapter_parameters(policy, trained).values()):
         raise UserError(
             f"The adapter {trained!r} is frozen: load it with PeftModel.from_pretrained(..., is_trainable=True)."

@@ -50,6 +50,9 @@ def _zero_rates(holder: object) -> None:
 @torch.no_grad()
 def _is_deterministic(model: nn.Module) -> bool:
     """Whether two training-mode forward passes over a few tokens agree. True where the model cannot be asked so."""
+    # A classifier's head may ask for more than tokens; what is random lies in its backbone.
+    if not hasattr(model, "generate"):
+        model = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
     get_input_embeddings = getattr(model, "get_input_embeddings", None)
     parameter = next(model.parameters(), None)
     if get_input_embeddings is None or parameter is None or parameter.numel() == 0 or parameter.is_meta:
@@ -61,7 +64,7 @@ def _is_deterministic(model: nn.Module) -> bool:
         inputs["decoder_input_ids"] = tokens
     model.train()
     try:
-        first, second = (model(**inputs, return_dict=True).logits for _ in range(2))
+        first, second = (model(**inputs, return_dict=True)[0] for _ in range(2))
     finally:
         model.train(was_training)
     return torch.equal(first, second)
