@@ -491,7 +491,9 @@ class TestSettings:
             weights.append(torch.cat([parameter.flatten() for parameter in subject.policy_model.parameters()]))
         torch.testing.assert_close(*weights)
 
-    def test_bfloat16_really_computes_in_it(self, tmp_path):
+    def test_bfloat16_really_computes_in_it(self, tmp_path, monkeypatch):
+        # transformers 4 tells accelerate by this variable, and leaves it set for every later trainer.
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
         subject = trainer(tmp_path, bf16=True)
         subject.train()
         assert subject.accelerator.mixed_precision == "bf16"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -404,6 +405,9 @@ def as_nlpo_config(args: Any) -> NLPOConfig:
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
     # TRL's PPO on a CPU computes in float32, whatever its default of bf16 says.
     values["bf16"] = (values.get("bf16") and torch.cuda.is_available()) or None
+    if not values["bf16"] and getattr(args, "bf16", False):
+        # With transformers 4 that configuration has told accelerate already, by a variable that outlives it.
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     return NLPOConfig(**{name: value for name, value in values.items() if name in known and not name.startswith("_")})
 
 

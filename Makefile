@@ -1,0 +1,39 @@
+# make quickstart: a small language model learns from a reward, in minutes, without network.
+# make test:       all tests.
+# make check:      format, lint, types and the fast tests, as before every commit.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The PyTorch to install; make TORCH="torch" quickstart takes the newest, with CUDA.
+TORCH ?= -r constraints.txt
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: quickstart test check format clean
+
+quickstart: $(INSTALLED)
+	$(BIN)/trl-nlpo run recipes/quickstart.yaml
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow"
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+# PyTorch first: what the other packages would bring is another build of it.
+$(INSTALLED):
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
