@@ -4,8 +4,8 @@
     python benchmarks/memory.py                    # GPT-2-small shape, random weights
     python benchmarks/memory.py --shape t5-base    # ours only: TRL's PPO cannot train it
 
-Every case runs in a process of its own and reports its peak resident memory (device memory on a GPU) less that of a bare
-interpreter with the same imports. Both sides train LoRA of the same rank with the same reward; TRL's value model is a
+Every case runs in a process of its own and reports its peak resident memory (device memory on a GPU) less that of a
+bare interpreter with the same imports. Both sides train LoRA of the same rank with the same reward; TRL's value model is a
 second backbone that is trained in full, which is the only kind that it has.
 """
 
@@ -20,6 +20,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+
 
 CASES = {
     "bare": "bare interpreter with the imports",
@@ -46,7 +47,7 @@ def parse() -> argparse.Namespace:
 
 def policy(args: argparse.Namespace):
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config, T5Config
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5Config
 
     torch.manual_seed(0)
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
@@ -79,6 +80,7 @@ def run_case(args: argparse.Namespace) -> dict:
     from peft import LoraConfig
     from tokenizers import Tokenizer, models
     from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
     from trl_nlpo import NLPOConfig, NLPOTrainer
     from trl_nlpo._trl import HAS_PPO
 

@@ -3,8 +3,8 @@
     pip install trl==1.12.0      # the last release that has PPO
     python benchmarks/update_time.py --layers 4 --hidden 128 --vocabulary 4096 --rounds 3
 
-Both take the same optimizer steps (no gradient accumulation: with it TRL takes fewer than it promises) in float32 with a
-value model of its own, which is the only kind that TRL has; ours is measured with a value head on the policy too.
+Both take the same optimizer steps (no gradient accumulation: with it TRL takes fewer than it promises) in float32 with
+a value model of its own, which is the only kind that TRL has; ours is measured with a value head on the policy too.
 Prints a table of medians and of ratios to TRL.
 """
 
@@ -21,6 +21,7 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, PreTrainedTokenizerFast
+
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo._trl import HAS_PPO
 
@@ -117,8 +118,8 @@ def main() -> None:
     cases = {
         "ours, PPO, value model": lambda n: nlpo_seconds(workload, n, True, mask_strategy="none"),
         "ours, PPO, value head": lambda n: nlpo_seconds(workload, n, False, mask_strategy="none"),
-        "ours, NLPO, value head, mask synced every update": lambda n: nlpo_seconds(workload, n, False, mask_sync_steps=1),
-        "ours, NLPO, value head, mask never synced": lambda n: nlpo_seconds(workload, n, False, mask_sync_steps=None),
+        "ours, NLPO, mask synced every update": lambda n: nlpo_seconds(workload, n, False, mask_sync_steps=1),
+        "ours, NLPO, mask never synced": lambda n: nlpo_seconds(workload, n, False, mask_sync_steps=None),
     }
     if HAS_PPO:
         cases = {"TRL PPO, value model": lambda n: trl_seconds(workload, n), **cases}

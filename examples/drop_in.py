@@ -1,6 +1,6 @@
 """A script written for TRL's PPO. Only the first import from this package is new; it runs on every TRL since 1.0.
 
-    python examples/drop_in.py
+python examples/drop_in.py
 """
 
 import tempfile
@@ -13,8 +13,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+
 from trl_nlpo import NLPOConfig as PPOConfig
 from trl_nlpo import NLPOTrainer as PPOTrainer
+
 
 WORDS = ["<pad>", "<eos>", "<unk>", "the", "cat", "dog", "sat", "ran", "on", "mat", "road", "a"]
 raw = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))

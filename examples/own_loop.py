@@ -1,6 +1,6 @@
 """A loop of one's own over the rooms of the algorithm: collect, score, estimate, update, sync.
 
-    python examples/own_loop.py
+python examples/own_loop.py
 """
 
 import tempfile
@@ -8,7 +8,9 @@ import tempfile
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
 from trl_nlpo import NLPOConfig, NLPOTrainer
+
 
 WORDS = ["<pad>", "<eos>", "<unk>", "red", "green", "blue", "sky", "grass", "rose", "is"]
 raw = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))

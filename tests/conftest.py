@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
+
 
 torch.set_num_threads(1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+
 PACKAGE = Path(__file__).parent.parent / "trl_nlpo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = ("rollout", "scoring", "advantages", "update")
@@ -27,9 +28,7 @@ def imports(path: Path) -> set[str]:
 
 
 def depends_on(path: Path, *prefixes: str) -> set[str]:
-    return {
-        name for name in imports(path) for prefix in prefixes if name == prefix or name.startswith(prefix + ".")
-    }
+    return {name for name in imports(path) for prefix in prefixes if name == prefix or name.startswith(prefix + ".")}
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from trl_nlpo import __version__, cli
 from trl_nlpo.errors import UserError
 
+
 ROOT = Path(__file__).parent.parent
 runner = CliRunner()
 

@@ -11,6 +11,7 @@ from trl_nlpo.data import load_splits, target_text
 from trl_nlpo.errors import UserError
 from trl_nlpo.recipe_arguments import RecipeArguments
 
+
 ROW = {"prompt": "dog ball", "references": ["A dog has a ball.", "The ball."], "concepts": ["dog", "ball"], "id": "x"}
 
 

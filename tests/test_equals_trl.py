@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
+
+import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo._trl import HAS_PPO
 from trl_nlpo.models.dropout import disable_dropout
 
+
 pytestmark = pytest.mark.skipif(not HAS_PPO, reason="this TRL has no PPO any more")
 
-# One backward per update, no accumulation: there TRL takes the steps it promises and averages what it logs rightly. All
-# completions have full length, as TRL puts scores and values on one padding position where there is padding.
+# One backward per update, no accumulation: there TRL takes the steps it promises and averages what it logs rightly.
+# All completions have full length, as TRL puts scores and values on one padding position where there is padding.
 SETTINGS = {
     "per_device_train_batch_size": 8, "num_ppo_epochs": 1, "num_mini_batches": 1, "response_length": 7,
     "learning_rate": 0.0, "total_episodes": 8, "report_to": "none", "save_strategy": "no", "temperature": 0.9,

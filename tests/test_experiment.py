@@ -8,13 +8,16 @@ import math
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from trl_nlpo import experiment
 from trl_nlpo.errors import UserError
 from trl_nlpo.experiment import run_experiment
+from trl_nlpo.from_scratch import train_tokenizer
 from trl_nlpo.recipes import load_recipe
 from trl_nlpo.run_folder import RunFolder
+from trl_nlpo.run_summary import load_command
+
 
 TINY = {
     "algorithm": "supervised+nlpo",
@@ -195,14 +198,30 @@ def test_what_cannot_work_is_a_users_mistake(capsys, keys, message):
         run_experiment(tiny(**keys))
 
 
-def test_an_encoder_decoder_model_is_refused_by_name(tmp_path, capsys):
-    (tmp_path / "t5").mkdir()
-    (tmp_path / "t5" / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    recipe = tiny(algorithm="supervised")
-    from trl_nlpo.starting_model import starting_model
+@pytest.fixture
+def t5(tmp_path):
+    tokenizer = train_tokenizer(["On Sunday the dog went to the river"], 300)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
+    ids = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **ids)).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    return str(tmp_path / "t5")
 
-    with pytest.raises(UserError, match="encoder-decoder"):
-        starting_model(recipe, None, tmp_path / "t5")
+
+def test_an_encoder_decoder_model_is_reinforced_and_the_line_that_loads_it_fits(t5, capsys):
+    folder = run_experiment(tiny(algorithm="nlpo", model_name_or_path=t5, max_steps=1))
+    assert "AutoModelForSeq2SeqLM" in load_command(folder)
+    assert list(stages(folder)) == ["zero-shot", "nlpo"]
+
+
+def test_an_encoder_decoder_model_cannot_be_supervised_here(t5, capsys):
+    with pytest.raises(UserError, match="takes no encoder-decoder model"):
+        run_experiment(tiny(algorithm="supervised+nlpo", model_name_or_path=t5))
+
+
+def test_a_prompt_too_long_for_the_model_is_known_before_anything_is_trained(capsys):
+    with pytest.raises(UserError, match="the train split row 0 has a prompt of"):
+        run_experiment(tiny(max_position_embeddings=16))
 
 
 def test_results_of_a_stage_are_on_disk_at_once_and_infinity_is_null(tmp_path):

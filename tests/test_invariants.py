@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 
 import pytest
-import tiny
 import torch
+
+import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.functional.logprobs import scaled_logits
 from trl_nlpo.models.policy_and_value import completion_logits
 from trl_nlpo.records import Sequences
 from trl_nlpo.rollout import evaluation_mode
+
 
 DEFAULTS = {
     "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_mini_batches": 2, "num_ppo_epochs": 2,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer
+
 
 WANTED = "w7"
 

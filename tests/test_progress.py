@@ -9,6 +9,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from trl_nlpo.progress import ProgressBar, show_progress
 
+
 STATE = SimpleNamespace(is_world_process_zero=True, max_steps=4, global_step=0)
 
 

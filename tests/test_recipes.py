@@ -22,6 +22,7 @@ from trl_nlpo.recipes import (
     write_resolved,
 )
 
+
 SHIPPED = shipped_recipes()
 MINIMAL = {"dataset_name": "quickstart", "rewards": ["pleasant_sentence"]}
 LOCAL_DATA = ["--dataset_name", "some/folder"]

@@ -1,4 +1,4 @@
-"""The trainer as its users meet it: drop-in for TRL's PPO, reward functions, evaluation, saving, resuming, bad input."""
+"""The trainer as its users meet it: drop-in for TRL's PPO, rewards, evaluation, saving, resuming, bad input."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import os
 
 import huggingface_hub
 import pytest
-import tiny
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, EarlyStoppingCallback, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    EarlyStoppingCallback,
+    TrainerCallback,
+)
+
+import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo._trl import HAS_PPO
 from trl_nlpo.errors import RewardError
+
 
 QUICK = {
     "per_device_train_batch_size": 8, "num_ppo_epochs": 1, "response_length": 6, "stop_token": "eos",
@@ -29,11 +36,8 @@ TRL_METRICS = {
 
 
 def trainer(tmp_path, rewards=tiny.length_reward, train=None, callbacks=None, **settings) -> NLPOTrainer:
-    keywords = {
-        name: settings.pop(name)
-        for name in ("eval_dataset", "peft_config", "reward_processing_classes", "model", "ref_model", "processing_class")
-        if name in settings
-    }
+    names = ("eval_dataset", "peft_config", "reward_processing_classes", "model", "ref_model", "processing_class")
+    keywords = {name: settings.pop(name) for name in names if name in settings}
     return NLPOTrainer(
         args=NLPOConfig(output_dir=str(tmp_path), **{**QUICK, **settings}),
         train_dataset=tiny.prompts() if train is None else train,
@@ -61,8 +65,8 @@ class TestDropIn:
             for model in (self.policy, self.value_model)
         ]
         args = NLPOConfig(
-            output_dir=str(tmp_path), per_device_train_batch_size=4, per_device_eval_batch_size=2, num_ppo_epochs=2,
-            response_length=6, report_to="none",
+            output_dir=str(tmp_path), per_device_train_batch_size=4, per_device_eval_batch_size=2,
+            num_ppo_epochs=2, response_length=6, report_to="none",
         )  # fmt: skip
         dataset = tokenized(9, tokenizer)
         return NLPOTrainer(
@@ -78,7 +82,9 @@ class TestDropIn:
         )
 
     def moved(self, model, before):
-        return any(not torch.equal(before[name], weight) for name, weight in model.named_parameters() if name in before)
+        return any(
+            not torch.equal(before[name], weight) for name, weight in model.named_parameters() if name in before
+        )
 
     def test_a_ppo_script_trains_policy_and_value_model(self, tmp_path):
         subject = self.ppo_trainer(tmp_path)
@@ -145,9 +151,10 @@ class TestDropIn:
         from transformers import DataCollatorWithPadding
 
         tokenizer = tiny.tokenizer()
+        collator = DataCollatorWithPadding(tokenizer, padding="max_length", max_length=9)
         subject = NLPOTrainer(
             NLPOConfig(output_dir=str(tmp_path), **QUICK), tokenizer, tiny.policy(), None, tiny.classifier(),
-            tokenized(8, tokenizer), data_collator=DataCollatorWithPadding(tokenizer, padding="max_length", max_length=9),
+            tokenized(8, tokenizer), data_collator=collator,
         )  # fmt: skip
         assert subject.prompts.prompt_ids == tokenized(8, tokenizer)["input_ids"][:]
 
@@ -370,7 +377,13 @@ class TestSavingAndResuming:
     @pytest.mark.parametrize("adapter", [False, True])
     def test_a_resumed_run_ends_where_the_unbroken_one_does(self, tmp_path, adapter):
         peft = pytest.importorskip("peft")
-        settings = {"save_strategy": "steps", "save_steps": 1, "mask_sync_steps": 2, "kl_target": 1.0, "kl_horizon": 80}
+        settings = {
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "mask_sync_steps": 2,
+            "kl_target": 1.0,
+            "kl_horizon": 80,
+        }
 
         def fresh():
             config = peft.LoraConfig(r=4, task_type="CAUSAL_LM", target_modules="all-linear") if adapter else None
@@ -536,7 +549,8 @@ class TestBadInput:
         self.refused(tmp_path, "needs a column 'prompt'", train=Dataset.from_list([{"text": "w1"}] * 8))
 
     def test_an_empty_prompt(self, tmp_path):
-        self.refused(tmp_path, "row 1 has an empty prompt", train=Dataset.from_list([{"prompt": "w1"}, {"prompt": ""}] * 4))
+        rows = [{"prompt": "w1"}, {"prompt": ""}] * 4
+        self.refused(tmp_path, "row 1 has an empty prompt", train=Dataset.from_list(rows))
 
     def test_a_prompt_longer_than_the_context(self, tmp_path):
         rows = [{"prompt": "w1"}, {"prompt": "w2 " * 60}] * 4

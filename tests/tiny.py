@@ -19,10 +19,17 @@ from transformers import (
     T5Config,
 )
 
+
 VOCAB_SIZE = 41
 WORDS = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(VOCAB_SIZE - 3))]
 
-_SHARED = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1, "tie_word_embeddings": False}
+_SHARED = {
+    "vocab_size": VOCAB_SIZE,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 1,
+    "tie_word_embeddings": False,
+}
 _SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

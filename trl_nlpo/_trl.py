@@ -18,6 +18,7 @@ import torch
 from trl.trainer.base_config import _BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer
 
+
 # TRL warns on every import of an experimental module; whoever imports this package has chosen to.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 

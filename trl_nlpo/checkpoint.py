@@ -13,6 +13,7 @@ from .errors import UserError
 from .models.adapters import load_adapter_weights, save_adapter
 from .models.policy_and_value import PolicyAndValue
 
+
 STATE_NAME = "nlpo_state.json"
 VALUE_FOLDER = "value_model"
 VALUE_NAME = "value_model.safetensors"

@@ -11,6 +11,7 @@ import typer
 from . import __version__
 from .errors import UserError
 
+
 _INTERRUPTED = 130
 """Exit code of a process that Ctrl-C ended, by the shell's convention."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError
 from .recipe_arguments import RecipeArguments
 
+
 if TYPE_CHECKING:
     from datasets import Dataset
 

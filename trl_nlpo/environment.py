@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+
 _PACKAGES = ("trl", "torch", "transformers", "peft", "accelerate", "datasets")
 
 

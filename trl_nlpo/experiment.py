@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from transformers.trainer_utils import get_last_checkpoint
 
 from .data import Splits, load_splits
-from .evaluation import evaluate_policy
+from .errors import UserError
+from .evaluation import evaluate_policy, prompt_tokenizer
 from .progress import show_progress
+from .prompts import PromptDataset
 from .recipes import Recipe, write_resolved
 from .run_folder import MetricsLog, RunFolder
+from .run_summary import load_command, results_table
 from .starting_model import adapter_config, starting_model, starting_tokenizer
-from .trainer import NLPOTrainer
+from .trainer import NLPOTrainer, longest_prompt
+
 
 _WIDTH_OF_FILES = 119
 """Columns of what is printed to a file or pipe, where rich would assume 80 and cut the table."""
@@ -77,8 +79,11 @@ def run_experiment(recipe: Recipe) -> Path:
             if folder.results:
                 console.print(f"Stopped. What was finished is in {folder.path}: {', '.join(folder.results)}.")
             raise
-    _print_table(run)
-    _print_whereabouts(run)
+    console.print(results_table(f"{recipe.name}: {len(splits.test)} held-out prompts", folder.results))
+    console.print(f"Everything is in {folder.path}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl.")
+    if recipe.arguments.algorithm != "zero_shot":
+        path = folder.path if recipe.arguments.reinforcement else folder.supervised_model
+        console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
     return folder.path
 
 
@@ -86,6 +91,7 @@ def _run_stages(run: _Run) -> None:
     arguments = run.recipe.arguments
     model = starting_model(run.recipe, run.tokenizer)
     _introduce(run, model)
+    _check_fit(run, model)
     if not (run.resuming and "zero-shot" in run.folder.results):
         _evaluate(run, "zero-shot", model, judge=None if arguments.has_supervised_stage else model)
     if arguments.has_supervised_stage:
@@ -191,6 +197,20 @@ def _checkpoint(run: _Run) -> str | None:
     return get_last_checkpoint(str(run.folder.path))
 
 
+def _check_fit(run: _Run, model: Any) -> None:
+    """What would fail only when a stage comes to it: prompts too long for the model, a model that TRL cannot supervise."""
+    training = run.recipe.training
+    longest = longest_prompt(model, training.response_length)
+    for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
+        if rows is not None:
+            PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
+    if run.recipe.arguments.has_supervised_stage and model.config.is_encoder_decoder:
+        raise UserError(
+            f"algorithm {run.recipe.arguments.algorithm!r}: TRL's supervised trainer takes no encoder-decoder model such as "
+            f"{run.recipe.model.model_name_or_path}; fine-tune it elsewhere and take 'nlpo' or 'ppo'."
+        )
+
+
 def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:
     run.console.print(f"Evaluating [bold]{stage}[/bold] on {len(run.splits.test)} prompts of the test split ...")
     evaluation = evaluate_policy(
@@ -214,39 +234,6 @@ def _introduce(run: _Run, model: Any) -> None:
         f"[bold]{escape(recipe.name)}[/bold]: {recipe.arguments.algorithm} on {escape(data)}; {escape(source)}, "
         f"{size / 1e6:.1f} M parameters, on {recipe.training.device}."
     )
-
-
-def _print_table(run: _Run) -> None:
-    results = list(run.folder.results.items())
-    names = [key for key in results[-1][1] if key.startswith("rewards/")]
-    title = f"{run.recipe.name}: {len(run.splits.test)} held-out prompts"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", no_wrap=True)
-    columns = {"reward": "reward"} | {key: key.split("/")[1] for key in names}
-    columns |= {"perplexity": "perplexity", "completions/mean_length": "tokens", "distinct_2": "distinct-2"}
-    for title in columns.values():
-        table.add_column(title, justify="right", overflow="fold")
-    table.add_column("training", justify="right", no_wrap=True)
-    for stage, metrics in results:
-        cells = [_cell(metrics.get(key)) for key in columns]
-        table.add_row(stage, *cells, f"{metrics['seconds']:.0f} s" if metrics["seconds"] else "-")
-    run.console.print(table)
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
-
-
-def _print_whereabouts(run: _Run) -> None:
-    arguments, path = run.recipe.arguments, run.folder.path
-    run.console.print(f"Everything is in {path}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl.")
-    if arguments.algorithm == "zero_shot":
-        return
-    model = path if arguments.reinforcement else run.folder.supervised_model
-    is_adapter = run.recipe.model.use_peft and arguments.reinforcement
-    auto, package = ("AutoPeftModelForCausalLM", "peft") if is_adapter else ("AutoModelForCausalLM", "transformers")
-    command = f'from {package} import {auto}; model = {auto}.from_pretrained("{model}")'
-    run.console.print(f"Load the model with:\n  {escape(command)}", soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+
 _SHOWN = {"reward": "reward", "objective/kl": "kl", "perplexity": "ppl", "loss": "loss"}
 
 

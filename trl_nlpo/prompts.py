@@ -12,6 +12,7 @@ from ._trl import chat_template_of
 from .errors import UserError
 from .records import PromptBatch, concatenate_columns
 
+
 _TOKEN_COLUMNS = ("input_ids", "attention_mask")
 _NO_REWARD_COLUMNS = ("prompt", "completion", "completion_ids", *_TOKEN_COLUMNS)
 """Columns that do not reach reward functions: they get their own `prompts`, `completions` and `completion_ids`."""

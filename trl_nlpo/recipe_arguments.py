@@ -8,6 +8,7 @@ from typing import Any, Literal
 from .errors import UserError
 from .rewards import built_in_names, get_reward
 
+
 Algorithm = Literal["zero_shot", "supervised", "ppo", "nlpo", "supervised+ppo", "supervised+nlpo"]
 
 

@@ -10,6 +10,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+
 _MOST_NAMED = 12
 """Choices that an error message lists; thirty optimizers would fill the screen."""
 

@@ -17,6 +17,7 @@ from .recipe_arguments import RecipeArguments
 from .recipe_values import WrongValueError, convert
 from .rewards.registry import did_you_mean
 
+
 if TYPE_CHECKING:
     from trl import ModelConfig
 

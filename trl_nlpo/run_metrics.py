@@ -10,6 +10,7 @@ import torch
 from .evaluation import perplexity
 from .records import Estimates, Rollout, Scores, UpdateStats
 
+
 _BITS = torch.tensor([bin(byte).count("1") for byte in range(256)], dtype=torch.int32)
 
 

@@ -21,6 +21,7 @@ from .functional.logprobs import (
 )
 from .records import Sequences
 
+
 # Settings that change logits by something other than a mask or the temperature, or that do not sample single rows. The
 # update could not compute the probability that a token was sampled with. (`repetition_penalty` is computed again
 # there.)

@@ -15,6 +15,7 @@ import torch
 from .errors import RewardError, UserError
 from .records import Completions, Scores
 
+
 RewardFunction = Callable[..., Any]
 
 

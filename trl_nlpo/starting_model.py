@@ -10,6 +10,7 @@ from .errors import UserError
 from .from_scratch import build_model, train_tokenizer
 from .recipes import Recipe
 
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,7 +42,7 @@ def starting_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: P
         folder (`Path`, *optional*): load from there instead (the supervised stage's model).
 
     Raises:
-        UserError: it cannot be loaded, or is no decoder-only language model.
+        UserError: it cannot be loaded.
     """
     from transformers import set_seed
 
@@ -57,15 +58,12 @@ def starting_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: P
             arguments.max_position_embeddings,
         )
         return model.to(recipe.training.device)
-    if getattr(_loaded("AutoConfig", name, recipe), "is_encoder_decoder", False):
-        raise UserError(
-            f"{name} is an encoder-decoder model; only decoder-only models (GPT, Llama, Qwen, ...) are trained."
-        )
+    is_encoder_decoder = getattr(_loaded("AutoConfig", name, recipe), "is_encoder_decoder", False)
     quantization = quantization_config_from(recipe.model)
     options: dict[str, Any] = {"dtype": recipe.model.dtype, "attn_implementation": recipe.model.attn_implementation}
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": recipe.training.device}}
-    model = _loaded("AutoModelForCausalLM", name, recipe, **options)
+    model = _loaded("AutoModelForSeq2SeqLM" if is_encoder_decoder else "AutoModelForCausalLM", name, recipe, **options)
     return model if quantization is not None else model.to(recipe.training.device)
 
 

@@ -40,6 +40,7 @@ from .records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateS
 from .sampling import MaskSettings, SamplingSettings
 from .trainer_plumbing import TrainerPlumbing
 
+
 if TYPE_CHECKING:
     from peft import PeftConfig
 

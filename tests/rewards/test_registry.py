@@ -9,6 +9,7 @@ import pytest
 from trl_nlpo.errors import UserError
 from trl_nlpo.rewards import built_in_names, get_reward
 
+
 MODULE = """
 import json
 

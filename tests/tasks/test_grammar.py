@@ -8,6 +8,7 @@ import pytest
 
 from trl_nlpo.tasks.grammar import Grammar
 
+
 GREETINGS = Grammar(
     {"GREETING": ["hello NAME", "good TIME NAME"], "TIME": ["morning", "late evening"], "NAME": ["Ann", "Bob"]}
 )

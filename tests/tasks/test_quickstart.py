@@ -15,6 +15,7 @@ from trl_nlpo.tasks.quickstart import (
     quickstart_rows,
 )
 
+
 PROMPT = "On Sunday my aunt went to the river"
 SIZES = {"train": 600, "validation": 50, "test": 50}
 

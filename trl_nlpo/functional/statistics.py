@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+
 AllSum = Callable[[torch.Tensor], torch.Tensor]
 """Adds a tensor up over all processes; the identity where there is one."""
 

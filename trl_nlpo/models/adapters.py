@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import UserError
 
+
 VALUE_ADAPTER = "value"
 """Name of the adapter that turns the base model into the value function's backbone."""
 

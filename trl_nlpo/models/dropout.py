@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import UserError
 
+
 NOISE_NAMES = ("drop", "jitter")
 """Parts of the names under which modules keep a rate of training-time noise (layerdrop, drop_path, …)."""
 

@@ -2,4 +2,5 @@
 
 from .registry import built_in_names, get_reward
 
+
 __all__ = ["built_in_names", "get_reward"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from .texts import as_list, completion_text, require_column
 
+
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _VOWELS = frozenset("aeiouy")
 

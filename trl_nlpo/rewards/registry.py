@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 
+
 # Dotted paths, so that naming one reward imports no other, nor the package it may need.
 _BUILT_IN: dict[str, tuple[str, dict[str, Any]]] = {
     "concept_coverage": ("trl_nlpo.rewards.concepts.ConceptCoverage", {}),

@@ -16,6 +16,7 @@ from typing import Any
 from ..rewards.texts import completion_text
 from .grammar import Grammar
 
+
 PLEASANT = {
     "FOOD": "delicious fresh sweet tasty warm crunchy",
     "ANIMAL": "friendly gentle playful loyal fluffy clever",

@@ -1,0 +1,113 @@
+"""Log-probabilities and entropies, against `torch.distributions` and against transformers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import RepetitionPenaltyLogitsProcessor
+
+from trl_nlpo.functional import logprobs
+
+
+def example(masked: bool, dtype=torch.float64):
+    torch.manual_seed(1)
+    logits = torch.randn(3, 4, 11, dtype=dtype) * 3
+    token_ids = torch.randint(0, 11, (3, 4))
+    mask = (torch.rand(3, 4, 11) > 0.5).scatter(-1, token_ids.unsqueeze(-1), True) if masked else None
+    return logits, token_ids, mask
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_log_probabilities_and_entropies_are_those_of_the_masked_softmax(masked):
+    logits, token_ids, mask = example(masked)
+    ours = logprobs.masked_logprobs_and_entropy(logits, token_ids, mask)
+    for row in range(3):
+        for place in range(4):
+            keep = torch.arange(11) if mask is None else mask[row, place].nonzero().flatten()
+            # only the allowed tokens, as if there were no others
+            distribution = torch.distributions.Categorical(logits=logits[row, place, keep])
+            taken = (keep == token_ids[row, place]).nonzero()[0, 0]
+            assert ours[0][row, place].item() == pytest.approx(distribution.log_prob(taken).item())
+            assert ours[1][row, place].item() == pytest.approx(distribution.entropy().item())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_their_gradients_are_right(masked):
+    logits, token_ids, mask = example(masked)
+    assert torch.autograd.gradcheck(
+        lambda x: logprobs.masked_logprobs_and_entropy(x, token_ids, mask), (logits.requires_grad_(),)
+    )
+
+
+def test_a_forbidden_token_gets_no_gradient():
+    logits, token_ids, mask = example(masked=True)
+    logits.requires_grad_()
+    sum(part.sum() for part in logprobs.masked_logprobs_and_entropy(logits, token_ids, mask)).backward()
+    assert logits.grad[~mask].eq(0).all()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_token_outside_the_mask_has_probability_zero():
+    mask = torch.tensor([[[True, False]]])
+    log_probability, _ = logprobs.masked_logprobs_and_entropy(torch.zeros(1, 1, 2), torch.tensor([[1]]), mask)
+    assert log_probability.item() == float("-inf")
+
+
+def test_rows_computed_in_chunks_are_the_same(monkeypatch):
+    logits, token_ids, mask = example(masked=True)
+    results = []
+    for step in (1, 2, 3):
+        monkeypatch.setattr(
+            logprobs, "_chunks", lambda x, step=step: [slice(i, i + step) for i in range(0, len(x), step)]
+        )
+        leaf = logits.clone().requires_grad_()
+        values = logprobs.masked_logprobs_and_entropy(leaf, token_ids, mask)
+        (values[0].sum() + 2 * values[1].sum()).backward()
+        results.append((*values, leaf.grad))
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+def test_certainty_has_no_entropy_and_uniformity_has_log_v():
+    certain, uniform = torch.tensor([[[50.0, 0.0, 0.0, 0.0]]]), torch.zeros(1, 1, 4)
+    entropies = [
+        logprobs.masked_logprobs_and_entropy(x, torch.zeros(1, 1, dtype=torch.long))[1] for x in (certain, uniform)
+    ]
+    assert entropies[0].item() == pytest.approx(0.0, abs=1e-6)
+    assert entropies[1].item() == pytest.approx(1.3862944)  # log 4
+
+
+def test_token_logprobs_equal_a_whole_log_softmax():
+    logits, token_ids, _ = example(masked=False)
+    expected = logits.log_softmax(-1).gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(logprobs.token_logprobs(logits, token_ids), expected)
+
+
+def test_the_temperature_divides_and_one_changes_nothing():
+    logits = torch.tensor([[1.0, -2.0]])
+    assert logprobs.scaled_logits(logits, 0.5).tolist() == [[2.0, -4.0]]
+    assert logprobs.scaled_logits(logits, 1.0) is logits
+    assert logprobs.scaled_logits(logits.half(), 1.0).dtype is torch.float32
+
+
+def test_first_occurrences_by_hand():
+    prompt = torch.tensor([[9, 2, 3]])
+    real = torch.tensor([[False, True, True]])  # the 9 is padding
+    completion = torch.tensor([[4, 5, 4]])
+    first = logprobs.first_occurrences(prompt, real, completion, 10)[0]
+    # in the prompt: -1; 4 stands first at place 0, 5 at 1; everything else nowhere, which is T = 3
+    assert first.tolist() == [3, 3, -1, -1, 0, 1, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("penalty", [1.6, 0.7])
+def test_the_repetition_penalty_is_that_of_transformers_at_every_position(penalty):
+    torch.manual_seed(0)
+    prompt, completion = torch.randint(0, 9, (2, 3)), torch.randint(0, 9, (2, 4))
+    logits = torch.randn(2, 4, 9)
+    first = logprobs.first_occurrences(prompt, torch.ones_like(prompt, dtype=torch.bool), completion, 9)
+    seen = first[:, None, :] < torch.arange(4)[None, :, None]
+    ours = logprobs.penalize_repetition(logits, seen, penalty)
+    processor = RepetitionPenaltyLogitsProcessor(penalty)
+    for place in range(4):
+        so_far = torch.cat([prompt, completion[:, :place]], dim=1)
+        torch.testing.assert_close(ours[:, place], processor(so_far, logits[:, place].clone()))
