@@ -5,8 +5,8 @@
     python benchmarks/memory.py --shape t5-base    # ours only: TRL's PPO cannot train it
 
 Every case runs in a process of its own and reports its peak resident memory (device memory on a GPU) less that of a
-bare interpreter with the same imports. Both sides train LoRA of the same rank with the same reward; TRL's value model is a
-second backbone that is trained in full, which is the only kind that it has.
+bare interpreter with the same imports. Both sides train LoRA of the same rank with the same reward; TRL's value model
+is a second backbone that is trained in full, which is the only kind that it has.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _checkpoint(run: _Run) -> str | None:
 
 
 def _check_fit(run: _Run, model: Any) -> None:
-    """What would fail only when a stage comes to it: prompts too long for the model, a model that TRL cannot supervise."""
+    """Fail now rather than when a stage comes to it: prompts too long, or a model that TRL cannot supervise."""
     training = run.recipe.training
     longest = longest_prompt(model, training.response_length)
     for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
@@ -206,8 +206,8 @@ def _check_fit(run: _Run, model: Any) -> None:
             PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
     if run.recipe.arguments.has_supervised_stage and model.config.is_encoder_decoder:
         raise UserError(
-            f"algorithm {run.recipe.arguments.algorithm!r}: TRL's supervised trainer takes no encoder-decoder model such as "
-            f"{run.recipe.model.model_name_or_path}; fine-tune it elsewhere and take 'nlpo' or 'ppo'."
+            f"algorithm {run.recipe.arguments.algorithm!r}: TRL's supervised trainer takes no encoder-decoder model such "
+            f"as {run.recipe.model.model_name_or_path}; fine-tune it elsewhere and take 'nlpo' or 'ppo'."
         )
 
 

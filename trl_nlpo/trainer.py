@@ -34,6 +34,7 @@ from .models.adapters import (
 from .models.dropout import disable_dropout
 from .models.inputs import is_encoder_decoder
 from .models.policy_and_value import PolicyAndValue, check_value_model, completion_logits, output_layer
+from .models.quantized import prepare_quantized
 from .models.reward_model import as_reward_functions
 from .prompts import PromptDataset, collate_prompts
 from .records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateStats
@@ -124,6 +125,7 @@ class NLPOTrainer(TrainerPlumbing):
         output_layer(model)
         policy = with_adapter(model, peft_config)
         self.is_peft_model = is_adapter_model(policy)
+        prepare_quantized(policy, self.is_peft_model)
         self.trained_adapter = ""
         self.model_adapter_name, self.ref_adapter_name = args.model_adapter_name, args.ref_adapter_name
         value_adapter = self._set_up_adapters(policy, value_model) if self.is_peft_model else None

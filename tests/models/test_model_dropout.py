@@ -18,7 +18,9 @@ LLAMA_LIKE = {
     "intermediate_size": 24, "attention_dropout": 0.5,
 }  # fmt: skip
 CONFIGS = {
-    "GPT2": {**SMALL, "n_embd": 16, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5},
+    "GPT2": {
+        **SMALL, "n_embd": 16, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5,
+    },
     "Llama": LLAMA_LIKE,
     "Mistral": LLAMA_LIKE,
     "Qwen2": LLAMA_LIKE,

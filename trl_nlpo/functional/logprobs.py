@@ -37,8 +37,8 @@ def masked_logprobs_and_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log p(token) and the entropy of p, the softmax over the allowed tokens; both with gradients.
 
-    A pass over the vocabulary forward and one backward, a few rows at a time: beside the logits it needs their gradient
-    and the mask, where the formulas written out in autograd keep several tensors of that size.
+    A pass over the vocabulary forward and one backward, a few rows at a time: beside the logits it needs their
+    gradient and the mask, where the formulas written out in autograd keep several tensors of that size.
 
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`): after the temperature.
