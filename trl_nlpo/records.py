@@ -136,11 +136,6 @@ class Sequences:
         )
 
     @property
-    def token_mask(self) -> torch.Tensor | None:
-        """The allowed tokens, `(B, T, V)` bool, or None when all are."""
-        return None if self.packed_token_mask is None else unpack_mask(self.packed_token_mask, self.vocab_size)
-
-    @property
     def width(self) -> int:
         """T: completion tokens in a row, padding included."""
         return self.completion_ids.shape[1]

@@ -238,4 +238,4 @@ def action_logprobs(
         seen = first[:, None, :] < steps[None, :, None]
         logits = penalize_repetition(logits.float(), seen, sampling.repetition_penalty)
     actions = scaled_logits(logits, sampling.temperature)
-    return masked_logprobs_and_entropy(actions, sequences.completion_ids, sequences.token_mask)
+    return masked_logprobs_and_entropy(actions, sequences.completion_ids, sequences.packed_token_mask)

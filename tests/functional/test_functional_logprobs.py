@@ -7,6 +7,7 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from trl_nlpo.functional import logprobs
+from trl_nlpo.functional.masking import pack_mask
 
 
 def example(masked: bool, dtype=torch.float64):
@@ -37,6 +38,12 @@ def test_their_gradients_are_right(masked):
     assert torch.autograd.gradcheck(
         lambda x: logprobs.masked_logprobs_and_entropy(x, token_ids, mask), (logits.requires_grad_(),)
     )
+
+
+def test_a_packed_mask_does_the_same():
+    logits, token_ids, mask = example(masked=True)
+    plain = logprobs.masked_logprobs_and_entropy(logits, token_ids, mask)
+    assert all(map(torch.equal, plain, logprobs.masked_logprobs_and_entropy(logits, token_ids, pack_mask(mask))))
 
 
 def test_a_forbidden_token_gets_no_gradient():

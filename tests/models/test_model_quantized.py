@@ -22,7 +22,9 @@ BITS = {
 
 def quantized(tmp_path, family, bits):
     shape = tiny.CONFIGS[family]()
-    shape.hidden_size = shape.intermediate_size = 128  # rows of whole blocks of 64, as real models have
+    # Layers of whole blocks of 64, as real models have.
+    shape.hidden_size = shape.intermediate_size = 128
+    shape.head_dim = 32
     AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path / "base")
     config = BitsAndBytesConfig(**BITS[bits])
     return AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=config, device_map={"": "cpu"})

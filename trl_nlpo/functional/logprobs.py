@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .masking import unpack_mask
+
 
 def scaled_logits(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Logits `(..., V)` in float32, divided by the temperature: the policy of the whole package, as in TRL."""
@@ -43,8 +45,8 @@ def masked_logprobs_and_entropy(
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`): after the temperature.
         token_ids (`torch.Tensor` of shape `(B, T)`): the tokens taken. One outside the mask has minus infinity.
-        token_mask (`torch.Tensor` of shape `(B, T, V)`, bool, *optional*): True = allowed, at least one a position;
-            None allows everything.
+        token_mask (`torch.Tensor` of shape `(B, T, V)` bool, or packed `(B, T, ceil(V / 8))` uint8, *optional*): True =
+            allowed, at least one a position; None allows everything.
 
     Returns:
         log-probabilities and entropies in nats, both `(B, T)`. The entropy is finite: a forbidden token adds 0.
@@ -105,7 +107,10 @@ def _chunks(logits: torch.Tensor) -> list[slice]:
 
 
 def _allowed_logits(logits: torch.Tensor, token_mask: torch.Tensor | None, rows: slice) -> torch.Tensor:
-    return apply_token_mask(logits[rows], None if token_mask is None else token_mask[rows])
+    if token_mask is None:
+        return logits[rows]
+    mask = token_mask[rows]
+    return apply_token_mask(logits[rows], mask if mask.dtype is torch.bool else unpack_mask(mask, logits.shape[-1]))
 
 
 def first_occurrences(
