@@ -8,10 +8,12 @@ import math
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration, TrainerCallback
 
 from trl_nlpo import experiment
+from trl_nlpo.data import load_splits
 from trl_nlpo.errors import UserError
+from trl_nlpo.evaluation import evaluate_policy
 from trl_nlpo.experiment import run_experiment
 from trl_nlpo.from_scratch import train_tokenizer
 from trl_nlpo.recipes import load_recipe
@@ -67,6 +69,15 @@ def stages(folder):
     return json.loads((folder / "results.json").read_text())["stages"]
 
 
+def assert_is_what_was_evaluated(model, folder, stage):
+    """The saved model gives the completions of `samples.jsonl`."""
+    recipe, tokenizer = load_recipe("tiny.yaml"), AutoTokenizer.from_pretrained(folder)
+    test = load_splits(recipe.arguments, recipe.training.seed).test
+    found = evaluate_policy(model, tokenizer, test, recipe.arguments.reward_functions(), recipe.training)
+    expected = [sample[stage]["completion"] for sample in lines(folder / "samples.jsonl")]
+    assert [sample["completion"] for sample in found.samples] == expected
+
+
 def test_a_whole_run_leaves_model_recipe_metrics_results_and_samples(capsys):
     folder = run_experiment(tiny())
     printed = capsys.readouterr().out
@@ -104,6 +115,8 @@ def test_the_final_model_is_a_plain_one_that_differs_from_the_supervised(capsys)
     final = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.decode(tokenizer("On Sunday")["input_ids"]) == "On Sunday"
+    assert_is_what_was_evaluated(supervised, folder, "supervised")
+    assert_is_what_was_evaluated(final, folder, "supervised+nlpo")
     assert any(not torch.equal(a, b) for a, b in zip(supervised.parameters(), final.parameters(), strict=True))
 
 
@@ -165,6 +178,26 @@ def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, ca
     assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
 
 
+def test_an_interrupted_run_goes_on_from_its_checkpoint(monkeypatch, capsys):
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    real = experiment.MetricsLog
+    keys = {"max_steps": 4, "save_steps": 1, "eval_strategy": "no"}
+    monkeypatch.setattr(
+        experiment, "MetricsLog", lambda folder, stage: Interrupt() if "nlpo" in stage else real(folder, stage)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(tiny(**keys))
+    monkeypatch.setattr(experiment, "MetricsLog", real)
+    folder = run_experiment(tiny(**keys, resume_from_checkpoint="true"))
+    steps = [line["step"] for line in lines(folder / "metrics.jsonl") if "reward" in line]
+    assert steps in ([2, 3, 4], [3, 4])
+    assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
+
+
 def test_an_adapter_is_trained_on_the_supervised_model_and_loads_with_peft(capsys):
     folder = run_experiment(
         tiny(use_peft=True, lora_r=2, lora_alpha=4, lora_target_modules=["c_attn"], max_steps=1, learning_rate=1e-2)
@@ -174,6 +207,7 @@ def test_an_adapter_is_trained_on_the_supervised_model_and_loads_with_peft(capsy
     assert "AutoPeftModelForCausalLM" in command
     scope: dict = {}
     exec(command, scope)
+    assert_is_what_was_evaluated(scope["model"], folder, "supervised+nlpo")
 
 
 def test_a_model_and_tokenizer_can_come_from_a_folder(capsys):

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import tiny
-from test_invariants import DEFAULTS, one_update
+from test_invariants import DEFAULTS, count_calls, one_update, reference_top_p
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
+from trl_nlpo.functional.logprobs import scaled_logits
+from trl_nlpo.masking_policy import MaskingPolicy
 from trl_nlpo.models.adapters import adapter_parameters
 from trl_nlpo.models.policy_and_value import completion_logits
 
@@ -154,6 +156,42 @@ def test_the_masking_policy_copies_adapter_weights_only(tmp_path):
     assert subject.sync_masking_policy()
     policy = weights(subject, "default")
     assert all(torch.equal(policy[name], weight) for name, weight in subject.masking_policy.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_policy_and_mask_in_one_batch_sample_under_the_same_masks(tmp_path, family):
+    subject = trainer(tmp_path, family)
+    policy = subject.policy_model
+    subject.masking_policy = MaskingPolicy(policy, 2, adapter="default", in_one_batch=True)
+    assert subject.masking_policy.in_one_batch
+    for _ in range(3):
+        _, stats = one_update(subject)
+        assert stats.first_ratio_deviation < 1e-4
+    passes = count_calls(policy.get_base_model(), "forward")
+    rollout = subject.collect_rollout(next(iter(subject.get_train_dataloader())))
+    # A pass a token, one to score each chunk of rows with the policy, the value function and the reference
+    assert passes.calls <= 8 + 3
+    with subject.masking_policy.model() as masking_model, torch.no_grad():
+        logits = completion_logits(masking_model, rollout.sequences(torch.arange(len(rollout))))
+    expected = reference_top_p(scaled_logits(logits, 0.8), 0.6)
+    expected[..., 1] = True
+    real = rollout.completion_mask
+    assert (rollout.token_mask == expected).float()[real].mean() > 0.999
+    chosen = rollout.token_mask.gather(-1, rollout.completion_ids.unsqueeze(-1)).squeeze(-1)
+    assert chosen[real].all()
+    assert not torch.equal(rollout.completion_mask, torch.zeros_like(real))
+
+
+def test_a_mask_adapter_is_synced_in_place_and_not_saved(tmp_path):
+    subject = trainer(tmp_path)
+    subject.masking_policy = MaskingPolicy(subject.policy_model, 1, adapter="default", in_one_batch=True)
+    one_update(subject)
+    assert subject.sync_masking_policy()
+    mask, policy = weights(subject, "mask").values(), weights(subject, "default").values()
+    assert all(map(torch.equal, mask, policy))
+    assert not any(p.requires_grad for p in adapter_parameters(subject.policy_model, "mask").values())
+    subject.save_model(str(tmp_path / "final"))
+    assert not (tmp_path / "final" / "mask").exists()
 
 
 def test_no_second_base_model_is_kept(tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import PrinterCallback, ProgressCallback
 
-from trl_nlpo.progress import ProgressBar, show_progress
+from trl_nlpo.progress import ProgressBar, showing_progress
 
 
 STATE = SimpleNamespace(is_world_process_zero=True, max_steps=4, global_step=0)
@@ -53,9 +53,27 @@ def test_other_processes_show_nothing():
     assert callback.bar is None
 
 
+class Trainer:
+    def __init__(self):
+        self.removed, self.added = [], []
+        self.remove_callback, self.add_callback = self.removed.append, self.added.append
+
+
 def test_it_takes_the_place_of_the_callbacks_that_print_dictionaries():
-    removed, added = [], []
-    trainer = SimpleNamespace(remove_callback=removed.append, add_callback=added.append)
-    show_progress(trainer, "nlpo")
-    assert removed == [ProgressCallback, PrinterCallback]
-    assert [callback.description for callback in added] == ["nlpo"]
+    trainer = Trainer()
+    with showing_progress(trainer, "nlpo"):
+        assert trainer.removed == [ProgressCallback, PrinterCallback]
+        assert [callback.description for callback in trainer.added] == ["nlpo"]
+
+
+def test_the_bar_is_closed_when_training_fails():
+    trainer = Trainer()
+
+    def train():
+        with showing_progress(trainer, "nlpo"):
+            trainer.added[0].on_train_begin(None, STATE, None)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train()
+    assert trainer.added[0].bar is None

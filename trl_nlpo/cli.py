@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from typing import Annotated, Optional
 
 import typer
@@ -27,6 +29,9 @@ def main() -> None:
     """Entry point. A user's mistake is one line on stderr and exit code 2, Ctrl-C one line and 130."""
     # TRL's trainers send usage statistics; a run of ours does not. Set it to 0 to have them sent.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # What transformers will rename, or which kernel bitsandbytes misses, is no concern of whoever runs a recipe.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         # Commands return nothing; what comes back is the exit code of a `typer.Exit`.
         code = app(standalone_mode=False) or 0

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from .functional.logprobs import token_logprobs
+from .generation import evaluation_mode, sample_completions, seeded
 from .models.policy_and_value import completion_logits
 from .models.reward_model import as_reward_functions
 from .prompts import PromptDataset, PromptTokenizer, collate_prompts
 from .records import Completions, PromptBatch
-from .rollout import Logits, evaluation_mode, joined_completions, sample_completions, seeded
+from .rollout import Logits, joined_completions
 from .sampling import MaskSettings, SamplingSettings
 from .scoring import check_weights, score_rollout
 

@@ -17,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .data import Splits, load_splits
 from .errors import UserError
 from .evaluation import evaluate_policy, prompt_tokenizer
-from .progress import show_progress
+from .progress import showing_progress
 from .prompts import PromptDataset
 from .recipes import Recipe, write_resolved
 from .run_folder import MetricsLog, RunFolder
@@ -146,8 +146,8 @@ def _train_supervised(run: _Run, model: Any) -> None:
         peft_config=adapter_config(run.recipe),
         callbacks=[MetricsLog(run.folder, "supervised")],
     )
-    show_progress(trainer, "supervised")
-    trainer.train()
+    with showing_progress(trainer, "supervised"):
+        trainer.train()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     if run.recipe.model.use_peft:
         # The next adapter starts from this model, and its folder must be able to name it.
@@ -171,8 +171,8 @@ def _reinforcement_stage(run: _Run, model: Any) -> None:
         callbacks=[MetricsLog(run.folder, name)],
         peft_config=adapter_config(recipe),
     )
-    show_progress(trainer, name)
-    trainer.train(resume_from_checkpoint=_checkpoint(run))
+    with showing_progress(trainer, name):
+        trainer.train(resume_from_checkpoint=_checkpoint(run))
     trainer.save_model(str(run.folder.path))
     seconds = time.time() - start
     _evaluate(run, name, trainer.policy_model, judge=_judge(run, trainer), training_seconds=seconds)
@@ -206,8 +206,8 @@ def _check_fit(run: _Run, model: Any) -> None:
             PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
     if run.recipe.arguments.has_supervised_stage and model.config.is_encoder_decoder:
         raise UserError(
-            f"algorithm {run.recipe.arguments.algorithm!r}: TRL's supervised trainer takes no encoder-decoder model such "
-            f"as {run.recipe.model.model_name_or_path}; fine-tune it elsewhere and take 'nlpo' or 'ppo'."
+            f"algorithm {run.recipe.arguments.algorithm!r}: TRL's supervised trainer takes no encoder-decoder model "
+            f"such as {run.recipe.model.model_name_or_path}; fine-tune it elsewhere and take 'nlpo' or 'ppo'."
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .models.adapters import adapter_parameters, is_adapter_model
+from .models.adapters import MASK_ADAPTER, adapter_parameters, add_frozen_adapter, is_adapter_model, is_lora
 
 
 def frozen_copy(model: Any) -> Any:
@@ -29,9 +29,19 @@ class MaskingPolicy:
         sync_steps (`int`, *optional*): updates between two syncs (the paper's µ). None: never.
         masks (`bool`): False where nothing is ever masked (PPO): then there is no copy, and no memory for one.
         adapter (`str`, *optional*): of a PEFT model, the adapter that is the policy; by default the active one.
+        in_one_batch (`bool`): of a LoRA model, keep the copy as an adapter, so that rollouts can compute the rows of
+            policy and masking policy in one batch: twice the rows instead of twice the passes. Meant for GPUs, where
+            a pass is bound by reading weights; see `benchmarks/README.md`.
     """
 
-    def __init__(self, policy: Any, sync_steps: int | None, masks: bool = True, adapter: str | None = None):
+    def __init__(
+        self,
+        policy: Any,
+        sync_steps: int | None,
+        masks: bool = True,
+        adapter: str | None = None,
+        in_one_batch: bool = False,
+    ):
         self.policy = policy
         self.sync_steps = sync_steps
         self.masks = masks
@@ -42,7 +52,12 @@ class MaskingPolicy:
         self._shares_base = is_adapter_model(policy)
         self._adapter = adapter or (policy.active_adapter if self._shares_base else "")
         self._model = frozen_copy(policy) if masks and not self._shares_base else policy
-        self._weights = self._trained_weights() if masks and self._shares_base else {}
+        self.in_one_batch = in_one_batch and masks and self._shares_base and is_lora(policy)
+        """Whether rollouts compute policy and masking policy as rows of one batch."""
+        if self.in_one_batch:
+            self._weights = add_frozen_adapter(policy, MASK_ADAPTER, self._adapter)
+        else:
+            self._weights = frozen_adapter(policy, self._adapter) if masks and self._shares_base else {}
 
     @property
     def is_current(self) -> bool:
@@ -58,6 +73,10 @@ class MaskingPolicy:
         with swapped_weights(self.policy, self._weights):
             yield self.policy
 
+    def adapters_of_rows(self, num_rows: int) -> list[str]:
+        """Names of the adapters for a batch of the policy's rows and then as many of the masking policy's."""
+        return [self._adapter] * num_rows + [MASK_ADAPTER] * num_rows
+
     def policy_moved(self) -> None:
         """Tell that the policy has changed; for whoever moves its weights other than by `update_policy`."""
         self.age += 1
@@ -72,7 +91,8 @@ class MaskingPolicy:
     def sync(self) -> None:
         """Copy the policy: ψ ← θ. The very next forward pass of the masking policy uses the new weights."""
         if self.masks and self._shares_base:
-            self._weights = self._trained_weights()
+            for name, weight in adapter_parameters(self.policy, self._adapter).items():
+                self._weights[name].copy_(weight)
         elif self.masks:
             copies = dict(self._model.named_parameters())
             for name, parameter in self.policy.named_parameters():
@@ -98,9 +118,6 @@ class MaskingPolicy:
         for name, tensor in weights.items():
             target[name].copy_(tensor)
         self.age, self.num_syncs, self._is_current = age, num_syncs, age == 0
-
-    def _trained_weights(self) -> dict[str, torch.Tensor]:
-        return frozen_adapter(self.policy, self._adapter)
 
 
 def frozen_adapter(policy: Any, name: str) -> dict[str, torch.Tensor]:

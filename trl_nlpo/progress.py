@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -41,16 +43,29 @@ class ProgressBar(TrainerCallback):
             self.bar.write(f"{self.description}, step {state.global_step}, evaluation: {_sentence(shown)}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is and go on below it."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
 
-def show_progress(trainer: Any, description: str) -> None:
-    """Give a trainer this bar in the place of transformers' own, which prints every log as a dictionary."""
+@contextlib.contextmanager
+def showing_progress(trainer: Any, description: str) -> Iterator[None]:
+    """Give a trainer this bar in the place of transformers' own, which prints every log as a dictionary.
+
+    The bar is closed on the way out, whatever happens, so that an error message begins on a line of its own.
+    """
+    bar = ProgressBar(description)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ProgressBar(description))
+    trainer.add_callback(bar)
+    try:
+        yield
+    finally:
+        bar.close()
 
 
 def _selected(logs: dict[str, Any], prefix: str) -> dict[str, str]:

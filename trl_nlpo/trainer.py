@@ -175,7 +175,9 @@ class NLPOTrainer(TrainerPlumbing):
             self.is_peft_model and peft_config is None and self.ref_adapter_name is None and ref_model is None
         )
         self._reference_weights = frozen_adapter(policy, self.trained_adapter) if starts_warm else {}
-        self.masking_policy = MaskingPolicy(policy, args.mask_sync_steps, self.mask.is_active, self.trained_adapter)
+        self.masking_policy = MaskingPolicy(
+            policy, args.mask_sync_steps, self.mask.is_active, self.trained_adapter, in_one_batch=device.type == "cuda"
+        )
         self.kl_coef = float(args.kl_coef)
         self.objective = update.Objective(
             args.cliprange, args.cliprange_value, args.vf_coef, args.entropy_coef, args.max_grad_norm

@@ -26,11 +26,11 @@ from .checkpoint import load_run_state, save_run_state, save_value_function
 from .completions import append_completions, print_completions
 from .errors import RewardError, UserError
 from .evaluation import Evaluation, evaluate_rows, summarize
+from .generation import evaluation_mode
 from .masking_policy import MaskingPolicy
 from .models.adapters import is_adapter_model, load_adapter_weights, saving_only
 from .prompts import PromptDataset, UpdateSampler, collate_prompts
 from .records import Estimates, Rollout, Scores, UpdateStats
-from .rollout import evaluation_mode
 from .run_metrics import completion_rows, update_metrics
 
 

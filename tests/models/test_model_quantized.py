@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import peft
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo.models.adapters import adapter_parameters
 

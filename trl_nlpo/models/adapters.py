@@ -17,6 +17,9 @@ from ..errors import UserError
 VALUE_ADAPTER = "value"
 """Name of the adapter that turns the base model into the value function's backbone."""
 
+MASK_ADAPTER = "mask"
+"""Name of the adapter that is the masking policy, where it is computed in one batch with the policy."""
+
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -102,15 +105,31 @@ def can_hold_several(policy: Any) -> bool:
 
 def add_value_adapter(policy: Any, trained: str) -> None:
     """A second adapter of the same kind, with the weights of the trained one: V starts from the policy."""
-    flags = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
-    policy.add_adapter(VALUE_ADAPTER, copy.deepcopy(policy.peft_config[trained]))
-    source = adapter_parameters(policy, trained)
-    with torch.no_grad():
-        for name, parameter in adapter_parameters(policy, VALUE_ADAPTER).items():
-            original = source[_renamed(name, VALUE_ADAPTER, trained)]
-            parameter.data = original.detach().clone()
-            flags[name] = flags[_renamed(name, VALUE_ADAPTER, trained)]
-    policy.set_adapter(trained)
+    _copy_adapter(policy, VALUE_ADAPTER, trained, is_trained=True)
+
+
+def add_frozen_adapter(policy: Any, name: str, source: str) -> dict[str, torch.Tensor]:
+    """A copy of an adapter that takes no gradient; returns its weights, by the names of the source's."""
+    _copy_adapter(policy, name, source, is_trained=False)
+    return {_renamed(full_name, name, source): p.data for full_name, p in adapter_parameters(policy, name).items()}
+
+
+def is_lora(policy: Any) -> bool:
+    """Whether PEFT can compute rows with different adapters in one batch."""
+    config = policy.peft_config[policy.active_adapter]
+    plain = not getattr(config, "use_dora", False) and not config.modules_to_save
+    return config.peft_type.value == "LORA" and plain
+
+
+def _copy_adapter(policy: Any, name: str, source: str, is_trained: bool) -> None:
+    flags = {full_name: parameter.requires_grad for full_name, parameter in policy.named_parameters()}
+    policy.add_adapter(name, copy.deepcopy(policy.peft_config[source]))
+    originals = adapter_parameters(policy, source)
+    for full_name, parameter in adapter_parameters(policy, name).items():
+        original = _renamed(full_name, name, source)
+        parameter.data = originals[original].detach().clone()
+        flags[full_name] = is_trained and flags[original]
+    policy.set_adapter(source)
     _set_flags(policy, flags)
 
 

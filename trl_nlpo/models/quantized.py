@@ -11,9 +11,9 @@ from ..errors import UserError
 def prepare_quantized(model: Any, has_adapter: bool) -> None:
     """Make a quantized model fit for sampling and training in turn; does nothing to other models.
 
-    On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first pass in evaluation mode, for a kernel that
-    knows no gradients; from then on the gradients of adapters are silently missing. That is switched off here, and undone
-    where it has happened.
+    On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first pass in evaluation mode, for a kernel
+    that knows no gradients; from then on the gradients of adapters are silently missing. That is switched off here,
+    and undone where it has happened.
 
     Args:
         model: the policy, or a PEFT model of it.
