@@ -173,7 +173,7 @@ def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, ca
     with pytest.raises(UserError, match="refuses"):
         run_experiment(tiny())
     monkeypatch.setattr(experiment, "NLPOTrainer", real)
-    monkeypatch.setattr(experiment, "_train_supervised", fail)
+    monkeypatch.setattr(experiment, "train_supervised", fail)
     folder = run_experiment(tiny(resume_from_checkpoint="true"))
     assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
 
@@ -248,9 +248,21 @@ def test_an_encoder_decoder_model_is_reinforced_and_the_line_that_loads_it_fits(
     assert list(stages(folder)) == ["zero-shot", "nlpo"]
 
 
-def test_an_encoder_decoder_model_cannot_be_supervised_here(t5, capsys):
-    with pytest.raises(UserError, match="takes no encoder-decoder model"):
-        run_experiment(tiny(algorithm="supervised+nlpo", model_name_or_path=t5))
+@pytest.mark.parametrize("use_peft", [False, True])
+def test_an_encoder_decoder_model_is_supervised_and_then_reinforced(t5, capsys, use_peft):
+    keys = {"lora_target_modules": ["q", "v"], "lora_task_type": "SEQ_2_SEQ_LM"} if use_peft else {}
+    folder = run_experiment(
+        tiny(algorithm="supervised+nlpo", model_name_or_path=t5, max_steps=1, use_peft=use_peft, **keys)
+    )
+    assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
+    assert (folder / "adapter_config.json").is_file() is use_peft
+    weights = [T5ForConditionalGeneration.from_pretrained(path).parameters() for path in (t5, folder / "supervised")]
+    assert not all(map(torch.equal, *weights))
+
+
+def test_layers_that_an_adapter_does_not_find_are_a_users_mistake(capsys):
+    with pytest.raises(UserError, match="lora_target_modules .* matches no layer"):
+        run_experiment(tiny(algorithm="supervised+nlpo", use_peft=True, lora_target_modules=["nowhere"]))
 
 
 def test_a_prompt_too_long_for_the_model_is_known_before_anything_is_trained(capsys):

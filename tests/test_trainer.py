@@ -374,8 +374,8 @@ class TestSavingAndResuming:
         trainer(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=2).train()
         assert sorted(os.listdir(tmp_path)) == ["README.md", "checkpoint-3", "checkpoint-4"]
 
-    @pytest.mark.parametrize("adapter", [False, True])
-    def test_a_resumed_run_ends_where_the_unbroken_one_does(self, tmp_path, adapter):
+    @pytest.mark.parametrize("kind", ["plain", "tied embeddings", "adapter", "encoder-decoder"])
+    def test_a_resumed_run_ends_where_the_unbroken_one_does(self, tmp_path, kind):
         peft = pytest.importorskip("peft")
         settings = {
             "save_strategy": "steps",
@@ -386,9 +386,15 @@ class TestSavingAndResuming:
         }
 
         def fresh():
-            config = peft.LoraConfig(r=4, task_type="CAUSAL_LM", target_modules="all-linear") if adapter else None
+            adapter = peft.LoraConfig(r=4, task_type="CAUSAL_LM", target_modules="all-linear")
+            shape = tiny.CONFIGS["gpt2"]()
+            shape.tie_word_embeddings = True
             torch.manual_seed(0)
-            return trainer(tmp_path, model=tiny.policy("llama"), peft_config=config, **settings)
+            model = {
+                "tied embeddings": lambda: AutoModelForCausalLM.from_config(shape),
+                "encoder-decoder": lambda: tiny.policy("t5"),
+            }.get(kind, lambda: tiny.policy("llama"))()
+            return trainer(tmp_path, model=model, peft_config=adapter if kind == "adapter" else None, **settings)
 
         unbroken = fresh()
         unbroken.train()

@@ -11,6 +11,7 @@ import torch
 
 from .functional.logprobs import token_logprobs
 from .generation import evaluation_mode, sample_completions, seeded
+from .models.inputs import longest_prompt
 from .models.policy_and_value import completion_logits
 from .models.reward_model import as_reward_functions
 from .prompts import PromptDataset, PromptTokenizer, collate_prompts
@@ -63,7 +64,8 @@ def evaluate_policy(
         [`Evaluation`]; the same for the same seed and batch size.
     """
     device = next(model.parameters()).device
-    prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer), description or "dataset", None)
+    longest = longest_prompt(model, SamplingSettings.from_config(args, tokenizer, for_evaluation=True).max_new_tokens)
+    prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer), description or "dataset", longest)
     with evaluation_mode(model):
         rows = evaluate_rows(
             model,

@@ -15,15 +15,16 @@ from rich.markup import escape
 from transformers.trainer_utils import get_last_checkpoint
 
 from .data import Splits, load_splits
-from .errors import UserError
 from .evaluation import evaluate_policy, prompt_tokenizer
+from .models.inputs import longest_prompt
 from .progress import showing_progress
 from .prompts import PromptDataset
 from .recipes import Recipe, write_resolved
 from .run_folder import MetricsLog, RunFolder
 from .run_summary import load_command, results_table
 from .starting_model import adapter_config, starting_model, starting_tokenizer
-from .trainer import NLPOTrainer, longest_prompt
+from .supervised import train_supervised
+from .trainer import NLPOTrainer
 
 
 _WIDTH_OF_FILES = 119
@@ -106,7 +107,7 @@ def _supervised_stage(run: _Run, model: Any) -> Any:
     if run.resuming and "supervised" in run.folder.results:
         return starting_model(run.recipe, run.tokenizer, saved)
     start = time.time()
-    _train_supervised(run, model)
+    train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
     seconds = time.time() - start
     model = starting_model(run.recipe, run.tokenizer, saved)
     _evaluate(run, "supervised", model, judge=model, training_seconds=seconds)
@@ -115,47 +116,6 @@ def _supervised_stage(run: _Run, model: Any) -> Any:
     )
     _evaluate(run, "zero-shot", starting_model(run.recipe, run.tokenizer), judge=model)
     return model
-
-
-def _train_supervised(run: _Run, model: Any) -> None:
-    """TRL's supervised trainer on the prompts' completions; the model, adapter merged, goes to `supervised/`."""
-    from trl import SFTConfig, SFTTrainer
-
-    arguments, training = run.recipe.arguments, run.recipe.training
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            output_dir=str(run.folder.supervised_model),
-            num_train_epochs=arguments.supervised_num_train_epochs,
-            learning_rate=arguments.supervised_learning_rate,
-            per_device_train_batch_size=arguments.supervised_batch_size,
-            completion_only_loss=True,
-            max_length=getattr(model.config, "max_position_embeddings", None),
-            seed=training.seed,
-            bf16=training.bf16,
-            fp16=training.fp16,
-            use_cpu=training.use_cpu,
-            gradient_checkpointing=training.gradient_checkpointing,
-            dataloader_pin_memory=training.device.type == "cuda",
-            logging_steps=10,
-            save_strategy="no",
-            report_to="none",
-        ),
-        train_dataset=run.splits.supervised,
-        processing_class=run.tokenizer,
-        peft_config=adapter_config(run.recipe),
-        callbacks=[MetricsLog(run.folder, "supervised")],
-    )
-    with showing_progress(trainer, "supervised"):
-        trainer.train()
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    if run.recipe.model.use_peft:
-        # The next adapter starts from this model, and its folder must be able to name it.
-        trained = trained.merge_and_unload()
-    if trainer.accelerator.is_main_process:
-        trained.save_pretrained(run.folder.supervised_model)
-        run.tokenizer.save_pretrained(run.folder.supervised_model)
-    trainer.accelerator.wait_for_everyone()
 
 
 def _reinforcement_stage(run: _Run, model: Any) -> None:
@@ -198,17 +158,12 @@ def _checkpoint(run: _Run) -> str | None:
 
 
 def _check_fit(run: _Run, model: Any) -> None:
-    """Fail now rather than when a stage comes to it: prompts too long, or a model that TRL cannot supervise."""
+    """Fail now rather than when a stage comes to it: prompts that are too long."""
     training = run.recipe.training
     longest = longest_prompt(model, training.response_length)
     for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
         if rows is not None:
             PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
-    if run.recipe.arguments.has_supervised_stage and model.config.is_encoder_decoder:
-        raise UserError(
-            f"algorithm {run.recipe.arguments.algorithm!r}: TRL's supervised trainer takes no encoder-decoder model "
-            f"such as {run.recipe.model.model_name_or_path}; fine-tune it elsewhere and take 'nlpo' or 'ppo'."
-        )
 
 
 def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:

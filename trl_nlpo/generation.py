@@ -120,8 +120,8 @@ class _ActionSampler(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         if not self.doubled:
             return self._actions(input_ids, scores, None)
-        # The second half of the rows is the masking policy's, which follows the first: the token is drawn here, and left
-        # to both halves as the only one.
+        # The second half of the rows is the masking policy's, which follows the first: the token is drawn here, and
+        # left to both halves as the only one.
         policy_scores, masking_scores = scores.chunk(2)
         actions = self._actions(input_ids[: len(policy_scores)], policy_scores, masking_scores)
         tokens = torch.multinomial(actions.softmax(-1), num_samples=1)

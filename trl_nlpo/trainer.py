@@ -32,7 +32,7 @@ from .models.adapters import (
     without_adapter,
 )
 from .models.dropout import disable_dropout
-from .models.inputs import is_encoder_decoder
+from .models.inputs import longest_prompt
 from .models.policy_and_value import PolicyAndValue, check_value_model, completion_logits, output_layer
 from .models.quantized import prepare_quantized
 from .models.reward_model import as_reward_functions
@@ -414,25 +414,6 @@ def as_nlpo_config(args: Any) -> NLPOConfig:
         # With transformers 4 that configuration has told accelerate already, by a variable that outlives it.
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     return NLPOConfig(**{name: value for name, value in values.items() if name in known and not name.startswith("_")})
-
-
-def longest_prompt(policy: Any, max_new_tokens: int) -> int | None:
-    """Tokens that a prompt may have beside the completion in the policy's context; None where the model has no limit.
-
-    Raises:
-        UserError: the completion alone fills the context.
-    """
-    context = getattr(policy.config, "max_position_embeddings", None)
-    if not isinstance(context, int) or context <= 0:
-        return None
-    # An encoder and its decoder have the context each for themselves.
-    taken = 0 if is_encoder_decoder(policy) else max_new_tokens
-    if max_new_tokens >= context:
-        raise UserError(
-            f"response_length is {max_new_tokens}, but the model's context has only {context} tokens for prompt and "
-            "completion: lower response_length."
-        )
-    return context - taken
 
 
 def _check_arguments(

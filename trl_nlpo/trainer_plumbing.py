@@ -362,7 +362,8 @@ class TrainerPlumbing(TrainerBase):
         if is_adapter_model(self.policy_and_value.policy):
             self._load_adapter(checkpoint)
         else:
-            self._load_from_checkpoint(checkpoint, model=self.policy_and_value.policy)
+            with self._as_plain_trainer():
+                self._load_from_checkpoint(checkpoint)
         load_run_state(checkpoint, self)
         self.state = NLPOTrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
         self._load_callback_state()

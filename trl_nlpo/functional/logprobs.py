@@ -45,8 +45,8 @@ def masked_logprobs_and_entropy(
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`): after the temperature.
         token_ids (`torch.Tensor` of shape `(B, T)`): the tokens taken. One outside the mask has minus infinity.
-        token_mask (`torch.Tensor` of shape `(B, T, V)` bool, or packed `(B, T, ceil(V / 8))` uint8, *optional*): True =
-            allowed, at least one a position; None allows everything.
+        token_mask (`torch.Tensor` of shape `(B, T, V)` bool, or packed `(B, T, ceil(V / 8))` uint8, *optional*): True
+            = allowed, at least one a position; None allows everything.
 
     Returns:
         log-probabilities and entropies in nats, both `(B, T)`. The entropy is finite: a forbidden token adds 0.

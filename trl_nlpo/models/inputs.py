@@ -34,6 +34,25 @@ def decoder_start_token(model: Any) -> int:
     )
 
 
+def longest_prompt(policy: Any, max_new_tokens: int) -> int | None:
+    """Tokens that a prompt may have beside the completion in the policy's context; None where the model has no limit.
+
+    Raises:
+        UserError: the completion alone fills the context.
+    """
+    context = getattr(policy.config, "max_position_embeddings", None)
+    if not isinstance(context, int) or context <= 0:
+        return None
+    # An encoder and its decoder have the context each for themselves.
+    taken = 0 if is_encoder_decoder(policy) else max_new_tokens
+    if max_new_tokens >= context:
+        raise UserError(
+            f"response_length is {max_new_tokens}, but the model's context has only {context} tokens for prompt and "
+            "completion: lower response_length."
+        )
+    return context - taken
+
+
 def forced_tokens(model: Any) -> dict[str, Any]:
     """The first and last tokens that an encoder-decoder model is made to produce (a language code, an end token)."""
     if not is_encoder_decoder(model):

@@ -121,6 +121,6 @@ def _as_function(reward: Any, tokenizer: Any, device: torch.device | str | None,
         reward = AutoModelForSequenceClassification.from_pretrained(reward, num_labels=1)
     if isinstance(reward, nn.Module):
         return ModelReward(reward.to(device) if device is not None else reward, tokenizer, batch_size)
-    if not callable(reward):
+    if not callable(reward) and not isinstance(reward, ModelReward):
         raise UserError(f"A reward must be a function, a model or the path of one, not {type(reward).__name__}.")
     return reward
