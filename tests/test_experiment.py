@@ -261,7 +261,7 @@ def test_an_encoder_decoder_model_is_supervised_and_then_reinforced(t5, capsys, 
 
 
 def test_layers_that_an_adapter_does_not_find_are_a_users_mistake(capsys):
-    with pytest.raises(UserError, match="lora_target_modules .* matches no layer"):
+    with pytest.raises(UserError, match=r"lora_target_modules .* matches no layer"):
         run_experiment(tiny(algorithm="supervised+nlpo", use_peft=True, lora_target_modules=["nowhere"]))
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 import tiny
-from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
+from trl_nlpo import NLPOConfig, NLPOTrainer, UserError, trainer_plumbing
 from trl_nlpo._trl import HAS_PPO
 from trl_nlpo.errors import RewardError
 
@@ -528,6 +528,16 @@ class TestSettings:
             subject.train()
             entropies.append(subject.state.log_history[-1]["policy/entropy_avg"])
         assert entropies[1] > entropies[0] + 0.1
+
+    def test_probability_that_leaks_out_of_an_old_mask_is_warned_about_once(self, tmp_path, monkeypatch):
+        said = []
+        monkeypatch.setattr(trainer_plumbing.logger, "warning", said.append)
+        settings = {"mask_top_p": 0.5, "mask_sync_steps": None, "total_episodes": 80}
+        trainer(tmp_path, learning_rate=1e-6, **settings).train()
+        assert not said
+        trainer(tmp_path, learning_rate=0.1, **settings).train()
+        assert len(said) == 1
+        assert "of a mask that held more than 0.50" in said[0]
 
     def test_completions_are_kept_when_asked(self, tmp_path):
         trainer(tmp_path, log_completions=True, num_completions_to_print=1, total_episodes=8).train()

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerState
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, TrainOutput, get_last_checkpoint
+from transformers.utils import logging
 
 from ._trl import TrainerBase, init_transformers_trainer
 from .batch_plan import BatchPlan
@@ -32,6 +33,12 @@ from .models.adapters import is_adapter_model, load_adapter_weights, saving_only
 from .prompts import PromptDataset, UpdateSampler, collate_prompts
 from .records import Estimates, Rollout, Scores, UpdateStats
 from .run_metrics import completion_rows, update_metrics
+
+
+logger = logging.get_logger(__name__)
+
+LEAKING = 0.9
+"""Share of `mask_top_p` below which the mass that an old mask still holds is worth a warning."""
 
 
 @dataclass
@@ -64,6 +71,7 @@ class TrainerPlumbing(TrainerBase):
         self._mask_age = 0
         self._learning_rate = 0.0
         self._started = time.time()
+        self._has_warned = False
 
     # Data
 
@@ -136,6 +144,7 @@ class TrainerPlumbing(TrainerBase):
         self.state.epoch = self.state.episode / len(self.prompts)
         self._policy_losses.append(stats.policy_loss)
         self._pending_logs.append(self._update_logs(rollout, scores, estimates, stats))
+        self._warn_about_leaking(self._pending_logs[-1]["nlpo/mask_mass"])
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
         if self.state.episode // len(self.prompts) > passes_before:
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
@@ -198,6 +207,17 @@ class TrainerPlumbing(TrainerBase):
             gather=self.accelerator.gather,
         )
         return {**metrics, "lr": self._learning_rate, "episode": self.state.episode}
+
+    def _warn_about_leaking(self, mask_mass: float) -> None:
+        """Say once that the policy has moved probability out of an old mask, where no gradient reaches it."""
+        held = self.args.mask_top_p if self.args.mask_strategy == "top_p" else 0.0
+        if mask_mass < LEAKING * held and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                fX
+                f"{held:.2f} when it was made; the rest will be sampled after the next sync. Lower mask_sync_steps or "
+                "learning_rate."
+            )
 
     def _log_pending(self) -> None:
         """Log the averages over the updates since the last log; `lr` and `episode` are the latest."""
