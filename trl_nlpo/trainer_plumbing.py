@@ -214,8 +214,8 @@ class TrainerPlumbing(TrainerBase):
         if mask_mass < LEAKING * held and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                fX
-                f"{held:.2f} when it was made; the rest will be sampled after the next sync. Lower mask_sync_steps or "
+                f"The policy gives only {mask_mass:.2f} of its probability to the tokens of a mask that held more "
+                f"than {held:.2f} when it was made; the rest will be sampled after the next sync. Lower mask_sync_steps or "
                 "learning_rate."
             )
 
