@@ -215,8 +215,8 @@ class TrainerPlumbing(TrainerBase):
             self._has_warned = True
             logger.warning(
                 f"The policy gives only {mask_mass:.2f} of its probability to the tokens of a mask that held more "
-                f"than {held:.2f} when it was made; the rest will be sampled after the next sync. Lower mask_sync_steps or "
-                "learning_rate."
+                f"than {held:.2f} when it was made; the rest will be sampled after the next sync. Lower "
+                "mask_sync_steps or learning_rate."
             )
 
     def _log_pending(self) -> None:
