@@ -6,6 +6,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import DataCollatorWithPadding
 
 import tiny
 from trl_nlpo import UserError
@@ -89,3 +90,84 @@ def test_a_streaming_data_set_is_refused():
     stream = Dataset.from_list([{"prompt": "w0"}]).to_iterable_dataset()
     with pytest.raises(UserError, match="has no length"):
         PromptDataset(stream, PromptTokenizer(tiny.tokenizer(), None, "left", None), "train_dataset", None)
+
+
+@pytest.mark.parametrize("padding", [True, "max_length"])
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_padding_of_a_collator_is_taken_off_again(padding, mask):
+    rows = [{"input_ids": [3, 4]}, {"input_ids": [5, 6, 7]}]
+    if mask:
+        rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+    tokenizer = tiny.tokenizer()
+    collator = DataCollatorWithPadding(tokenizer, padding=padding, max_length=8 if padding == "max_length" else None)
+    subject = PromptDataset(
+        Dataset.from_list(rows), PromptTokenizer(tokenizer, None, "left", None), "train_dataset", 8, collator
+    )
+    assert subject.prompt_ids == [[3, 4], [5, 6, 7]]
+
+
+def test_a_mask_of_a_collators_own_says_what_is_padding():
+    def collator(rows):
+        return {"input_ids": [[0, 9, *row["input_ids"]] for row in rows], "attention_mask": [[0, 1, 1, 0]]}
+
+    subject = PromptDataset(
+        [{"input_ids": [3, 4], "gold": "a"}],
+        PromptTokenizer(tiny.tokenizer(), None, "left", None),
+        "rows",
+        8,
+        collator,
+    )
+    assert subject[0] == {"prompt_ids": [9, 3], "prompt": "w6 w0", "columns": {"gold": "a"}}
+
+
+def test_columns_that_stand_for_something_else_do_not_reach_reward_functions():
+    rows = read([{"prompt": "w0", "completion": "w1", "completion_ids": [4], "gold": "a"}])
+    assert rows[0]["columns"] == {"gold": "a"}
+    both = read([{"prompt": "w0 w1", "input_ids": [7, 8], "attention_mask": [1, 1]}])
+    assert both[0] == {"prompt_ids": [7, 8], "prompt": "w0 w1", "columns": {}}
+
+
+def test_a_column_that_a_row_lacks_is_none():
+    rows = [
+        {"prompt_ids": [3], "prompt": "a", "columns": {"x": 1}},
+        {"prompt_ids": [4], "prompt": "b", "columns": {"y": 2}},
+    ]
+    assert collate_prompts(rows).columns == {"x": [1, None], "y": [None, 2]}
+
+
+def test_more_rows_than_are_tokenized_at_once_keep_their_order():
+    subject = read([{"prompt": f"w{index % 30}"} for index in range(2100)])
+    assert subject.prompt_ids == [[3 + index % 30] for index in range(2100)]
+
+
+def test_no_limit_lets_every_length_pass():
+    tokenizer = PromptTokenizer(tiny.tokenizer(), None, "left", None)
+    subject = PromptDataset([{"prompt": "w0 " * 99}], tokenizer, "rows", None)
+    assert [len(ids) for ids in subject.prompt_ids] == [99]
+
+
+def test_a_prompt_of_exactly_the_longest_length_is_fine():
+    assert len(read([{"prompt": "w0 " * 8}]).prompt_ids[0]) == 8
+
+
+MESSAGES = [{"role": "user", "content": "w0"}]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"prompt": "w0"}, {"prompt": MESSAGES}],
+        [{"prompt": MESSAGES}, {"prompt": "w0"}],
+        [{"prompt": "w0"}, {"prompt": None}],
+        [{"prompt": None}],
+        [{"prompt": 3}],
+        [{"input_ids": None}],
+        [{"prompt": MESSAGES}],  # the tokenizer has no chat template
+    ],
+    ids=["text, messages", "messages, text", "text, none", "none", "number", "no tokens", "no chat template"],
+)
+def test_a_prompt_that_cannot_be_read_is_one_line_that_names_the_data_set(rows):
+    with pytest.raises(UserError) as caught:
+        PromptDataset(rows, PromptTokenizer(tiny.tokenizer(), None, "left", None), "train_dataset", 8)
+    assert "train_dataset" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -86,7 +86,7 @@ class BatchPlan:
             num_rows (`int`): rows of the rollout; `local_batch_size` in `train()`, any number in a loop of one's own.
             generator: decides the order.
         """
-        size = math.ceil(num_rows / self.num_mini_batches)
+        num_parts = min(self.num_mini_batches, num_rows)
         for _ in range(self.num_ppo_epochs):
-            for minibatch in torch.randperm(num_rows, generator=generator).split(size):
+            for minibatch in torch.randperm(num_rows, generator=generator).tensor_split(num_parts):
                 yield list(minibatch.split(self.microbatch_size))

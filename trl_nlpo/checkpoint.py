@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .errors import UserError
-from .models.adapters import load_adapter_weights, save_adapter
+from .models.adapters import ADAPTER_FILE, load_adapter_weights, save_adapter
 from .models.policy_and_value import PolicyAndValue
 
 
@@ -39,9 +39,17 @@ def save_value_function(module: PolicyAndValue, folder: str | Path) -> None:
 def load_value_function(module: PolicyAndValue, folder: str | Path) -> None:
     """Restore what `save_value_function` wrote."""
     source = Path(folder) / VALUE_FOLDER
+    saved, own = load_file(source / VALUE_NAME), module.value_model.state_dict()
+    has_adapter = (source / ADAPTER_FILE).is_file()
+    if not set(saved) <= set(own) or has_adapter != (module.value_adapter is not None):
+        raise UserError(
+            f"{source} holds another kind of value function than this run has: pass the same value_model and "
+            "peft_config as the run that is resumed."
+        )
     if module.value_adapter is not None:
         load_adapter_weights(module.policy, module.value_adapter, source)
-    module.value_model.load_state_dict(load_file(source / VALUE_NAME), strict=False)
+    # Tied weights were saved under one of their names.
+    module.value_model.load_state_dict(saved, strict=False)
 
 
 def save_run_state(folder: str | Path, trainer: Any) -> None:

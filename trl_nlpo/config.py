@@ -219,6 +219,10 @@ class NLPOConfig(PPOConfig):
             self.temperature > 0.0, "temperature", self.temperature, "greater than 0: the policy explores by sampling"
         )
         require(self.response_length >= 1, "response_length", self.response_length, "at least 1")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "local_rollout_forward_batch_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("cliprange", "cliprange_value"):
+            require(getattr(self, name) >= 0.0, name, getattr(self, name), "0 or more")
         require(self.num_ppo_epochs >= 1, "num_ppo_epochs", self.num_ppo_epochs, "at least 1")
         require(self.num_mini_batches >= 1, "num_mini_batches", self.num_mini_batches, "at least 1")
         require(

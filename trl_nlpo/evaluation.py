@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from .errors import UserError
 from .functional.logprobs import token_logprobs
 from .generation import evaluation_mode, sample_completions, seeded
 from .models.inputs import longest_prompt
 from .models.policy_and_value import completion_logits
 from .models.reward_model import as_reward_functions
 from .prompts import PromptDataset, PromptTokenizer, collate_prompts
-from .records import Completions, PromptBatch
+from .records import Completions, PromptBatch, Scores
 from .rollout import Logits, joined_completions
 from .sampling import MaskSettings, SamplingSettings
 from .scoring import check_weights, score_rollout
@@ -66,6 +67,8 @@ def evaluate_policy(
     device = next(model.parameters()).device
     longest = longest_prompt(model, SamplingSettings.from_config(args, tokenizer, for_evaluation=True).max_new_tokens)
     prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer), description or "dataset", longest)
+    if not len(prompts):
+        raise UserError(f"{prompts.name} is empty: there is nothing to evaluate on.")
     with evaluation_mode(model):
         rows = evaluate_rows(
             model,
@@ -109,7 +112,7 @@ def evaluate_rows(
     judge_logits: Logits | None = None,
     trainer_state: Any = None,
 ) -> list[dict[str, Any]]:
-    """One row per prompt: `prompt`, `completion`, `score`, each reward, `num_tokens`, `ended`, `judge_logprob`."""
+    """One row per prompt, for [`summarize`]: sample, score, rewards, length, log-probability under the judge."""
     sampling = SamplingSettings.from_config(args, tokenizer, for_evaluation=True)
     ends = MaskSettings.from_config(args, tokenizer, model, sampling)
     unmasked = MaskSettings("none", always_allowed=ends.always_allowed)
@@ -135,23 +138,35 @@ def evaluate_rows(
     return rows
 
 
-def _rows(completions: Completions, scores: Any, judged: torch.Tensor | None) -> list[dict[str, Any]]:
+def _rows(completions: Completions, scores: Scores, judged: torch.Tensor | None) -> list[dict[str, Any]]:
     lengths = completions.completion_mask.sum(-1).tolist()
-    rows = []
-    for i, prompt in enumerate(completions.batch.prompts):
-        row = {"prompt": prompt, "completion": completions.completions[i], "score": float(scores.totals[i])}
-        row |= {name: float(scores.per_function[i, f]) for f, name in enumerate(scores.names)}
-        row |= {column: values[i] for column, values in scores.extra_columns.items()}
-        row |= {"num_tokens": lengths[i], "ended": bool(completions.ended[i])}
-        if judged is not None:
-            row["judge_logprob"] = float(judged[i])
-        row["_rewards"] = scores.names
-        rows.append(row)
-    return rows
+    return [
+        {
+            "sample": sample_row(completions, scores, index),
+            "score": float(scores.totals[index]),
+            "rewards": dict(zip(scores.names, scores.per_function[index].tolist(), strict=True)),
+            "num_tokens": lengths[index],
+            "ended": bool(completions.ended[index]),
+            "judge_logprob": None if judged is None else float(judged[index]),
+        }
+        for index in range(len(completions))
+    ]
+
+
+def sample_row(completions: Completions, scores: Scores, index: int, **more: Any) -> dict[str, Any]:
+    """A completion for people: prompt, completion, each reward, the score and what functions logged beside it."""
+    row: dict[str, Any] = {"prompt": completions.batch.prompts[index], "completion": completions.completions[index]}
+    taken = {*row, "score", *more}
+    for function, name in enumerate(scores.names):
+        row[f"rewards/{name}" if name in taken else name] = float(scores.per_function[index, function])
+    row |= {"score": float(scores.totals[index]), **more}
+    for column, values in scores.extra_columns.items():
+        row[f"logged/{column}" if column in row else column] = values[index]
+    return row
 
 
 def summarize(rows: list[dict[str, Any]]) -> Evaluation:
-    """Averages over all rows, and the rows as samples (without what only the averages need)."""
+    """Averages over all rows, and their samples."""
     num_tokens = max(sum(row["num_tokens"] for row in rows), 1)
     scores = torch.tensor([row["score"] for row in rows], dtype=torch.float64)
     metrics = {
@@ -160,14 +175,13 @@ def summarize(rows: list[dict[str, Any]]) -> Evaluation:
         "completions/mean_length": num_tokens / len(rows),
         "completions/eos_ratio": sum(row["ended"] for row in rows) / len(rows),
     }
-    for name in rows[0]["_rewards"]:
-        metrics[f"rewards/{name}/mean"] = float(torch.tensor([row[name] for row in rows]).nanmean())
-    if "judge_logprob" in rows[0]:
+    for name in rows[0]["rewards"]:
+        metrics[f"rewards/{name}/mean"] = float(torch.tensor([row["rewards"][name] for row in rows]).nanmean())
+    if rows[0]["judge_logprob"] is not None:
         metrics["perplexity"] = perplexity(sum(row["judge_logprob"] for row in rows), num_tokens)
-    texts = [_text(row["completion"]) for row in rows]
+    texts = [_text(row["sample"]["completion"]) for row in rows]
     metrics["distinct_1"], metrics["distinct_2"] = distinct_ngrams(texts, 1), distinct_ngrams(texts, 2)
-    hidden = ("num_tokens", "ended", "judge_logprob", "_rewards")
-    return Evaluation(metrics, [{key: value for key, value in row.items() if key not in hidden} for row in rows])
+    return Evaluation(metrics, [row["sample"] for row in rows])
 
 
 def perplexity(total_logprob: float, num_tokens: int) -> float:

@@ -70,7 +70,7 @@ def sample_completions(
         output = policy.generate(
             **inputs,
             generation_config=config,
-            logits_processor=LogitsProcessorList([actions] if sampling.do_sample else []),
+            logits_processor=LogitsProcessorList([] if sampling.is_left_to_generate else [actions]),
         )
     completion_ids = output[: len(prompt_ids), actions.prefix_width :]
     lengths, ended = completion_lengths(completion_ids, sampling.stop_token_ids)

@@ -114,9 +114,10 @@ class MaskingPolicy:
     @torch.no_grad()
     def load_state_dict(self, weights: dict[str, torch.Tensor], age: int, num_syncs: int = 0) -> None:
         """Restore what `state_dict` gave, and how old it was."""
-        target = self._weights if self._shares_base else dict(self._model.named_parameters())
-        for name, tensor in weights.items():
-            target[name].copy_(tensor)
+        if self.masks:
+            target = self._weights if self._shares_base else dict(self._model.named_parameters())
+            for name, tensor in weights.items():
+                target[name].copy_(tensor)
         self.age, self.num_syncs, self._is_current = age, num_syncs, age == 0
 
 

@@ -39,6 +39,11 @@ class PromptTokenizer:
     def __call__(self, prompts: list[Any]) -> list[list[int]]:
         """Token ids of text or conversational prompts."""
         if prompts and not isinstance(prompts[0], str):
+            if getattr(self.tokenizer, "chat_template", None) is None:
+                raise UserError(
+                    "Prompts are messages, but the tokenizer has no chat template: set tokenizer.chat_template, or "
+                    "use text."
+                )
             texts = [chat_template_of(self.tokenizer, prompt, **self.chat_template_kwargs) for prompt in prompts]
             rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         else:
@@ -98,11 +103,24 @@ class PromptDataset(Dataset):
         if all("input_ids" in row for row in rows):
             if self.data_collator is not None:
                 rows = [self._collated(row) for row in rows]
+            for index, row in enumerate(rows, start=start):
+                if not isinstance(row["input_ids"], (list, tuple, torch.Tensor)):
+                    raise UserError(f"{self.name} row {index} has no token ids: input_ids is {row['input_ids']!r}.")
             return [list(row["input_ids"]) for row in rows]
         if not all("prompt" in row for row in rows):
             have = ", ".join(sorted(rows[0])) or "none"
             raise UserError(f"{self.name} needs a column 'prompt' (text or messages) or 'input_ids'; it has: {have}.")
-        return self.tokenizer([row["prompt"] for row in rows])
+        prompts = [row["prompt"] for row in rows]
+        for index, prompt in enumerate(prompts, start=start):
+            if not isinstance(prompt, type(prompts[0])) or not (isinstance(prompt, str) or _is_messages(prompt)):
+                raise UserError(
+                    f"{self.name} row {index} has a prompt of {type(prompt).__name__}: prompts must be all text, or "
+                    "all lists of messages."
+                )
+        try:
+            return self.tokenizer(prompts)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
 
     def _collated(self, row: dict[str, Any]) -> dict[str, Any]:
         collated = self.data_collator([{key: row[key] for key in _TOKEN_COLUMNS if key in row}])
@@ -120,6 +138,10 @@ class PromptDataset(Dataset):
                     f"{self.name} row {index} has a prompt of {len(ids)} tokens, but the model's context leaves room "
                     f"for {longest} before the completion: set max_prompt_length={longest} or lower response_length."
                 )
+
+
+def _is_messages(prompt: Any) -> bool:
+    return isinstance(prompt, list) and all(isinstance(message, dict) for message in prompt)
 
 
 def collate_prompts(rows: list[dict[str, Any]]) -> PromptBatch:

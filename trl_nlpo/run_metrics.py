@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .evaluation import perplexity
+from .evaluation import perplexity, sample_row
 from .records import Estimates, Rollout, Scores, UpdateStats
 
 
@@ -95,7 +95,7 @@ def _per_completion(
         "ended": rollout.ended,
         "end_tokens": (torch.isin(rollout.completion_ids, ends) & real).sum(-1),
         "mask_size": _mask_sizes(rollout),
-        "mask_mass": torch.where(real, (rollout.raw_logprobs - rollout.old_logprobs).exp(), 0.0).sum(-1),
+        "mask_mass": _mask_mass(rollout),
     }
     table |= {f"rewards/{name}": scores.per_function[:, index] for index, name in enumerate(scores.names)}
     return {name: column.double() for name, column in table.items()}
@@ -111,6 +111,17 @@ def _mask_sizes(rollout: Rollout) -> torch.Tensor:
     return torch.stack(rows)
 
 
+def _mask_mass(rollout: Rollout) -> torch.Tensor:
+    """`(B,)`: the policy's probability of the allowed tokens, added up over the real positions.
+
+    p(token) = p(token | allowed) p(allowed); without a mask everything is allowed, whatever a repetition penalty does.
+    """
+    real = rollout.completion_mask
+    if rollout.packed_token_mask is None:
+        return real.sum(-1)
+    return torch.where(real, (rollout.raw_logprobs - rollout.old_logprobs).exp(), 0.0).sum(-1)
+
+
 def _std(values: torch.Tensor) -> float:
     values = values[~values.isnan()]
     return float(values.std()) if len(values) > 1 else 0.0
@@ -119,11 +130,4 @@ def _std(values: torch.Tensor) -> float:
 def completion_rows(rollout: Rollout, scores: Scores, estimates: Estimates) -> list[dict[str, Any]]:
     """One row per completion for tables: prompt, completion, each reward, the score and the KL."""
     kl = estimates.kl.sum(-1).tolist()
-    rows = []
-    for index, (prompt, completion) in enumerate(zip(rollout.batch.prompts, rollout.completions, strict=True)):
-        row = {"prompt": prompt, "completion": completion}
-        row |= {name: float(scores.per_function[index, f]) for f, name in enumerate(scores.names)}
-        row |= {"score": float(scores.totals[index]), "kl": kl[index]}
-        row |= {column: values[index] for column, values in scores.extra_columns.items()}
-        rows.append(row)
-    return rows
+    return [sample_row(rollout, scores, index, kl=kl[index]) for index in range(len(rollout))]

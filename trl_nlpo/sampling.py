@@ -22,13 +22,19 @@ from .functional.logprobs import (
 from .records import Sequences
 
 
-# Settings that change logits by something other than a mask or the temperature, or that do not sample single rows. The
+# Settings that change logits by something other than a mask or the temperature, with the value that does nothing. The
 # update could not compute the probability that a token was sampled with. (`repetition_penalty` is computed again
 # there.)
-_NOT_IN_ROLLOUTS = (
-    "encoder_repetition_penalty", "exponential_decay_length_penalty", "guidance_scale", "penalty_alpha",
-    "prompt_lookup_num_tokens", "sequence_bias", "stop_strings", "max_time", "watermarking_config",
-    "assistant_early_exit", "dola_layers",
+_NOT_IN_ROLLOUTS: dict[str, Any] = {
+    "encoder_repetition_penalty": 1.0, "exponential_decay_length_penalty": None, "guidance_scale": 1.0,
+    "penalty_alpha": None, "prompt_lookup_num_tokens": None, "sequence_bias": None, "stop_strings": None,
+    "max_time": None, "watermarking_config": None, "assistant_early_exit": None, "dola_layers": None,
+}  # fmt: skip
+
+# Settings that change what `generate` reads or returns.
+_NEVER = (
+    "return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
+    "token_healing",
 )  # fmt: skip
 
 # Warpers run after the mask, by the package itself, so that the stored mask is the whole support of the distribution.
@@ -48,8 +54,8 @@ _WARPER_OFF: dict[str, tuple[Any, ...]] = {
 
 # Fields that `generate` applies to the logits itself, as minus infinity, before the mask.
 _RESTRICTIONS = (
-    "bad_words_ids", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "min_length",
-    "min_new_tokens", "no_repeat_ngram_size", "suppress_tokens",
+    "bad_words_ids", "begin_suppress_tokens", "encoder_no_repeat_ngram_size", "forced_bos_token_id",
+    "forced_eos_token_id", "min_length", "min_new_tokens", "no_repeat_ngram_size", "suppress_tokens",
 )  # fmt: skip
 
 
@@ -94,7 +100,12 @@ class SamplingSettings:
         _check_fields(name, kwargs, for_evaluation)
         stop_token_ids = _stop_tokens(args, tokenizer, kwargs.pop("eos_token_id", None))
         max_new_tokens = kwargs.pop("max_new_tokens", None) or args.response_length
-        temperature = kwargs.pop("temperature", None) or args.temperature
+        temperature = kwargs.pop("temperature", None)
+        temperature = args.temperature if temperature is None else temperature
+        if temperature <= 0:
+            raise UserError(f"{name}: temperature is {temperature}, but must be greater than 0.")
+        # What stands behind a stop token is never looked at, so there is no choice of what to fill it with.
+        kwargs.pop("pad_token_id", None)
         do_sample = kwargs.pop("do_sample", True)
         warpers = {key: kwargs.pop(key) for key in _WARPERS if key in kwargs}
         return cls(
@@ -106,6 +117,11 @@ class SamplingSettings:
             warpers={key: value for key, value in warpers.items() if value not in _WARPER_OFF[key]},
             generation_fields={key: value for key, value in kwargs.items() if value is not None},
         )
+
+    @property
+    def is_left_to_generate(self) -> bool:
+        """Whether `generate` decides alone, as in greedy and beam search (evaluation only)."""
+        return not self.do_sample or (self.generation_fields.get("num_beams") or 1) > 1
 
     @property
     def restricts_tokens(self) -> bool:
@@ -127,8 +143,9 @@ class SamplingSettings:
     def generation_config(self, pad_token_id: int, forced_tokens: Mapping[str, Any]) -> GenerationConfig:
         """What `generate` is left to do: everything but temperature, mask and warpers when sampling."""
         left_to_generate: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-        if not self.do_sample:
-            left_to_generate = {"repetition_penalty": self.repetition_penalty}
+        if self.is_left_to_generate:
+            warpers = {"temperature": self.temperature, "top_k": 0, **self.warpers} if self.do_sample else {}
+            left_to_generate = {"repetition_penalty": self.repetition_penalty, **warpers}
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=self.do_sample,
@@ -152,6 +169,11 @@ def _check_fields(name: str, kwargs: Mapping[str, Any], for_evaluation: bool) ->
             close = get_close_matches(key, known, n=1)
             hint = f", did you mean {close[0]!r}?" if close else ": see transformers.GenerationConfig."
             raise UserError(f"{name} has the unknown field {key!r}{hint}")
+    for key in _NEVER:
+        if kwargs.get(key):
+            raise UserError(f"{name}: {key} cannot be used, as it changes what `generate` reads or returns.")
+    if (kwargs.get("num_return_sequences") or 1) > 1:
+        raise UserError(f"{name}: num_return_sequences must be 1: every prompt has one completion.")
     if for_evaluation:
         return
     if (
@@ -163,8 +185,8 @@ def _check_fields(name: str, kwargs: Mapping[str, Any], for_evaluation: bool) ->
             f"{name}: rollouts are sampled, one completion a prompt; do_sample=False, num_beams and "
             "num_return_sequences belong into eval_generation_kwargs."
         )
-    for key in _NOT_IN_ROLLOUTS:
-        if kwargs.get(key) not in (None, 1.0):
+    for key, neutral in _NOT_IN_ROLLOUTS.items():
+        if kwargs.get(key) not in (None, neutral):
             raise UserError(
                 f"{name}: {key} cannot be used in rollouts, as the update could not tell the probability that a token "
                 "was sampled with; put it into eval_generation_kwargs."

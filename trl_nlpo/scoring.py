@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -67,7 +68,12 @@ def reward_names(reward_functions: Sequence[RewardFunction]) -> list[str]:
     for function in reward_functions:
         inner = getattr(function, "func", function)
         name = getattr(inner, "__name__", type(inner).__name__)
-        names.append(name if name not in names else f"{name}_{len(names)}")
+        names.append(name)
+    taken = set(names)
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            names[index] = next(new for n in itertools.count(index) if (new := f"{name}_{n}") not in taken)
+            taken.add(names[index])
     return names
 
 
@@ -102,15 +108,16 @@ def _call_all(
     results: list[Any] = [None] * len(functions)
     pending = []
     for index, (function, name) in enumerate(zip(functions, names, strict=True)):
-        if hasattr(function, "score_completions"):
-            results[index] = function.score_completions(rollout)
-            continue
-        arguments = _accepted(function, call)
-        if _is_async(function):
-            pending.append((index, _guarded(function, name, arguments)))
+        if not hasattr(function, "score_completions") and _is_async(function):
+            pending.append((index, _guarded(function, name, _accepted(function, call))))
             continue
         try:
-            results[index] = function(**arguments)
+            if hasattr(function, "score_completions"):
+                results[index] = function.score_completions(rollout)
+            else:
+                results[index] = function(**_accepted(function, call))
+        except RewardError:
+            raise
         except Exception as error:
             raise RewardError(_raised(name, error)) from error
     if pending:
@@ -203,7 +210,14 @@ def _as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
         )
     if len(result) != num_rows:
         raise RewardError(f"The reward function {name!r} returned {len(result)} values for {num_rows} completions.")
-    return [list(value) if isinstance(value, tuple) else value for value in result]
+    return [_as_plain(value) for value in result]
+
+
+def _as_plain(value: Any) -> Any:
+    """Rewards per token as a list, whatever sequence they come in."""
+    if getattr(value, "ndim", 0) > 0:
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _token_rewards(value: list[Any], name: str, row: int, num_tokens: int) -> torch.Tensor:

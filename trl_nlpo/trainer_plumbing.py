@@ -101,7 +101,7 @@ class TrainerPlumbing(TrainerBase):
             prompts = {eval_dataset: self.eval_prompts[eval_dataset]}
         else:
             prompts = self._tokenized(eval_dataset, "eval_dataset")
-        if not prompts:
+        if not prompts or not all(len(rows) for rows in prompts.values()):
             raise UserError("There is nothing to evaluate on: pass eval_dataset to the trainer or to evaluate().")
         return prompts
 

@@ -96,6 +96,14 @@ def test_setting_the_rates_of_modules_alone_is_not_enough():
     assert passes_differ(subject)
 
 
+@pytest.mark.parametrize("family", ["T5", "Llama", "Bart"])
+def test_the_helper_of_trl_is_not_enough(family):
+    utils = pytest.importorskip("trl.trainer.utils")
+    subject = model(family)
+    utils.disable_dropout_in_model(subject)
+    assert passes_differ(subject)
+
+
 def test_the_saved_configuration_keeps_its_rates():
     subject = model("Llama")
     disable_dropout(subject)

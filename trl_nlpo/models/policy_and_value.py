@@ -183,6 +183,11 @@ def check_value_model(policy: Any, value_model: Any) -> None:
             "with AutoModelForSequenceClassification.from_pretrained(..., num_labels=1), or pass None for a head on "
             "the policy."
         )
+    if value_model.score.weight.shape[0] != 1:
+        raise UserError(
+            f"value_model has {value_model.score.weight.shape[0]} outputs, but a value is one number: load it with "
+            "num_labels=1."
+        )
     sizes = [model.get_input_embeddings().weight.shape[0] for model in (policy, value_model)]
     if sizes[1] < sizes[0]:
         raise UserError(

@@ -55,6 +55,9 @@ class ModelReward:
         mask = torch.cat([rollout.prompt_mask[rows], rollout.completion_mask[rows]], dim=1)
         self._check_vocabulary(ids.masked_fill(~mask, 0))
         if not hasattr(self.model, "score"):
+            # Such a model counts positions by columns, so its rows begin in the first.
+            order = (~mask).long().argsort(dim=1, stable=True)
+            ids, mask = ids.gather(1, order), mask.gather(1, order)
             inputs = {"input_ids": ids.masked_fill(~mask, 0), "attention_mask": mask.long()}
             return self.model(**inputs).logits[:, 0]
         last = rollout.prompt_ids.shape[1] + rollout.completion_mask[rows].sum(-1) - 1

@@ -1,0 +1,132 @@
+"""Room 3: scores into advantages and returns, all the way, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from trl_nlpo.advantages import estimate_advantages
+from trl_nlpo.records import PromptBatch, Rollout, Scores
+
+
+REAL = torch.tensor([[True, True, True], [True, False, False]])
+
+
+def make_rollout(real=REAL, raw=None, ref=None, values=None, old=None) -> Rollout:
+    zeros = torch.zeros(real.shape)
+    tensors = (zeros if tensor is None else torch.tensor(tensor) for tensor in (old, raw, ref, values))
+    names = ("old_logprobs", "raw_logprobs", "ref_logprobs", "values")
+    rows = len(real)
+    return Rollout(
+        batch=PromptBatch([[2]] * rows, ["?"] * rows),
+        completions=["?"] * rows,
+        prompt_ids=torch.full((rows, 1), 2),
+        prompt_mask=torch.ones(rows, 1, dtype=torch.bool),
+        completion_ids=torch.full(real.shape, 3),
+        completion_mask=real,
+        ended=torch.ones(rows, dtype=torch.bool),
+        packed_token_mask=None,
+        vocab_size=4,
+        **dict(zip(names, tensors, strict=True)),
+    )
+
+
+def make_scores(scores, dense=None) -> Scores:
+    scores = torch.tensor(scores)
+    return Scores(scores, scores[:, None], ["f"], None if dense is None else torch.tensor(dense))
+
+
+def estimate(rollout, scores, **settings):
+    return estimate_advantages(rollout, scores, **{"kl_coef": 0.5, "gamma": 1.0, "lam": 1.0, **settings})
+
+
+RAW = [[-1.0, -2.0, -1.0], [-3.0, 0.0, 0.0]]
+REF = [[-1.5, -1.0, -1.0], [-1.0, 0.0, 0.0]]
+
+
+def test_rewards_kl_returns_and_advantages_by_hand():
+    rollout = make_rollout(raw=RAW, ref=REF, values=[[0.5, 0.0, 1.0], [2.0, 9.0, 9.0]])
+    estimates = estimate(rollout, make_scores([4.0, 1.0]))
+    torch.testing.assert_close(estimates.kl, torch.tensor([[0.5, -1.0, 0.0], [-2.0, 0.0, 0.0]]))
+    torch.testing.assert_close(estimates.rewards, torch.tensor([[-0.25, 0.5, 4.0], [2.0, 0.0, 0.0]]))
+    # gamma = lam = 1: returns are sums of the rewards to come
+    torch.testing.assert_close(estimates.returns, torch.tensor([[4.25, 4.5, 4.0], [2.0, 0.0, 0.0]]))
+    # before whitening 3.75, 4.5, 3 and 0: mean 2.8125, squares around it 11.4219, a third of that 3.8073
+    deviation = math.sqrt(sum((a - 2.8125) ** 2 for a in (3.75, 4.5, 3.0, 0.0)) / 3)
+    expected = torch.tensor([[0.9375, 1.6875, 0.1875], [-2.8125, 0.0, 0.0]]) / deviation
+    torch.testing.assert_close(estimates.advantages, expected)
+    assert estimates.kl_coef == 0.5
+
+
+def test_the_kl_is_that_of_unmasked_log_probabilities():
+    plain = estimate(make_rollout(raw=RAW, ref=REF), make_scores([4.0, 1.0]))
+    other = estimate(make_rollout(raw=RAW, ref=REF, old=[[-0.1] * 3] * 2), make_scores([4.0, 1.0]))
+    assert torch.equal(plain.rewards, other.rewards)
+
+
+def test_k3_is_summed_up_as_the_penalty():
+    estimates = estimate(make_rollout(raw=RAW, ref=REF), make_scores([0.0, 0.0]), kl_estimator="k3")
+    # log ratios 0.5, -1, 0 and -2: exp(-x) - 1 + x
+    expected = torch.tensor([[math.exp(-0.5) - 0.5, math.e - 2.0, 0.0], [math.exp(2.0) - 3.0, 0.0, 0.0]])
+    torch.testing.assert_close(estimates.kl, expected)
+    torch.testing.assert_close(estimates.rewards, -0.5 * expected)
+
+
+def test_rewards_of_single_tokens_are_added():
+    scores = make_scores([4.0, 1.0], dense=[[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
+    estimates = estimate(make_rollout(), scores)
+    torch.testing.assert_close(estimates.rewards, torch.tensor([[1.0, 0.0, 6.0], [4.0, 0.0, 0.0]]))
+
+
+def test_gamma_and_lambda_have_their_places():
+    rollout = make_rollout(torch.ones(1, 3, dtype=torch.bool), values=[[1.0, 2.0, 3.0]])
+    discounted = estimate(rollout, make_scores([8.0]), gamma=0.5, lam=1.0)
+    # returns 8 / 4, 8 / 2, 8, whatever the values
+    torch.testing.assert_close(discounted.returns, torch.tensor([[2.0, 4.0, 8.0]]))
+    one_step = estimate(rollout, make_scores([8.0]), gamma=0.5, lam=0.0)
+    # returns gamma V(t + 1), and the reward at the end
+    torch.testing.assert_close(one_step.returns, torch.tensor([[1.0, 1.5, 8.0]]))
+
+
+def test_whitened_rewards_have_variance_one_and_keep_their_mean():
+    estimates = estimate(make_rollout(raw=RAW, ref=REF), make_scores([4.0, 1.0]), whiten_rewards=True)
+    before = torch.tensor([-0.25, 0.5, 4.0, 2.0])
+    mean, deviation = before.mean(), before.std()
+    torch.testing.assert_close(estimates.rewards[REAL], (before - mean) / deviation + mean)
+    assert estimates.rewards[~REAL].eq(0).all()
+
+
+@pytest.mark.parametrize("whiten_rewards", [False, True])
+def test_neither_padding_nor_the_split_over_processes_changes_anything(whiten_rewards):
+    values = [[0.5, 0.0, 1.0], [2.0, 0.0, 0.0]]
+    whole = estimate(
+        make_rollout(raw=RAW, ref=REF, values=values), make_scores([4.0, 1.0]), whiten_rewards=whiten_rewards
+    )
+    wide = torch.nn.functional.pad(REAL, (0, 4))
+    padded_tensors = [[[*row, *[0.0] * 4] for row in tensor] for tensor in (RAW, REF, values)]
+    padded = estimate(make_rollout(wide, *padded_tensors), make_scores([4.0, 1.0]), whiten_rewards=whiten_rewards)
+    torch.testing.assert_close(padded.advantages[:, :3], whole.advantages)
+    assert padded.advantages[:, 3:].eq(0).all()
+
+    # Each process adds its own sums to what the other has noted, in the same order.
+    noted: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+    for _ in range(5):  # a sum of the second kind needs that of the first to be right, and so on
+        halves = []
+        for process in (0, 1):
+            others, mine = iter(list(noted[1 - process])), []
+
+            def all_sum(tensor, others=others, mine=mine):
+                mine.append(tensor)
+                return tensor + next(others, torch.zeros_like(tensor))
+
+            rows = slice(process, process + 1)
+            half = make_rollout(REAL[rows], RAW[rows], REF[rows], values[rows])
+            halves.append(
+                estimate(
+                    half, make_scores([[4.0], [1.0]][process]), whiten_rewards=whiten_rewards, all_sum=all_sum
+                ).advantages
+            )
+            noted[process] = mine
+    torch.testing.assert_close(torch.cat(halves), whole.advantages)

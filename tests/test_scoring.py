@@ -1,0 +1,324 @@
+"""Room 2: whatever reward functions return or raise, on plain strings."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from trl_nlpo import UserError
+from trl_nlpo.errors import RewardError
+from trl_nlpo.records import Completions, PromptBatch
+from trl_nlpo.scoring import check_weights, reward_names, score_rollout
+
+
+IDS = [[5, 6, 1], [7], [8, 1]]
+TEXTS = ["five six", "seven", "eight"]
+
+
+def completions(**columns) -> Completions:
+    """Three completions of 3, 1 and 2 tokens; the second has no end token."""
+    mask = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
+    return Completions(
+        batch=PromptBatch([[2], [3], [4]], ["a", "b", "c"], columns),
+        completions=TEXTS,
+        prompt_ids=torch.tensor([[2], [3], [4]]),
+        prompt_mask=torch.ones(3, 1, dtype=torch.bool),
+        completion_ids=torch.tensor([[5, 6, 1], [7, 0, 0], [8, 1, 0]]),
+        completion_mask=mask,
+        ended=torch.tensor([True, False, True]),
+    )
+
+
+def score(*functions, weights=None, columns=None, **settings):
+    return score_rollout(completions(**(columns or {})), functions, weights or [1.0] * len(functions), **settings)
+
+
+def returning(value):
+    return lambda completions, **kwargs: value
+
+
+def words(completions, **kwargs):
+    return [len(completion.split()) for completion in completions]
+
+
+async def async_words(completions, **kwargs):
+    await asyncio.sleep(0)
+    return words(completions)
+
+
+def refused(value) -> str:
+    """The one line that an unusable value of a function called `broken` leads to."""
+
+    def broken(completions, **kwargs):
+        return value
+
+    with pytest.raises(RewardError) as caught:
+        score(words, broken)
+    assert "\n" not in str(caught.value)
+    assert "'broken'" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("function", [words, async_words])
+def test_a_function_returns_a_number_per_completion(function):
+    scores = score(function)
+    assert scores.scores.tolist() == [2.0, 1.0, 1.0]
+    assert scores.per_function.tolist() == [[2.0], [1.0], [1.0]]
+    assert scores.names == [function.__name__]
+    assert scores.dense_rewards is None
+    assert scores.totals.tolist() == [2.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1, 0, 2], [1.0, False, 2.0], (1.0, 0.0, 2.0), np.array([1.0, 0.0, 2.0]), torch.tensor([1, 0, 2]),
+        [np.float32(1), np.int64(0), torch.tensor(2.0)],
+    ],
+    ids=["integers", "booleans", "tuple", "numpy", "tensor", "scalars"],
+)  # fmt: skip
+def test_numbers_may_come_in_any_form(value):
+    assert score(returning(value)).scores.tolist() == [1.0, 0.0, 2.0]
+
+
+def test_scores_are_the_weighted_sum():
+    scores = score(words, returning([1.0, 2.0, 3.0]), weights=[0.5, -2.0])
+    # 0.5 * (2, 1, 1) - 2 * (1, 2, 3)
+    assert scores.scores.tolist() == [-1.0, -3.5, -5.5]
+    assert scores.per_function.tolist() == [[2.0, 1.0], [1.0, 2.0], [1.0, 3.0]]
+
+
+def test_none_does_not_apply_and_counts_as_nothing():
+    scores = score(returning([None, 4.0, None]), returning([1.0, 1.0, 1.0]), weights=[2.0, 1.0])
+    assert scores.scores.tolist() == [1.0, 9.0, 1.0]
+    assert scores.per_function[:, 0].isnan().tolist() == [True, False, True]
+
+
+def test_a_completion_that_no_function_applies_to_is_told_of():
+    with pytest.warns(UserWarning, match=r"None for 2 completion\(s\), the first of them sample 1"):
+        scores = score(returning([1.0, None, None]), returning([None, None, None]))
+    assert scores.scores.tolist() == [1.0, 0.0, 0.0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        score(returning([1.0, None, None]), returning([None, 0.0, 0.0]))
+
+
+def test_rewards_of_single_tokens_are_dense_and_not_part_of_the_score():
+    dense = [[0.1, 0.2, 0.3], (4.0,), [5.0, 6.0]]
+    scores = score(returning(dense), words, weights=[10.0, 1.0])
+    assert scores.scores.tolist() == [2.0, 1.0, 1.0]
+    expected = torch.tensor([[1.0, 2.0, 3.0], [40.0, 0.0, 0.0], [50.0, 60.0, 0.0]])
+    torch.testing.assert_close(scores.dense_rewards, expected)
+    torch.testing.assert_close(scores.per_function[:, 0], torch.tensor([0.6, 4.0, 11.0]))
+    torch.testing.assert_close(scores.totals, torch.tensor([8.0, 41.0, 111.0]))
+
+
+def test_dense_rewards_of_two_functions_add_up_and_some_rows_may_have_a_number():
+    scores = score(returning([[1.0, 1.0, 1.0], 3.0, None]), returning([[0.0, 2.0, 0.0], None, [1.0, 1.0]]))
+    assert scores.dense_rewards.tolist() == [[1.0, 3.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    assert scores.scores.tolist() == [0.0, 3.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([1.0, 2.0], "returned 2 values for 3 completions"),
+        ([1.0] * 4, "returned 4 values for 3 completions"),
+        ([], "returned 0 values"),
+        ([1.0, float("nan"), 1.0], "returned nan for sample 1"),
+        ([1.0, 1.0, float("-inf")], "returned -inf for sample 2"),
+        (["1.0", 1.0, 1.0], "returned '1.0' for sample 0, which is str"),
+        ([1.0, {"score": 1.0}, 1.0], "for sample 1, which is dict"),
+        (None, "returned NoneType"),
+        (1.0, "returned float"),
+        ("abc", "returned str"),
+        ({"a": 1.0, "b": 1.0, "c": 1.0}, "returned dict"),
+        (torch.tensor(1.0), "returned float"),
+        ((number for number in (1.0, 1.0, 1.0)), "returned generator"),
+        ([[1.0, 1.0], 1.0, 1.0], "returned 2 token rewards for sample 0, which has 3 tokens"),
+        ([1.0, [float("nan")], 1.0], "returned nan for sample 1"),
+        ([1.0, [None], 1.0], "returned None for sample 1"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_number_per_completion_is_refused_with_function_and_sample(value, says):
+    assert says in refused(value)
+
+
+def test_a_function_that_raises_is_named_and_the_error_is_kept():
+    def broken(completions, **kwargs):
+        raise KeyError("gold")
+
+    async def broken_later(completions, **kwargs):
+        raise KeyError("gold")
+
+    for function in (broken, broken_later):
+        with pytest.raises(RewardError) as caught:
+            score(words, function)
+        assert str(caught.value) == f"The reward function '{function.__name__}' raised KeyError: 'gold'"
+        assert isinstance(caught.value.__cause__, KeyError)
+        assert isinstance(caught.value, UserError)
+
+
+def test_asynchronous_functions_wait_for_one_another_and_keep_their_places():
+    order = []
+
+    async def slow(completions, **kwargs):
+        await barrier.wait()
+        order.append("slow")
+        return [1.0, 1.0, 1.0]
+
+    async def quick(completions, **kwargs):
+        order.append("quick")
+        barrier.set()
+        return [2.0, 2.0, 2.0]
+
+    barrier = asyncio.Event()
+    scores = score(slow, words, quick)
+    # one after the other, the first would wait for ever
+    assert order == ["quick", "slow"]
+    assert scores.per_function[0].tolist() == [1.0, 2.0, 2.0]
+
+
+def test_asynchronous_functions_work_where_an_event_loop_is_running_already():
+    async def notebook():
+        return score(async_words)
+
+    assert asyncio.run(notebook()).scores.tolist() == [2.0, 1.0, 1.0]
+
+
+class Callable:
+    def __call__(self, completions, **kwargs):
+        return words(completions)
+
+
+class AsyncCallable:
+    async def __call__(self, completions, **kwargs):
+        return words(completions)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Callable(), AsyncCallable(), functools.partial(words), functools.partial(async_words), Callable().__call__],
+    ids=["object", "async object", "partial", "async partial", "method"],
+)
+def test_whatever_can_be_called_is_a_function(function):
+    assert score(function).scores.tolist() == [2.0, 1.0, 1.0]
+
+
+def test_all_columns_and_trls_keywords_are_passed():
+    seen = {}
+
+    def function(**kwargs):
+        seen.update(kwargs)
+        return [0.0] * 3
+
+    score(function, columns={"gold": ["x", "y", None], "completions": ["not", "these", "ones"]}, trainer_state="state")
+    assert seen.pop("log_metric")
+    assert seen.pop("log_extra")
+    assert seen == {
+        "prompts": ["a", "b", "c"], "completions": TEXTS, "completion_ids": IDS, "gold": ["x", "y", None],
+        "trainer_state": "state",
+    }  # fmt: skip
+
+
+def test_a_function_without_keywords_gets_what_it_names():
+    def function(gold, completions, factor=2.0):
+        return [factor * len(text) for text in gold]
+
+    assert score(function, columns={"gold": ["x", "yy", ""], "other": [1, 2, 3]}).scores.tolist() == [2.0, 4.0, 0.0]
+
+
+def test_a_column_that_is_missing_is_an_error_of_the_function():
+    def needs_gold(completions, gold):
+        return [0.0] * 3
+
+    with pytest.raises(RewardError, match=r"'needs_gold' raised TypeError: .*'gold'"):
+        score(needs_gold)
+
+
+def test_a_missing_end_costs_its_penalty_whatever_its_sign():
+    assert score(words, missing_eos_penalty=0.5).scores.tolist() == [2.0, 0.5, 1.0]
+    assert score(words, missing_eos_penalty=0.0).scores.tolist() == [2.0, 1.0, 1.0]
+
+
+def test_what_functions_log_is_kept():
+    def function(completions, log_metric, log_extra, **kwargs):
+        log_metric("accuracy", 1)
+        log_metric("accuracy", torch.tensor(0.5))
+        log_extra("parsed", ("x", "y", "z"))
+        return [0.0] * 3
+
+    scores = score(function)
+    assert scores.metrics == {"accuracy": [1.0, 0.5]}
+    assert scores.extra_columns == {"parsed": ["x", "y", "z"]}
+
+
+def test_an_object_that_scores_completions_is_given_the_record():
+    class Judge:
+        __name__ = "judge"
+
+        def score_completions(self, rollout):
+            return [float(len(ids)) for ids in rollout.completion_token_ids]
+
+    scores = score(Judge())
+    assert scores.scores.tolist() == [3.0, 1.0, 2.0]
+    assert scores.names == ["judge"]
+
+
+def test_names_are_those_of_functions_or_classes_and_numbered_when_shared():
+    names = reward_names([words, async_words, functools.partial(words), Callable(), words])
+    assert names == ["words", "async_words", "words_2", "Callable", "words_4"]
+
+
+def test_weights_are_one_each_unless_given():
+    assert check_weights(None, 2) == [1.0, 1.0]
+    assert check_weights([1, 0.5], 2) == [1.0, 0.5]
+    with pytest.raises(UserError, match="reward_weights has 1 values for 2 reward functions"):
+        check_weights([1.0], 2)
+
+
+def test_a_function_written_for_trls_grpo_is_called_as_trl_calls_it():
+    # TRL 1.16: reward_func(prompts=..., completions=..., completion_ids=..., **columns, trainer_state=..., …)
+    def grpo_reward(prompts, completions, completion_ids, target, **kwargs):
+        assert set(kwargs) >= {"trainer_state", "log_metric", "log_extra"}
+        return [
+            len(ids) + len(prompt) + value for prompt, ids, value in zip(prompts, completion_ids, target, strict=True)
+        ]
+
+    by_trl = grpo_reward(
+        prompts=["a", "b", "c"], completions=TEXTS, completion_ids=IDS, target=[10, 20, 30], trainer_state=None,
+        log_metric=print, log_extra=print,
+    )  # fmt: skip
+    assert score(grpo_reward, columns={"target": [10, 20, 30]}).scores.tolist() == by_trl
+
+
+def test_an_object_that_scores_completions_and_raises_is_named_too():
+    class Judge:
+        __name__ = "judge"
+
+        def score_completions(self, rollout):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RewardError, match="'judge' raised RuntimeError: out of memory"):
+        score(Judge())
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array], ids=["tensors", "arrays"])
+def test_token_rewards_as_a_list_of_tensors_are_dense_rewards_like_lists(make):
+    value = [make([0.5, 1.0, 1.5]), make([4.0]), make([5.0, 6.0])]
+    scores = score(returning(value))
+    assert scores.dense_rewards.tolist() == [[0.5, 1.0, 1.5], [4.0, 0.0, 0.0], [5.0, 6.0, 0.0]]
+
+
+def test_a_number_that_shared_names_get_is_not_the_name_of_another_function():
+    def words_2(completions, **kwargs):
+        return [0.0] * 3
+
+    names = reward_names([words, words_2, words])
+    assert len(set(names)) == 3
