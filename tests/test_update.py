@@ -26,17 +26,19 @@ OBJECTIVE = Objective(cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, entropy_c
 
 
 class OneProcess:
-    """What an update asks of `accelerate.Accelerator`, counting how often it was told not to synchronise."""
+    """What an update asks of `accelerate.Accelerator`, noting which backward passes were to synchronise."""
 
     def __init__(self):
-        self.not_synchronised = 0
+        self.synchronises, self.synchronised = True, []
 
     @contextlib.contextmanager
     def no_sync(self, model):
-        self.not_synchronised += 1
+        self.synchronises = False
         yield
+        self.synchronises = True
 
     def backward(self, loss):
+        self.synchronised.append(self.synchronises)
         loss.backward()
 
     def clip_grad_norm_(self, parameters, limit):
@@ -78,7 +80,7 @@ def make_rollout(prompts, completions, mask=None, vocab_size=4, **tensors) -> Ro
 
 
 def make_estimates(rollout, advantages=None, returns=None) -> Estimates:
-    zeros = torch.zeros(rollout.completion_ids.shape)
+    zeros = torch.zeros((advantages if rollout is None else rollout.completion_ids).shape)
     advantages, returns = (zeros if tensor is None else tensor for tensor in (advantages, returns))
     return Estimates(advantages, returns, rewards=zeros, kl=zeros, kl_coef=0.0)
 
@@ -317,57 +319,50 @@ def test_gradients_are_clipped_to_the_norm_and_only_measured_without_one(limit):
     same_gradients([{name: gradient * factor for name, gradient in free.items()}], [clipped], atol=1e-7)
 
 
+def test_a_microbatch_is_cut_to_the_width_that_its_rows_need():
+    rollout = make_rollout([[2], [2, 3, 3]], [[3], [3, 3, 1]], torch.ones(2, 3, 4, dtype=torch.bool))
+    first, both = rollout.sequences(torch.tensor([0])), rollout.sequences(torch.tensor([1, 0]))
+    assert (first.prompt_ids.tolist(), first.completion_ids.tolist()) == ([[2]], [[3]])
+    assert first.packed_token_mask.shape == (1, 1, 1)
+    assert both.prompt_ids.tolist() == [[2, 3, 3], [0, 0, 2]]
+    assert both.prompt_mask.tolist() == [[True, True, True], [False, False, True]]
+    assert both.completion_ids.tolist() == [[3, 3, 1], [3, 0, 0]]
+
+
 PER_ROW = (
     "prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "old_logprobs", "values", "packed_token_mask",
 )  # fmt: skip
 
 
-def test_two_processes_average_to_the_gradient_of_one():
+def test_two_processes_average_to_the_gradient_of_one_and_have_its_statistics():
     module, rollout, estimates, sampling = real_example()
-    whole = update(module, rollout, estimates, FULL, sampling)[1][0]
+    rollout = dataclasses.replace(rollout, old_logprobs=rollout.old_logprobs + 0.1 * torch.randn(8, 1))
+    whole, (gradient,), _ = update(module, rollout, estimates, FULL, sampling)
     # the halves hold different numbers of tokens, so the mean of their means would be another gradient
     halves = [torch.arange(0, 3), torch.arange(3, 8)]
-    tokens = [int(rollout.completion_mask[rows].sum()) for rows in halves]
-    assert tokens[0] != tokens[1]
-    parts = []
-    for rows, others in zip(halves, reversed(tokens), strict=True):
-        part = dataclasses.replace(
-            rollout,
-            **{
-                name: getattr(rollout, name)[rows]
-                for name in (
-                    "prompt_ids",
-                    "prompt_mask",
-                    "completion_ids",
-                    "completion_mask",
-                    "old_logprobs",
-                    "values",
-                )
-            },
-            packed_token_mask=rollout.packed_token_mask[rows],
-        )
-
-        def all_sum(tensor, others=others):
-            return tensor + others if tensor.dim() == 0 else tensor
-
-        gradients = update(
-            module, part, make_estimates(part, estimates.advantages[rows], estimates.returns[rows]), FULL, sampling,
-            num_processes=2, all_sum=all_sum,
-        )[1]  # fmt: skip
-        parts.append(gradients[0])
-    mean = {name: (parts[0][name] + parts[1][name]) / 2 for name in whole}
-    same_gradients([whole], [mean])
-
-
-def test_statistics_are_sums_over_all_processes():
-    rollout = make_rollout([[2]], [[3]], old_logprobs=torch.tensor([[math.log(0.25)]]))
-    module = markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4)
-    estimates = make_estimates(rollout, torch.tensor([[2.0]]))
-    one = update(module, rollout, estimates)[0]
-    # a second process with the same row: twice the tokens and twice the sums
-    two = update(module, rollout, estimates, num_processes=2, all_sum=lambda tensor: 2 * tensor)[0]
-    assert one.policy_loss == two.policy_loss == pytest.approx(-2.0)
-    assert one.entropy == two.entropy
+    parts = [
+        dataclasses.replace(rollout, **{name: getattr(rollout, name)[rows] for name in PER_ROW}) for rows in halves
+    ]
+    of_parts = [make_estimates(None, estimates.advantages[rows], estimates.returns[rows]) for rows in halves]
+    # what each half adds up alone: tokens of the step, and the sums of the statistics
+    noted: list[list[torch.Tensor]] = [[], []]
+    for part, of_part, mine in zip(parts, of_parts, noted, strict=True):
+        update(module, part, of_part, FULL, sampling, all_sum=lambda tensor, mine=mine: mine.append(tensor) or tensor)
+    assert noted[0][0] != noted[1][0]
+    results = []
+    for part, of_part, others in zip(parts, of_parts, reversed(noted), strict=True):
+        remaining = iter(others)
+        results.append(
+            update(
+                module, part, of_part, FULL, sampling, num_processes=2,
+                all_sum=lambda tensor, remaining=remaining: tensor + next(remaining),
+            )
+        )  # fmt: skip
+    mean = {name: (results[0][1][0][name] + results[1][1][0][name]) / 2 for name in gradient}
+    same_gradients([gradient], [mean])
+    for name in ("policy_loss", "value_loss", "policy_clipfrac", "approx_kl", "entropy", "ratio", "ratio_variance"):
+        expected = pytest.approx(getattr(whole, name), rel=1e-4, abs=1e-6)
+        assert [getattr(stats, name) for stats, _, _ in results] == [expected, expected], name
 
 
 def test_processes_synchronise_in_the_last_microbatch_of_a_step_only():
@@ -375,7 +370,7 @@ def test_processes_synchronise_in_the_last_microbatch_of_a_step_only():
     accelerator = update(
         module, rollout, estimates, FULL, sampling, microbatch=1, num_mini_batches=2, num_ppo_epochs=3
     )[2]
-    assert accelerator.not_synchronised == 2 * 3 * (4 - 1)
+    assert accelerator.synchronised == [False, False, False, True] * 2 * 3
 
 
 @pytest.mark.parametrize("seed", [0, 1])

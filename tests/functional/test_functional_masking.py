@@ -67,6 +67,15 @@ def test_rows_that_need_more_than_the_candidates_are_sorted_in_full():
     assert allowed(mask) == [smallest_set(row.tolist(), 0.9) for row in logits.double()]
 
 
+def test_more_tokens_can_be_asked_for_than_there_are_candidates():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3000) * 6
+    mask = top_p_mask(logits, 0.5, min_tokens=1500)
+    for row, allowed_tokens in zip(logits, allowed(mask), strict=True):
+        assert allowed_tokens == set(row.argsort(descending=True)[:1500].tolist())
+    assert top_p_mask(logits, 0.5, min_tokens=9999).all()
+
+
 def test_a_token_that_is_impossible_is_never_needed():
     logits = torch.tensor([[1.0, float("-inf"), 0.0, float("-inf")]])
     assert allowed(top_p_mask(logits, 0.95)) == [{0, 2}]

@@ -274,3 +274,16 @@ def test_a_value_model_with_two_labels_which_is_what_transformers_loads_by_defau
     assert config.num_labels == 2
     with pytest.raises(UserError, match="num_labels"):
         PolicyAndValue(tiny.policy(), AutoModelForSequenceClassification.from_config(config))
+
+
+def test_a_value_model_with_an_adapter_reads_every_row_as_if_alone():
+    base = tiny.classifier("llama")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", init_lora_weights=False)
+    value_model = peft.get_peft_model(base, config)
+    module = PolicyAndValue(tiny.policy("llama"), value_model).eval()
+    with torch.no_grad():
+        _, values = module(batch())
+        for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+            hidden = base.model(torch.tensor([prompt + completion])).last_hidden_state[0]
+            expected = base.score(hidden[len(prompt) - 1 : -1]).squeeze(-1)
+            close(values[row, : len(completion)], expected)

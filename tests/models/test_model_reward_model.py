@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
@@ -163,4 +164,12 @@ def test_a_bert_reward_model_without_a_tokenizer_of_its_own_scores_a_row_as_if_a
     with torch.no_grad():
         rows = [torch.tensor([p + c]) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
         expected = [model(row).logits.item() for row in rows]
+    assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_reward_model_with_an_adapter_scores_the_last_real_token_too():
+    base = tiny.classifier("llama")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", init_lora_weights=False)
+    scores = ModelReward(peft.get_peft_model(base, config)).score_completions(completions())
+    expected = [score_alone(base, p + c) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
     assert scores == pytest.approx(expected, abs=1e-5)

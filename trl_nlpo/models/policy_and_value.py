@@ -163,7 +163,9 @@ def completion_values(value_model: Any, sequences: Sequences) -> torch.Tensor:
 
 def backbone_hidden_states(model: Any, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Last hidden states `(B, L, H)` of the backbone below a sequence classifier's head."""
-    backbone = getattr(model, model.base_model_prefix)
+    # A PEFT model finds its whole base model under some of these prefixes.
+    classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = getattr(classifier, classifier.base_model_prefix)
     return backbone(**joined_inputs(backbone, ids, attention_mask))[0]
 
 
