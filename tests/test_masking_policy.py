@@ -254,6 +254,17 @@ def test_gradients_and_optimizer_survive_a_swap():
     torch.testing.assert_close(model.weight.detach(), before - 1.0)
 
 
+def test_what_is_trained_beside_an_adapter_stands_still_too():
+    # `bias="all"` trains the biases of the base model, which the masking policy shares.
+    config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", bias="all")
+    policy = peft.get_peft_model(tiny.policy("gpt2"), config).eval()
+    assert any("bias" in name for name, weight in policy.named_parameters() if weight.requires_grad)
+    subject = MaskingPolicy(policy, None)
+    start = masking_logits(subject)
+    train(policy, subject)
+    assert torch.equal(masking_logits(subject), start)
+
+
 @pytest.mark.parametrize("kind", ["plain", "lora"])
 def test_loading_a_mask_where_nothing_is_masked_leaves_the_policy_alone(kind):
     # A run with a mask that is resumed with mask_strategy="none": the checkpoint holds a masking policy.

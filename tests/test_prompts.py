@@ -44,6 +44,19 @@ def test_another_seed_gives_another_order():
     assert list(UpdateSampler(50, 10, 5, seed=1)) != list(UpdateSampler(50, 10, 5, seed=2))
 
 
+def test_every_pass_has_an_order_of_its_own():
+    batches = list(UpdateSampler(50, 50, 4, seed=1))
+    assert len({tuple(batch) for batch in batches}) == 4
+
+
+def test_the_order_of_a_pass_is_drawn_once(monkeypatch):
+    drawn = []
+    order = UpdateSampler._order
+    monkeypatch.setattr(UpdateSampler, "_order", lambda self, number: drawn.append(number) or order(self, number))
+    list(UpdateSampler(10, 4, 5, seed=1))
+    assert drawn == [0, 1]
+
+
 def test_text_is_tokenized_and_other_columns_are_kept():
     rows = read([{"prompt": "w0 w1", "gold": "a", "level": 2}])
     batch = collate_prompts([rows[0]])

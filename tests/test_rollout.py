@@ -359,41 +359,84 @@ def logits_alone(model, prompt, completion):
         ).logits[0]
 
 
+LEAST = 7
+"""Tokens that are allowed in any case: more than top-k gives, and than top-p gives at many places."""
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("strategy", ["top_p", "top_k"])
 def test_masks_of_a_batch_are_those_of_every_row_alone_under_the_masking_policy(family, strategy):
-    policy, masking_policy = moved(family)
+    check_masks(family, strategy, *moved(family))
+
+
+def moved_adapter(family: str):
+    """A LoRA model that computes its masking policy in the same batch, and has moved away from it."""
+    base = tiny.policy(family)
+    torch.manual_seed(3)
+    task = "SEQ_2_SEQ_LM" if family in tiny.ENCODER_DECODER_FAMILIES else "CAUSAL_LM"
+    config = peft.LoraConfig(r=4, target_modules="all-linear", task_type=task, init_lora_weights=False)
+    policy = peft.get_peft_model(base, config).eval()
+    masking_policy = MaskingPolicy(policy, None, in_one_batch=True)
+    with torch.no_grad():
+        for weight in adapter_parameters(policy, "default").values():
+            weight.add_(0.05 * torch.randn_like(weight))
+    masking_policy.policy_moved()
+    return policy, masking_policy
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_masks_in_one_batch_with_the_policy_are_those_of_every_row_alone(family):
+    check_masks(family, "top_p", *moved_adapter(family))
+
+
+def check_masks(family, strategy, policy, masking_policy):
     prompts = [[5], [7, 8, 9, 10, 11, 12], [20, 21, 22], [30, 31]]
-    mask = MaskSettings(strategy, top_p=0.7, top_k=5, min_tokens=2, always_allowed=(EOS,))
+    mask = MaskSettings(strategy, top_p=0.7, top_k=5, min_tokens=LEAST, always_allowed=(EOS,))
     with seeded(0, torch.device("cpu")):
         sample = sample_completions(policy, prompts, SamplingSettings(6, 0.9), mask, masking_policy)
     rows = sample.sequences.completion_ids.tolist()
     # BART's first and last tokens are forced
     places = range(1, 5) if family == "bart" else range(6)
-    compared = differing = 0
-    with masking_policy.model() as masking_model:
-        for row, (prompt, completion) in enumerate(zip(prompts, rows, strict=True)):
-            ours, policys = (logits_alone(model, prompt, completion) / 0.9 for model in (masking_model, policy))
-            for place in places:
-                expected = reference_mask(ours[place], strategy)
-                recorded = sample.sequences.packed_token_mask[row, place]
-                bits = {token for token in range(tiny.VOCAB_SIZE) if recorded[token // 8] >> token % 8 & 1}
-                assert bits == expected, (row, place)
-                assert completion[place] in bits
-                compared += 1
-                differing += expected != reference_mask(policys[place], strategy)
-    assert compared == 4 * len(places)
+    differing = 0
+    for row, (prompt, completion) in enumerate(zip(prompts, rows, strict=True)):
+        policys = logits_alone(policy, prompt, completion) / 0.9
+        with masking_policy.model() as masking_model:
+            ours = logits_alone(masking_model, prompt, completion) / 0.9
+        for place in places:
+            expected = reference_mask(ours[place], strategy)
+            recorded = sample.sequences.packed_token_mask[row, place]
+            bits = {token for token in range(tiny.VOCAB_SIZE) if recorded[token // 8] >> token % 8 & 1}
+            assert bits == expected, (row, place)
+            assert completion[place] in bits
+            differing += expected != reference_mask(policys[place], strategy)
     assert differing, "the policy has not moved, so nothing is tested"
 
 
 def reference_mask(logits, strategy):
+    likeliest = sorted(range(len(logits)), key=lambda index: -logits[index].item())
     if strategy == "top_k":
-        return {EOS, *sorted(range(len(logits)), key=lambda index: -logits[index].item())[:5]}
+        return {EOS, *likeliest[:LEAST]}
     weights = [math.exp(logit - logits.max().item()) for logit in logits.tolist()]
     probabilities = [weight / sum(weights) for weight in weights]
-    chosen = smallest_set(probabilities, 0.7)
-    likeliest = sorted(range(len(weights)), key=lambda index: -weights[index])
-    return chosen | set(likeliest[:2])
+    return smallest_set(probabilities, 0.7) | set(likeliest[:LEAST])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_a_repetition_penalty_while_sampling_is_the_one_computed_afterwards(family):
+    # Only the likeliest token under the penalty may be taken, so that what is sampled shows it.
+    policy = tiny.policy(family).eval()
+    prompts = [[5, 6, 7, 8], [20, 21]]
+    sampling = SamplingSettings(8, repetition_penalty=4.0, warpers={"top_k": 1})
+    sample = sample_completions(policy, prompts, sampling, NO_MASK)
+    for prompt, completion in zip(prompts, sample.sequences.completion_ids.tolist(), strict=True):
+        logits = logits_alone(policy, prompt, completion)
+        for place, token in enumerate(completion):
+            seen = {*(prompt if family == "gpt2" else []), *completion[:place]}
+            penalized = [
+                (logit / 4 if logit > 0 else logit * 4) if index in seen else logit
+                for index, logit in enumerate(logits[place].tolist())
+            ]
+            assert token == max(range(len(penalized)), key=penalized.__getitem__)
 
 
 def test_tokens_that_an_encoder_decoder_model_is_made_to_produce_are_the_only_ones_allowed_there():
@@ -427,3 +470,19 @@ def test_a_rollout_takes_no_gradient_and_leaves_the_model_in_its_mode(family):
     assert rollout.prompts_apart is (family == "t5")
     # on the policy's own tokens, the reference being the policy
     torch.testing.assert_close(rollout.raw_logprobs, rollout.ref_logprobs)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingSettings(3, do_sample=False, repetition_penalty=9.0),
+    ],
+    ids=["repetition_penalty of greedy search"],
+)
+def test_padding_is_no_repetition(sampling):
+    # 0 is likeliest after 2, and the prompt [2] is padded with zeros beside a longer one.
+    policy = markov.MarkovModel([[0.2] * 5, [0.2] * 5, [0.6, 0.05, 0.05, 0.05, 0.25], [0.2] * 5, [0.2] * 5]).eval()
+    alone = sample_completions(policy, [[2]], sampling).sequences.completion_ids[0]
+    padded = sample_completions(policy, [[2], [2, 3, 2]], sampling).sequences.completion_ids[0]
+    assert alone[0] == 0
+    assert padded[0] == 0

@@ -322,3 +322,13 @@ def test_a_number_that_shared_names_get_is_not_the_name_of_another_function():
 
     names = reward_names([words, words_2, words])
     assert len(set(names)) == 3
+
+
+def test_a_logged_column_of_another_length_names_its_function_or_itself():
+    # otherwise `list index out of range` when the table of completions is printed
+    def function(completions, log_extra, **kwargs):
+        log_extra("parsed", ["x"])
+        return [0.0] * 3
+
+    with pytest.raises(RewardError, match="parsed"):
+        score(function)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .models.adapters import MASK_ADAPTER, adapter_parameters, add_frozen_adapter, is_adapter_model, is_lora
+from .models.adapters import MASK_ADAPTER, add_frozen_adapter, is_adapter_model, is_lora, trained_weights
 
 
 def frozen_copy(model: Any) -> Any:
@@ -91,7 +91,7 @@ class MaskingPolicy:
     def sync(self) -> None:
         """Copy the policy: ψ ← θ. The very next forward pass of the masking policy uses the new weights."""
         if self.masks and self._shares_base:
-            for name, weight in adapter_parameters(self.policy, self._adapter).items():
+            for name, weight in trained_weights(self.policy, self._adapter).items():
                 self._weights[name].copy_(weight)
         elif self.masks:
             copies = dict(self._model.named_parameters())
@@ -123,7 +123,7 @@ class MaskingPolicy:
 
 def frozen_adapter(policy: Any, name: str) -> dict[str, torch.Tensor]:
     """The weights of one adapter as they are now, by their names in the model."""
-    return {full_name: weight.detach().clone() for full_name, weight in adapter_parameters(policy, name).items()}
+    return {full_name: weight.detach().clone() for full_name, weight in trained_weights(policy, name).items()}
 
 
 @contextlib.contextmanager

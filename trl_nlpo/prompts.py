@@ -191,7 +191,8 @@ class UpdateSampler(Sampler[list[int]]):
         for update in range(self.first_update, self.num_updates):
             start = update * self.batch_size + self.process_index * local
             places = [divmod(position, self.num_rows) for position in range(start, start + local)]
-            orders = {number: orders.get(number) or self._order(number) for number, _ in places}
+            passes = {number for number, _ in places}
+            orders = {number: orders[number] if number in orders else self._order(number) for number in passes}
             yield [orders[number][place] for number, place in places]
 
     def _order(self, pass_number: int) -> list[int]:

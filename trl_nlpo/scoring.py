@@ -47,7 +47,7 @@ def score_rollout(
         RewardError: a function raised, or returned the wrong number of values or something that is no finite number;
             the message names the function and the sample.
     """
-    recorder = _Recorder()
+    recorder = _Recorder(len(rollout))
     call = {
         **rollout.batch.columns,
         "prompts": rollout.batch.prompts,
@@ -91,7 +91,8 @@ def check_weights(weights: Sequence[float] | None, num_functions: int) -> list[f
 class _Recorder:
     """What reward functions say beside their rewards, as in TRL."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
         self.metrics: dict[str, list[float]] = {}
         self.columns: dict[str, list] = {}
 
@@ -99,6 +100,8 @@ class _Recorder:
         self.metrics.setdefault(name, []).append(float(value))
 
     def log_extra(self, column: str, values: list) -> None:
+        if len(values) != self.num_rows:
+            raise RewardError(f"log_extra got {len(values)} values of {column!r} for {self.num_rows} completions.")
         self.columns[column] = list(values)
 
 

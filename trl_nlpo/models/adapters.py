@@ -89,6 +89,20 @@ def adapter_parameters(policy: Any, name: str) -> dict[str, nn.Parameter]:
     return {full_name: parameter for full_name, parameter in policy.named_parameters() if id(parameter) in mine}
 
 
+def trained_weights(policy: Any, name: str) -> dict[str, nn.Parameter]:
+    """What an adapter makes of the base model: its parameters, and those of the base that are trained with it."""
+    others = {
+        id(p) for other in policy.peft_config if other != name for p in adapter_parameters(policy, other).values()
+    }
+    own = adapter_parameters(policy, name)
+    beside = {
+        full_name: parameter
+        for full_name, parameter in policy.named_parameters()
+        if parameter.requires_grad and id(parameter) not in others
+    }
+    return {**beside, **own}
+
+
 def can_hold_several(policy: Any) -> bool:
     """Whether a second trained adapter fits beside the first: not for prompt tuning and the like."""
     config = policy.peft_config[policy.active_adapter]
@@ -117,8 +131,10 @@ def add_frozen_adapter(policy: Any, name: str, source: str) -> dict[str, torch.T
 def is_lora(policy: Any) -> bool:
     """Whether PEFT can compute rows with different adapters in one batch."""
     config = policy.peft_config[policy.active_adapter]
-    plain = not getattr(config, "use_dora", False) and not config.modules_to_save
-    return config.peft_type.value == "LORA" and plain
+    if config.peft_type.value != "LORA" or getattr(config, "use_dora", False) or config.modules_to_save:
+        return False
+    # OPT puts the rows of a batch into one inside its layers, where PEFT cannot tell them apart.
+    return config.bias == "none" and policy.config.model_type != "opt"
 
 
 def _copy_adapter(policy: Any, name: str, source: str, is_trained: bool) -> None:
