@@ -115,15 +115,16 @@ def resumed(subject, folder, **settings):
 @pytest.mark.parametrize("age", [0, 1, 2])
 def test_a_run_goes_on_with_its_mask_its_age_and_its_kl_coefficient(tmp_path, age):
     subject = run()
-    move(subject)
-    subject.masking_policy.sync()
+    for _ in range(3):
+        move(subject)
+        subject.masking_policy.sync()
     for _ in range(age):
         move(subject)
     save(subject, tmp_path)
     other = resumed(subject, tmp_path)
     ours, theirs = subject.masking_policy, other.masking_policy
     assert same(ours.state_dict(), theirs.state_dict())
-    assert (theirs.age, theirs.num_syncs, theirs.is_current) == (age, 1, age == 0)
+    assert (theirs.age, theirs.num_syncs, theirs.is_current) == (age, 3, age == 0)
     assert theirs.sync_is_due is ours.sync_is_due
     assert other.kl_coef == subject.kl_coef == 0.05
     # right after a sync the masking policy is the policy, and is not written a second time
@@ -174,6 +175,19 @@ def test_a_value_function_of_another_kind_is_refused_instead_of_left_at_random(t
     save_value_function(with_head(), tmp_path)
     with pytest.raises((UserError, RuntimeError)):
         load_value_function(with_value_model(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"),
+    [(with_value_adapter, with_head), (with_head, with_value_adapter)],
+    ids=["to head", "to adapter"],
+)
+def test_a_head_of_its_own_adapter_is_not_taken_for_one_on_the_policy(tmp_path, saved, loaded):
+    # Both have a weight and a bias of the same shape.
+    save_value_function(saved(), tmp_path)
+    with pytest.raises(UserError, match="another kind of value function") as caught:
+        load_value_function(loaded(), tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_with_a_mask_can_be_resumed_without_one_and_keeps_its_policy(tmp_path):

@@ -184,3 +184,12 @@ def test_a_prompt_that_cannot_be_read_is_one_line_that_names_the_data_set(rows):
         PromptDataset(rows, PromptTokenizer(tiny.tokenizer(), None, "left", None), "train_dataset", 8)
     assert "train_dataset" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": None}, {"prompt": ""}, {"prompt": "w0 " * 9}], ids=["none", "empty", "long"]
+)
+def test_a_bad_row_is_counted_from_the_first_of_the_data_set(row):
+    rows = [{"prompt": "w0"}] * 1500 + [row] + [{"prompt": "w0"}] * 10
+    with pytest.raises(UserError, match="row 1500 "):
+        PromptDataset(rows, PromptTokenizer(tiny.tokenizer(), None, "left", None), "rows", 8)

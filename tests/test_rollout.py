@@ -9,6 +9,7 @@ import markov
 import peft
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Qwen2MoeConfig
 
 import tiny
 from trl_nlpo.generation import evaluation_mode, sample_completions, seeded
@@ -391,7 +392,7 @@ def test_masks_in_one_batch_with_the_policy_are_those_of_every_row_alone(family)
 
 def check_masks(family, strategy, policy, masking_policy):
     prompts = [[5], [7, 8, 9, 10, 11, 12], [20, 21, 22], [30, 31]]
-    mask = MaskSettings(strategy, top_p=0.7, top_k=5, min_tokens=LEAST, always_allowed=(EOS,))
+    mask = MaskSettings(strategy, top_p=0.3, top_k=5, min_tokens=LEAST, always_allowed=(EOS,))
     with seeded(0, torch.device("cpu")):
         sample = sample_completions(policy, prompts, SamplingSettings(6, 0.9), mask, masking_policy)
     rows = sample.sequences.completion_ids.tolist()
@@ -418,7 +419,7 @@ def reference_mask(logits, strategy):
         return {EOS, *likeliest[:LEAST]}
     weights = [math.exp(logit - logits.max().item()) for logit in logits.tolist()]
     probabilities = [weight / sum(weights) for weight in weights]
-    return smallest_set(probabilities, 0.7) | set(likeliest[:LEAST])
+    return smallest_set(probabilities, 0.3) | set(likeliest[:LEAST])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
@@ -486,3 +487,26 @@ def test_padding_is_no_repetition(sampling):
     padded = sample_completions(policy, [[2], [2, 3, 2]], sampling).sequences.completion_ids[0]
     assert alone[0] == 0
     assert padded[0] == 0
+
+
+def test_greedy_search_penalizes_repetition_once():
+    # after 2 come 2 and 3 with 0.69 and 0.29; log 0.69 times 2 is -0.74 and above log 0.29 = -1.24, times 4 it is below
+    policy = markov.MarkovModel([[0.2] * 5, [0.2] * 5, [0.01, 0.005, 0.69, 0.29, 0.005], [0.2] * 5, [0.2] * 5]).eval()
+    sampling = SamplingSettings(3, do_sample=False, repetition_penalty=2.0)
+    assert sample_completions(policy, [[2]], sampling).sequences.completion_ids.tolist() == [[2, 2, 2]]
+
+
+def test_experts_under_an_adapter_are_sampled_though_peft_cannot_mix_adapters_in_their_batches():
+    # Experts get the tokens of all rows in one, so that PEFT cannot tell which row has which adapter.
+    torch.manual_seed(0)
+    config = Qwen2MoeConfig(
+        vocab_size=tiny.VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16, max_position_embeddings=64,
+    )  # fmt: skip
+    adapter = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    policy = peft.get_peft_model(AutoModelForCausalLM.from_config(config), adapter).eval()
+    masking_policy = MaskingPolicy(policy, None, in_one_batch=True)
+    masking_policy.policy_moved()
+    sample = sample_completions(policy, [[5], [7, 8]], SamplingSettings(3), TOP_P, masking_policy)
+    assert sample.sequences.completion_ids.shape == (2, 3)

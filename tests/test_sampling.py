@@ -146,6 +146,15 @@ def test_greedy_evaluation_leaves_everything_to_generate():
     assert (left.do_sample, left.num_beams, left.repetition_penalty, left.length_penalty) == (False, 4, 2.0, 0.5)
 
 
+def test_beams_that_are_sampled_are_left_to_generate_with_temperature_and_warpers():
+    kwargs = {"num_beams": 2, "temperature": 0.3, "top_k": 5, "min_p": 0.1, "repetition_penalty": 2.0}
+    subject = settings(for_evaluation=True, eval_generation_kwargs=kwargs)
+    assert subject.is_left_to_generate
+    left = subject.generation_config(0, {})
+    assert {name: getattr(left, name) for name in kwargs} == kwargs
+    assert left.do_sample is True
+
+
 def test_own_forced_tokens_go_before_the_models():
     subject = settings(generation_kwargs={"forced_bos_token_id": 6})
     assert subject.generation_config(0, {"forced_bos_token_id": 5}).forced_bos_token_id == 6

@@ -309,6 +309,16 @@ def test_an_object_that_scores_completions_and_raises_is_named_too():
         score(Judge())
 
 
+def test_an_error_that_names_itself_is_not_wrapped_again():
+    class Judge:
+        def score_completions(self, rollout):
+            raise RewardError("The reward model 'judge' knows 20 tokens.")
+
+    with pytest.raises(RewardError) as caught:
+        score(Judge())
+    assert str(caught.value) == "The reward model 'judge' knows 20 tokens."
+
+
 @pytest.mark.parametrize("make", [torch.tensor, np.array], ids=["tensors", "arrays"])
 def test_token_rewards_as_a_list_of_tensors_are_dense_rewards_like_lists(make):
     value = [make([0.5, 1.0, 1.5]), make([4.0]), make([5.0, 6.0])]

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 import tiny
 from trl_nlpo import UserError
-from trl_nlpo.models.adapters import VALUE_ADAPTER, adapter_parameters, add_value_adapter
+from trl_nlpo.models.adapters import VALUE_ADAPTER, adapter_parameters, add_value_adapter, can_hold_several
 from trl_nlpo.models.inputs import StepwiseLogits
 from trl_nlpo.models.policy_and_value import (
     PolicyAndValue,
@@ -287,3 +287,10 @@ def test_a_value_model_with_an_adapter_reads_every_row_as_if_alone():
             hidden = base.model(torch.tensor([prompt + completion])).last_hidden_state[0]
             expected = base.score(hidden[len(prompt) - 1 : -1]).squeeze(-1)
             close(values[row, : len(completion)], expected)
+
+
+def test_beside_an_adapter_that_trains_biases_there_is_no_room_for_a_second():
+    # PEFT: "LoraModel supports only 1 adapter with bias."
+    config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", bias="all")
+    assert not can_hold_several(peft.get_peft_model(tiny.policy("gpt2"), config))
+    assert can_hold_several(lora_module().policy)

@@ -65,8 +65,9 @@ def test_a_token_that_the_reward_model_does_not_know_is_named():
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_with_a_tokenizer_of_its_own_reads_text():
-    model = tiny.classifier("llama")
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_with_a_tokenizer_of_its_own_reads_text(family):
+    model = tiny.classifier(family)
     tokenizer = tiny.tokenizer()
     reward = ModelReward(model, tokenizer, forward_batch_size=2)
     texts = (" w8 w9", "w11", " w12 w13 w14")
