@@ -490,7 +490,7 @@ def test_padding_is_no_repetition(sampling):
 
 
 def test_greedy_search_penalizes_repetition_once():
-    # after 2 come 2 and 3 with 0.69 and 0.29; log 0.69 times 2 is -0.74 and above log 0.29 = -1.24, times 4 it is below
+    # after 2 come 2 and 3 with 0.69 and 0.29: log 0.69 twice, -0.74, is above log 0.29, -1.24; four times it is below
     policy = markov.MarkovModel([[0.2] * 5, [0.2] * 5, [0.01, 0.005, 0.69, 0.29, 0.005], [0.2] * 5, [0.2] * 5]).eval()
     sampling = SamplingSettings(3, do_sample=False, repetition_penalty=2.0)
     assert sample_completions(policy, [[2]], sampling).sequences.completion_ids.tolist() == [[2, 2, 2]]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .models.adapters import MASK_ADAPTER, add_frozen_adapter, is_adapter_model, is_lora, trained_weights
+from .models.adapters import MASK_ADAPTER, add_frozen_adapter, is_adapter_model, takes_mixed_batches, trained_weights
 
 
 def frozen_copy(model: Any) -> Any:
@@ -52,7 +52,7 @@ class MaskingPolicy:
         self._shares_base = is_adapter_model(policy)
         self._adapter = adapter or (policy.active_adapter if self._shares_base else "")
         self._model = frozen_copy(policy) if masks and not self._shares_base else policy
-        self.in_one_batch = in_one_batch and masks and self._shares_base and is_lora(policy)
+        self.in_one_batch = in_one_batch and masks and self._shares_base and takes_mixed_batches(policy)
         """Whether rollouts compute policy and masking policy as rows of one batch."""
         if self.in_one_batch:
             self._weights = add_frozen_adapter(policy, MASK_ADAPTER, self._adapter)

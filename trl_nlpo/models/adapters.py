@@ -104,8 +104,10 @@ def trained_weights(policy: Any, name: str) -> dict[str, nn.Parameter]:
 
 
 def can_hold_several(policy: Any) -> bool:
-    """Whether a second trained adapter fits beside the first: not for prompt tuning and the like."""
+    """Whether a second trained adapter fits beside the first: not for prompt tuning, nor where biases are trained."""
     config = policy.peft_config[policy.active_adapter]
+    if getattr(config, "bias", "none") != "none":
+        return False
     return not config.is_prompt_learning and config.peft_type.value in (
         "LORA",
         "IA3",
@@ -128,13 +130,36 @@ def add_frozen_adapter(policy: Any, name: str, source: str) -> dict[str, torch.T
     return {_renamed(full_name, name, source): p.data for full_name, p in adapter_parameters(policy, name).items()}
 
 
-def is_lora(policy: Any) -> bool:
-    """Whether PEFT can compute rows with different adapters in one batch."""
+def takes_mixed_batches(policy: Any) -> bool:
+    """Whether PEFT can compute rows with different adapters in one batch of this model."""
     config = policy.peft_config[policy.active_adapter]
     if config.peft_type.value != "LORA" or getattr(config, "use_dora", False) or config.modules_to_save:
         return False
-    # OPT puts the rows of a batch into one inside its layers, where PEFT cannot tell them apart.
-    return config.bias == "none" and policy.config.model_type != "opt"
+    return config.bias == "none" and _keeps_rows_apart(policy)
+
+
+@torch.no_grad()
+def _keeps_rows_apart(policy: Any) -> bool:
+    """Try it: OPT and mixtures of experts join the tokens of all rows inside, where PEFT cannot tell them apart."""
+    token_ids = torch.zeros(2, 3, dtype=torch.long, device=next(policy.parameters()).device)
+    inputs = {"input_ids": token_ids}
+    if policy.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = token_ids
+    num_rows: set[int] = set()
+    adapted = [module for module in policy.modules() if hasattr(module, "lora_A")]
+    hooks = [
+        module.register_forward_pre_hook(lambda _, arguments: num_rows.add(len(arguments[0]) if arguments else 0))
+        for module in adapted
+    ]
+    was_training = policy.training
+    policy.eval()
+    try:
+        policy(**inputs)
+    finally:
+        policy.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return num_rows == {len(token_ids)}
 
 
 def _copy_adapter(policy: Any, name: str, source: str, is_trained: bool) -> None:
