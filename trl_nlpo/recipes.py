@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 
 from .errors import UserError
+from .naming import did_you_mean
 from .recipe_arguments import RecipeArguments
 from .recipe_values import WrongValueError, convert
-from .rewards.registry import did_you_mean
 
 
 if TYPE_CHECKING:

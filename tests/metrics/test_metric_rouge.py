@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.rewards import overlap
-from trl_nlpo.rewards.overlap import Rouge
+from trl_nlpo.metrics import rouge as rouge_module
+from trl_nlpo.metrics.rouge import AllRouge, Rouge
 
 
 def rouge(kind, completion, references, **options):
-    return Rouge(kind, **options)(completions=[completion], references=[references])[0]
+    return Rouge(kind, **options).score([completion], references=[references])[0]
 
 
 def test_rouge1_is_the_f_measure_of_shared_words():
@@ -62,18 +62,30 @@ def test_an_empty_completion_scores_nothing_and_a_row_without_references_is_left
 
 
 def test_it_can_be_pickled_and_is_named_for_its_kind():
-    reward = pickle.loads(pickle.dumps(Rouge("rouge2")))
-    assert reward.__name__ == "rouge2"
-    assert reward(completions=["a cat sat"], references=[["the cat sat"]]) == [pytest.approx(0.5)]
+    metric = pickle.loads(pickle.dumps(Rouge("rouge2")))
+    assert metric.name == "rouge2"
+    assert metric.score(["a cat sat"], references=[["the cat sat"]]) == [pytest.approx(0.5)]
 
 
 def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
-    overlap._scorer.cache_clear()
+    rouge_module._scorer.cache_clear()
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     with pytest.raises(UserError, match=r'pip install "trl-nlpo\[metrics\]"'):
         Rouge("rouge1")
 
 
-def test_a_missing_references_column_is_named():
-    with pytest.raises(UserError, match="'rougeL' needs a column 'references'"):
-        Rouge("rougeL")(completions=["a"], prompts=["b"])
+def test_all_kinds_come_together_for_tables():
+    numbers = AllRouge().compute(["a cat sat", "a dog"], references=[["the cat sat"], ["a dog"]])
+    # means over the rows: (2/3 + 1) / 2, (1/2 + 1) / 2, (2/3 + 1) / 2
+    assert numbers == {
+        "rouge1": pytest.approx(5 / 6),
+        "rouge2": pytest.approx(0.75),
+        "rougeL": pytest.approx(5 / 6),
+        "rougeLsum": pytest.approx(5 / 6),
+    }
+
+
+def test_rows_without_references_are_left_out_of_the_mean_and_a_table_needs_one():
+    assert Rouge("rouge1").compute(["a dog", "x"], references=[["a dog"], []]) == {"rouge1": 1.0}
+    with pytest.raises(UserError, match="'rouge1' applies to no row: references are empty"):
+        Rouge("rouge1").compute(["a dog"], references=[[]])

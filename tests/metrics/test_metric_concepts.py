@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 
-from trl_nlpo.errors import UserError
-from trl_nlpo.rewards.concepts import ConceptCoverage, base_forms
+from trl_nlpo.metrics.concepts import ConceptCoverage, base_forms
 
 
 def coverage(completion, concepts, **options):
-    return ConceptCoverage(**options)(completions=[completion], concepts=[concepts])[0]
+    return ConceptCoverage(**options).score([completion], concepts=[concepts])[0]
 
 
 @pytest.mark.parametrize(
@@ -72,18 +69,7 @@ def test_inflections_can_be_switched_off():
     assert coverage("dogs", ["dog"], inflections=False) == 0.0
 
 
-def test_conversational_completions_and_other_columns_work():
-    reward = ConceptCoverage(column="keywords")
-    completions = [[{"role": "assistant", "content": "A dog."}], "A cat."]
-    assert reward(completions=completions, keywords=[["dog"], "dog"], prompts=["", ""]) == [1.0, 0.0]
-
-
-def test_a_missing_column_is_named_with_those_there_are():
-    with pytest.raises(UserError, match=r"'concept_coverage' needs a column 'concepts'.*it has: prompts"):
-        ConceptCoverage()(completions=["a"], prompts=["b"])
-
-
-def test_it_can_be_pickled_and_has_a_name():
-    reward = pickle.loads(pickle.dumps(ConceptCoverage()))
-    assert reward.__name__ == "concept_coverage"
-    assert reward(completions=["dogs"], concepts=[["dog"]]) == [1.0]
+def test_another_column_can_hold_the_concepts_as_a_list_or_one_text():
+    metric = ConceptCoverage(column="keywords")
+    assert metric.columns == ("keywords",)
+    assert metric.score(["A dog.", "A cat."], keywords=[["dog"], "dog"]) == [1.0, 0.0]

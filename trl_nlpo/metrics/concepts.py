@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from .texts import as_list, completion_text, require_column
+from .base import Metric, as_list
 
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _VOWELS = frozenset("aeiouy")
 
 
-class ConceptCoverage:
-    """The share of a row's concepts that occur in its completion, regular inflections included.
+class ConceptCoverage(Metric):
+    """The share of a row's concepts that occur in its text, regular inflections included.
 
     coverage = |concepts found| / |concepts|, in [0, 1], each counted once, so that saying one twice pays nothing.
 
@@ -21,26 +22,25 @@ class ConceptCoverage:
         column (`str`, defaults to `"concepts"`): the data set's column with a list of base forms (or one string).
         inflections (`bool`, defaults to `True`): find "dance" in "dances", "danced" and "dancing" too.
 
-    Called with `completions` and that column: 0 for an empty completion, None ("does not apply") for a row without
-    concepts.
+    0 for an empty text, None ("does not apply") for a row without concepts.
 
     Limits: English suffixes only (-s, -es, -ies, -d, -ed, -ied, -ing, doubled consonants, dropped e). Irregular forms
     (ran, held, men) are not found, and a chance match is possible ("used" for "us"). A bare list of the concepts
     covers them all: combine it with a reward for text that reads well, or lean on the KL penalty.
 
     Example:
-        >>> ConceptCoverage()(completions=["Two dogs stopped."], concepts=[["dog", "stop", "ball"]])
+        >>> ConceptCoverage().score(["Two dogs stopped."], concepts=[["dog", "stop", "ball"]])
         [0.6666666666666666]
     """
 
-    def __init__(self, column: str = "concepts", inflections: bool = True):
-        self.column, self.inflections = column, inflections
-        self.__name__ = "concept_coverage"
+    name = "concept_coverage"
 
-    def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
-        rows = require_column(columns, self.column, self.__name__)
+    def __init__(self, column: str = "concepts", inflections: bool = True):
+        self.columns, self.inflections = (column,), inflections
+
+    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
         return [
-            self._coverage(completion_text(text), as_list(row)) for text, row in zip(completions, rows, strict=True)
+            self._coverage(text, as_list(row)) for text, row in zip(predictions, columns[self.columns[0]], strict=True)
         ]
 
     def _coverage(self, text: str, concepts: list[str]) -> float | None:

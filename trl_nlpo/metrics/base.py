@@ -1,0 +1,85 @@
+"""What every metric is: a score for each prediction, and what a table says of all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import UserError
+
+
+class Metric(ABC):
+    """A metric, from which a reward function ([`rewards.get_reward`]) and an `evaluate.Metric` ([`load`]) are made.
+
+    Attributes:
+        name (`str`): as recipes and tables call it.
+        columns (`tuple[str, ...]`): columns of the data set that it cannot do without.
+    """
+
+    name: str
+    columns: tuple[str, ...] = ("references",)
+
+    @abstractmethod
+    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
+        """One number per prediction, the best over its references; None where the metric does not apply to a row.
+
+        Args:
+            predictions (`Sequence[str]`)
+            columns: at least [`columns`], one entry per prediction. A row's references are a list of texts, or one.
+        """
+
+    def compute(self, predictions: Sequence[str], **columns: Any) -> dict[str, float]:
+        """The numbers for a table, by name; by default the mean of the scores over the rows that have one."""
+        scores = [score for score in self.score(predictions, **columns) if score is not None]
+        if not scores:
+            raise UserError(f"metric {self.name!r} applies to no row: {' and '.join(self.columns)} are empty.")
+        return {self.name: sum(scores) / len(scores)}
+
+    def as_reward(self, score: float) -> float:
+        """A score as a reward: higher is better, on the metric's usual scale from 0 to 1 where it has one."""
+        return score
+
+    def check(self, predictions: Any, columns: dict[str, Any]) -> None:
+        """Raise a `UserError` unless there are predictions and, for each, an entry of every column that is needed."""
+        if isinstance(predictions, str) or not isinstance(predictions, Sequence):
+            raise UserError(f"metric {self.name!r}: predictions must be a list of texts, not {predictions!r:.60}.")
+        if not predictions:
+            raise UserError(f"metric {self.name!r}: predictions is empty, there is nothing to score.")
+        for index, text in enumerate(predictions):
+            if not isinstance(text, str):
+                raise UserError(f"metric {self.name!r}: prediction {index} is {type(text).__name__}, not text.")
+        for column in self.columns:
+            rows = require_column(columns, column, f"metric {self.name!r}")
+            if isinstance(rows, str):
+                raise UserError(
+                    f"metric {self.name!r}: {column} must be a list with one entry per prediction, not text."
+                )
+            if len(rows) != len(predictions):
+                raise UserError(
+                    f"metric {self.name!r}: {column} has {len(rows)} entries for {len(predictions)} predictions."
+                )
+
+
+def require_column(columns: dict[str, Any], column: str, who: str) -> Any:
+    """A column that a metric or reward cannot do without.
+
+    Raises:
+        UserError: the data set has no such column; the message lists those it has.
+    """
+    if columns.get(column) is None:
+        have = ", ".join(name for name, values in sorted(columns.items()) if isinstance(values, list)) or "none"
+        raise UserError(f"{who} needs a column {column!r} in the data set; it has: {have}.")
+    return columns[column]
+
+
+def as_list(value: Any) -> list[str]:
+    """Several texts, however the row holds them: a list, one string, or nothing."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(item) for item in value]
+
+
+def best_over_references(score: Any, prediction: str, references: Any) -> float | None:
+    """The highest `score(prediction, reference)` over a row's references; None when it has none."""
+    return max((score(prediction, reference) for reference in as_list(references)), default=None)

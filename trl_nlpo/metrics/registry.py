@@ -1,0 +1,74 @@
+"""Metrics by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UserError
+from ..naming import did_you_mean, import_attribute, instantiate
+from .base import Metric
+
+
+# Dotted paths, so that naming one metric imports no other, nor the package it may need.
+_METRICS: dict[str, tuple[str, dict[str, Any]]] = {
+    "concept_coverage": ("concepts.ConceptCoverage", {}),
+    "rouge": ("rouge.AllRouge", {}),
+    "rouge1": ("rouge.Rouge", {"kind": "rouge1"}),
+    "rouge2": ("rouge.Rouge", {"kind": "rouge2"}),
+    "rougeL": ("rouge.Rouge", {"kind": "rougeL"}),
+    "rougeLsum": ("rouge.Rouge", {"kind": "rougeLsum"}),
+}
+
+
+def metric_names() -> list[str]:
+    """Names that [`get_metric`] and [`load`] know, sorted."""
+    return sorted(_METRICS)
+
+
+def get_metric(name: str, **options: Any) -> Metric:
+    """A metric by its name or by the dotted path of a subclass of [`metrics.base.Metric`].
+
+    Args:
+        name (`str`): one of `metric_names()`, or `my_module.MyMetric`.
+        options: arguments of its class.
+
+    Raises:
+        UserError: nothing of that name, no such option, or a package or model that is not there.
+    """
+    if name in _METRICS:
+        path, fixed = _METRICS[name]
+        cls = import_attribute(f"{__package__}.{path}", f"metric {name!r}")
+        return instantiate(cls, name, options, fixed, "metric")
+    if "." not in name:
+        raise UserError(
+            f"unknown metric {name!r}{did_you_mean(name, _METRICS)} Take one of {', '.join(metric_names())}, or the "
+            "dotted path of a subclass of trl_nlpo.metrics.base.Metric."
+        )
+    cls = import_attribute(name, f"metric {name!r}")
+    if not (isinstance(cls, type) and issubclass(cls, Metric)):
+        raise UserError(f"metric {name!r} is no subclass of trl_nlpo.metrics.base.Metric.")
+    return instantiate(cls, name, options, {}, "metric")
+
+
+def load(name: str, **options: Any) -> Any:
+    """A metric as an `evaluate.Metric`, for `compute`, `add_batch` and `evaluate.combine`.
+
+    Args:
+        name, options: as for [`get_metric`].
+
+    Raises:
+        UserError: as [`get_metric`], or the package `evaluate` is missing.
+
+    Example:
+        >>> load("rouge1").compute(predictions=["a cat sat"], references=[["the cat sat", "a dog"]])
+        {'rouge1': 0.6666666666666666}
+    """
+    try:
+        from .evaluate_module import EvaluateModule
+    except ImportError as error:
+        if error.name != "evaluate":
+            raise
+        raise UserError(
+            'metrics.load needs the package evaluate: install it with `pip install "trl-nlpo[metrics]"`.'
+        ) from None
+    return EvaluateModule(get_metric(name, **options))

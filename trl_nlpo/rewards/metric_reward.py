@@ -1,0 +1,29 @@
+"""A metric as a reward function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..metrics.base import Metric, require_column
+from .texts import completion_text
+
+
+class MetricReward:
+    """A reward function with TRL's signature around a [`Metric`]: one float per completion, higher is better.
+
+    Args:
+        metric ([`Metric`])
+        name (`str`, *optional*): how logs call it; by default the metric's name.
+
+    None ("does not apply") for a row that the metric does not apply to.
+    """
+
+    def __init__(self, metric: Metric, name: str | None = None):
+        self.metric = metric
+        self.__name__ = name or metric.name
+
+    def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
+        for column in self.metric.columns:
+            require_column(columns, column, f"reward {self.__name__!r}")
+        scores = self.metric.score([completion_text(completion) for completion in completions], **columns)
+        return [None if score is None else self.metric.as_reward(score) for score in scores]
