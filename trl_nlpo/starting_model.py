@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from .data import Splits
 
 
-def starting_tokenizer(recipe: Recipe, splits: Splits) -> PreTrainedTokenizerBase:
-    """The tokenizer of `model_name_or_path`, or one trained on the train split's prompts and references.
+def starting_tokenizer(recipe: Recipe, splits: Splits | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of `model_name_or_path`, or one trained on the prompts and references of `splits.train`.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    name = recipe.model.model_name_or_path
+    name = recipe.arguments.supervised_model or recipe.model.model_name_or_path
     if name is None:
+        assert splits is not None
         return train_tokenizer(_texts(splits), recipe.arguments.vocab_size)
     tokenizer = _loaded("AutoTokenizer", _tokenizer_name(name), recipe)
     tokenizer.padding_side = "left"
@@ -43,12 +44,14 @@ def _tokenizer_name(name: str) -> str:
     return name
 
 
-def starting_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path | None = None) -> PreTrainedModel:
+def starting_model(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None = None, folder: Path | None = None
+) -> PreTrainedModel:
     """The model that a run starts from, on the training device; the same weights at every call.
 
     Args:
         recipe ([`Recipe`])
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; needed for a model from scratch.
         folder (`Path`, *optional*): load from there instead (the supervised stage's model).
 
     Raises:
