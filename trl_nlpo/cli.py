@@ -149,6 +149,27 @@ def grue(
         raise UserError(f"{len(failed)} cells failed, see above; the same command tries them again.")
 
 
+@app.command(
+    "train-classifier",
+    context_settings={"ignore_unknown_options": True},
+    help="Train a classifier on labelled rows, to be a reward: trl-nlpo train-classifier FOLDER --prefix imdb --out "
+    "runs/sentiment, and in a recipe {name: classifier, model: runs/sentiment, label: 1}. Keys: prefix, text, label, "
+    "model, epochs, learning_rate, batch_size, max_length, vocab_size, seed.",
+)
+def train_classifier(
+    arguments: Annotated[list[str], typer.Argument(metavar="DATA [--KEY VALUE]...")],
+    out: Annotated[str, typer.Option(help="Folder for model and tokenizer.")],
+) -> None:
+    from .label_classifier import ClassifierArguments
+    from .label_classifier import train_classifier as train
+    from .recipes import arguments_from
+
+    keys = arguments_from(ClassifierArguments, {"data": arguments[0], "out": out}, arguments[1:])
+    for split, accuracy in train(keys).items():
+        typer.echo(f"accuracy on the {split} split: {accuracy:.3f}")
+    typer.echo(f"Use it as a reward: {{name: classifier, model: {out}, label: ...}}")
+
+
 @app.command(help="Tasks that recipes can name: GRUE's seven and those of installed packages.")
 def tasks() -> None:
     from .tasks import get_task, task_names

@@ -160,6 +160,20 @@ def _read_folder(folder: Path, wanted: list[str], arguments: RecipeArguments) ->
     return found
 
 
+def read_rows(path: Path, split: str, prefix: str | None = None) -> list[dict[str, Any]]:
+    """Rows of a split of a folder, as they are; none where it has no such split. A file is the train split.
+
+    Raises:
+        UserError: nothing there, or not readable.
+    """
+    if path.is_file():
+        return list(_read_file(path)) if split == "train" else []
+    if not path.is_dir():
+        raise UserError(f"{path} is not there (looked in {Path.cwd()}).")
+    found = _file_of_split(path, split, prefix)
+    return [] if found is None else list(_read_file(found))
+
+
 def _file_of_split(folder: Path, split: str, prefix: str | None) -> Path | None:
     """`<prefix>_<split>.<ending>`, `<split>.<ending>`, or the only file that ends so."""
     stems = [f"{prefix}_{split}", split] if prefix else [split]

@@ -196,6 +196,19 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return {key: True if not words else words[0] if len(words) == 1 else words for key, words in found.items()}
 
 
+def arguments_from(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> Any:
+    """An instance of a dataclass from values and the words of a command line.
+
+    Raises:
+        UserError: an unknown key, or a value that does not fit its field.
+    """
+    fields = recipe_fields((cls,))
+    converted = {
+        key: _converted(key, value, "command line", fields) for key, value in parse_overrides(overrides).items()
+    }
+    return cls(**values, **converted)
+
+
 def write_resolved(recipe: Recipe, path: Path) -> None:
     """Keep a recipe as a file that gives the same run, with the versions it ran under."""
     from .environment import versions
@@ -249,7 +262,7 @@ def _converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, An
     if key in _REFUSED:
         raise UserError(f"{where}: {key!r} is no key of a recipe; set {_REFUSED[key]} instead.")
     if key not in fields:
-        hint = did_you_mean(key, fields) or ", which is no field of RecipeArguments, NLPOConfig or TRL's ModelConfig."
+        hint = did_you_mean(key, fields) or f": it is none of the {len(fields)} that there are."
         raise UserError(f"{where}: unknown key {key!r}{hint}")
     hint, choices = fields[key]
     try:
