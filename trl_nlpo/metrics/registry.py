@@ -27,6 +27,8 @@ _METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "msttr": ("diversity.MSTTR", {}),
     "unique1": ("diversity.NgramStatistic", {"kind": "unique", "n": 1}),
     "unique2": ("diversity.NgramStatistic", {"kind": "unique", "n": 2}),
+    # Models.
+    "perplexity": ("perplexity.Perplexity", {}),
 }
 
 
