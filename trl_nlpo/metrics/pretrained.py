@@ -64,9 +64,7 @@ class Pretrained:
     def tokenizer(self) -> Any:
         """The tokenizer; ours to change."""
         if self._tokenizer is None:
-            source = self._tokenizer_source
-            named = isinstance(source, str)
-            self._tokenizer = self._load("AutoTokenizer", source) if named else copy.deepcopy(source)
+            self._tokenizer = self._load_tokenizer()
         return self._tokenizer
 
     @property
@@ -88,7 +86,7 @@ class Pretrained:
     def max_length(self) -> int | None:
         """Tokens that the model can read at once, or None where nothing limits it."""
         config = self.model.config.get_text_config()
-        limits = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
+        positions = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
         # RoBERTa and its kin count positions from after the padding's.
         reserved = max(
             (
@@ -98,8 +96,9 @@ class Pretrained:
             ),
             default=0,
         )
-        limits = [limit - reserved for limit in limits if isinstance(limit, int) and limit > 0]
-        limits += [self.tokenizer.model_max_length] if self.tokenizer.model_max_length < _NO_LIMIT else []
+        limits = [limit - reserved for limit in positions if isinstance(limit, int) and limit > 0]
+        if self.tokenizer.model_max_length < _NO_LIMIT:
+            limits.append(self.tokenizer.model_max_length)
         return min(limits, default=None)
 
     def encode(
@@ -172,6 +171,19 @@ class Pretrained:
                 "model's tokenizer."
             )
 
+    def _load_tokenizer(self) -> Any:
+        source = self._tokenizer_source
+        if not isinstance(source, str):
+            return copy.deepcopy(source)
+        tokenizer = self._load("AutoTokenizer", source)
+        # Without its files transformers makes a tokenizer that knows no word.
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise UserError(
+                f"{self.who}: the tokenizer of model {source!r} cannot be loaded: {_advice(source)} (its "
+                "vocabulary is empty.)"
+            )
+        return tokenizer
+
     def _load_model(self) -> Any:
         import torch
 
@@ -206,14 +218,13 @@ def _local_or_hub(source: Any, who: str) -> Any:
     """A folder's path, a Hub id, or what was given loaded; what looks like a path must be a folder."""
     if not isinstance(source, (str, os.PathLike)):
         return source
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return str(path)
-    name = str(source)
-    if isinstance(source, os.PathLike) or name.startswith((".", "~")) or path.is_absolute() or name.count("/") > 1:
-        raise UserError(f"{who}: there is no folder {name!r} (looked in {Path.cwd()}).")
+    name, path = str(source), Path(source).expanduser()
     if not name.strip():
         raise UserError(f"{who}: model is empty: give a local folder or a Hub id.")
+    if path.is_dir():
+        return str(path)
+    if isinstance(source, os.PathLike) or name.startswith((".", "~")) or path.is_absolute() or name.count("/") > 1:
+        raise UserError(f"{who}: there is no folder {name!r} (looked in {Path.cwd()}).")
     return name
 
 

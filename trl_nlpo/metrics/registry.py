@@ -28,7 +28,10 @@ _METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "unique1": ("diversity.NgramStatistic", {"kind": "unique", "n": 1}),
     "unique2": ("diversity.NgramStatistic", {"kind": "unique", "n": 2}),
     # Models.
+    "classifier": ("classifier.Classifier", {}),
+    "intent": ("intent.Intent", {}),
     "perplexity": ("perplexity.Perplexity", {}),
+    "preference": ("classifier.Preference", {}),
 }
 
 
