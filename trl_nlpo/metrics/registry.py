@@ -28,10 +28,13 @@ _METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "unique1": ("diversity.NgramStatistic", {"kind": "unique", "n": 1}),
     "unique2": ("diversity.NgramStatistic", {"kind": "unique", "n": 2}),
     # Models.
+    "bertscore": ("bertscore.BertScore", {}),
+    "bleurt": ("bleurt.Bleurt", {}),
     "classifier": ("classifier.Classifier", {}),
     "intent": ("intent.Intent", {}),
     "perplexity": ("perplexity.Perplexity", {}),
     "preference": ("classifier.Preference", {}),
+    "summac": ("summac.SummaC", {}),
 }
 
 
