@@ -16,7 +16,9 @@ from .base import Metric
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
-def word_tokens(text: str) -> list[str]:
+# Several of these metrics, and samples that come again, read the same texts.
+@lru_cache(maxsize=4096)
+def word_tokens(text: str) -> tuple[str, ...]:
     """Lower-cased words and punctuation marks, as the Penn Treebank splits them ("don't" is "do" and "n't").
 
     nltk's `NLTKWordTokenizer` on each sentence, a sentence ending at white space after `.`, `!` or `?`. GEM finds
@@ -26,7 +28,7 @@ def word_tokens(text: str) -> list[str]:
         UserError: the package nltk is missing.
     """
     tokenizer = _tokenizer()
-    return [token.lower() for sentence in _SENTENCE_END.split(text) for token in tokenizer.tokenize(sentence)]
+    return tuple(token.lower() for sentence in _SENTENCE_END.split(text) for token in tokenizer.tokenize(sentence))
 
 
 def ngram_counts(texts: Iterable[Sequence[str]], n: int) -> Counter[tuple[str, ...]]:
@@ -80,7 +82,7 @@ class _OfAllTexts(Metric):
             raise UserError(f"metric {self.name!r}: {self._why_none()}.")
         return {self.name: number}
 
-    def _number(self, texts: list[list[str]]) -> float | None:
+    def _number(self, texts: Sequence[Sequence[str]]) -> float | None:
         raise NotImplementedError
 
     def _why_none(self) -> str:
@@ -105,7 +107,7 @@ class MSTTR(_OfAllTexts):
         super().__init__()
         self.window = window
 
-    def _number(self, texts: list[list[str]]) -> float | None:
+    def _number(self, texts: Sequence[Sequence[str]]) -> float | None:
         return msttr(texts, self.window)
 
     def _why_none(self) -> str:
@@ -131,7 +133,7 @@ class NgramStatistic(_OfAllTexts):
         super().__init__()
         self.name, self.kind, self.n = f"{kind}{n}", kind, n
 
-    def _number(self, texts: list[list[str]]) -> float:
+    def _number(self, texts: Sequence[Sequence[str]]) -> float:
         return _STATISTICS[self.kind](ngram_counts(texts, self.n))
 
 
@@ -140,7 +142,7 @@ class MeanLength(_OfAllTexts):
 
     name = "mean_length"
 
-    def _number(self, texts: list[list[str]]) -> float:
+    def _number(self, texts: Sequence[Sequence[str]]) -> float:
         return sum(map(len, texts)) / len(texts)
 
 
@@ -166,7 +168,7 @@ class Diversity(_OfAllTexts):
             numbers |= {f"{kind}{n}": statistic(counts) for kind, statistic in _STATISTICS.items()}
         return {**numbers, "mean_length": sum(map(len, texts)) / len(texts)}
 
-    def _number(self, texts: list[list[str]]) -> float:
+    def _number(self, texts: Sequence[Sequence[str]]) -> float:
         return distinct(ngram_counts(texts, 2))
 
 
