@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -109,6 +110,9 @@ class Pretrained:
         Args:
             texts (`Sequence[str]`), pairs (`Sequence[str]`, *optional*): first and second halves; the longer is cut.
             truncation_side (`str`): `"left"` drops the beginning, `"right"` the end.
+
+        Returns:
+            Of each `input_ids`, and `token_type_ids` where tokenizer and model both have them.
         """
         if not texts:
             return []
@@ -121,7 +125,9 @@ class Pretrained:
             max_length=limit,
             verbose=False,
         )
-        keys = [key for key in ("input_ids", "token_type_ids") if key in encoded]
+        keys = ["input_ids"] + (
+            ["token_type_ids"] if "token_type_ids" in encoded and self._reads_token_types() else []
+        )
         return [{key: list(encoded[key][row]) for key in keys} for row in range(len(texts))]
 
     def batches(self, rows: Sequence[dict[str, list[int]]]) -> Iterator[tuple[list[int], dict[str, Any]]]:
@@ -150,6 +156,11 @@ class Pretrained:
             lengths = torch.tensor([len(rows[i]["input_ids"]) for i in indices])
             inputs["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
             yield indices, {key: value.to(device) for key, value in inputs.items()}
+
+    def _reads_token_types(self) -> bool:
+        # Under an adapter the signature is that of the model below.
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return "token_type_ids" in inspect.signature(model.forward).parameters
 
     def _padding_id(self) -> int:
         # Classifiers on decoders find the last token as the last that is not this one, hence the model's own first.
