@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import tiny
-from trl_nlpo.metrics import get_metric
+from trl_nlpo.metrics import get_metric, load
 from trl_nlpo.rewards import get_reward
 
 
@@ -90,6 +90,12 @@ def test_references_are_a_list_or_one_text_and_one_row_is_enough(name, options):
     assert metric.compute(["w1 w2"], **{**ROWS, "references": ["w1 w2"]}) == pytest.approx(several)
     assert all(isinstance(value, float) for value in several.values())
     json.dumps(several, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", [*NATURALNESS, *WITH_MODEL])
+def test_as_a_module_of_evaluate_it_gives_the_same_numbers(name, options):
+    numbers = load(name, **options[name]).compute(predictions=["w1 w2 w4"], **ROWS)
+    assert numbers == pytest.approx(get_metric(name, **options[name]).compute(["w1 w2 w4"], **ROWS))
 
 
 @pytest.mark.parametrize("name", [*NATURALNESS, *WITH_MODEL])
