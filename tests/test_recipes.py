@@ -195,7 +195,7 @@ def test_tokens_and_secrets_are_never_written(tmp_path, monkeypatch):
         ({"generation_kwargs": "{top_k: 50"}, ["generation_kwargs is not valid JSON"]),
         ({"reward_weights": [1.0]}, ["'reward_weights' is no key of a recipe; set rewards: [{name"]),
         ({"batch_size": 8}, ["'batch_size' is no key of a recipe; set per_device_train_batch_size"]),
-        ({"rewards": None}, ["rewards is missing: name at least one of concept_coverage"]),
+        ({"rewards": None}, ["rewards is missing: name at least one of", "concept_coverage"]),
         ({"rewards": [{"weight": 1}]}, ["rewards has the entry {'weight': 1}"]),
         ({"rewards": [{"name": "rougeL", "weight": "big"}]}, ["the weight of 'rougeL' is 'big'"]),
         ({"dataset_name": None}, ["dataset_name is missing"]),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BartConfig,
+    BertConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -126,3 +127,43 @@ def prompts(num_rows: int = 16, seed: int = 0) -> Dataset:
 def length_reward(completions, **kwargs):
     """Words in the completion."""
     return [float(len(completion.split())) for completion in completions]
+
+
+def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
+    """As [`tokenizer`], with [CLS], [SEP] and [MASK], pairs and token types as BERT has them."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(VOCAB_SIZE - 5))]
+    raw = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def bert(auto_model: type, seed: int = 2, scale: float = 8.0, **options: object) -> torch.nn.Module:
+    """A random BERT under a head; `scale` sharpens its weights, as an untrained one hardly tells texts apart."""
+    torch.manual_seed(seed)
+    config = BertConfig(vocab_size=VOCAB_SIZE, **_SIZES, **options)
+    model = auto_model.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(scale)
+    return model
+
+
+def saved(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: object) -> str:
+    """The path of a folder with a model and its tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
