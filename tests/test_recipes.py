@@ -128,7 +128,7 @@ def test_rewards_are_names_or_mappings_with_weights_and_options(tmp_path):
     recipe = load_recipe(recipe_file(tmp_path, rewards=rewards))
     functions = recipe.arguments.reward_functions()
     assert [function.__name__ for function in functions] == ["rougeL", "concept_coverage"]
-    assert functions[1].column == "keywords"
+    assert functions[1].metric.columns == ("keywords",)
     assert recipe.training.reward_weights == [1.0, 2.0]
 
 
