@@ -17,6 +17,13 @@ _METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "rouge2": ("rouge.Rouge", {"kind": "rouge2"}),
     "rougeL": ("rouge.Rouge", {"kind": "rougeL"}),
     "rougeLsum": ("rouge.Rouge", {"kind": "rougeLsum"}),
+    "bleu": ("bleu.Bleu", {"name": "bleu"}),
+    "bleu3": ("bleu.Bleu", {"name": "bleu3", "max_order": 3}),
+    "bleu4": ("bleu.Bleu", {"name": "bleu4", "max_order": 4}),
+    "sacrebleu": ("bleu.SacreBleu", {}),
+    "chrf": ("chrf.Chrf", {"name": "chrf"}),
+    "chrf++": ("chrf.Chrf", {"name": "chrf++", "word_order": 2}),
+    "ter": ("ter.Ter", {}),
 }
 
 
