@@ -5,4 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 
-OPTIONS: dict[str, dict[str, Any]] = {}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "meteor": {"synonyms": False},
+}

@@ -101,6 +101,5 @@ class SacreBleu(SacreBleuMetric):
 
 def _check(what: str, value: str, known: Iterable[str], name: str) -> None:
     if value not in known:
-        raise UserError(
-            f"metric {name!r}: unknown {what} {value!r}{did_you_mean(str(value), known)} Take one of {', '.join(known)}."
-        )
+        nearest = did_you_mean(str(value), known)
+        raise UserError(f"metric {name!r}: unknown {what} {value!r}{nearest} Take one of {', '.join(known)}.")

@@ -24,6 +24,8 @@ _METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "chrf": ("chrf.Chrf", {"name": "chrf"}),
     "chrf++": ("chrf.Chrf", {"name": "chrf++", "word_order": 2}),
     "ter": ("ter.Ter", {}),
+    "meteor": ("meteor.Meteor", {}),
+    "cider": ("cider.Cider", {}),
 }
 
 

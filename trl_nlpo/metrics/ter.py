@@ -54,7 +54,7 @@ class Ter(SacreBleuMetric):
         self._has_warned = False
 
     def sentence_score(self, prediction: str, references: tuple[str, ...]) -> float:
-        # An empty text needs as many edits as the references have words; against empty references it earns no 0 either.
+        # As many edits as the references have words; where they have none, it still is no success.
         if not prediction.strip():
             return 100.0
         edits, length = self._edits(prediction, references)
