@@ -12,7 +12,7 @@ from trl_nlpo.metrics import get_metric, load
 
 NAMES = [
     "bleu", "bleu3", "bleu4", "chrf", "chrf++", "cider", "concept_coverage", "meteor",
-    "rouge", "rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "ter",
+    "rouge", "rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "spice", "ter",
 ]  # fmt: skip
 REFERENCE = "the quick brown fox jumps over the lazy dog"
 EMOJI, ARABIC = "🐕 runs 🏃🏽\u200d♀️ home", "الكلب السريع يجري في الحديقة"

@@ -45,9 +45,9 @@ class Cider(Metric):
     Words are the Penn Treebank's, in lower case, without punctuation (by `nltk`, so that no Java is needed).
 
     The weights ask in how many rows an n-gram occurs. [`compute`] counts the rows that it is given, as is usual;
-    numbers of different test sets do not compare. A score, and so a reward, must not depend on what else is in the batch: it
-    takes the counts of `document_frequencies` or of [`fit`], best the train split's references. Without them, all
-    n-grams weigh alike, and a warning says so once.
+    numbers of different test sets do not compare. A score, and so a reward, must not depend on what else is in the
+    batch: it takes the counts of `document_frequencies` or of [`fit`], best the train split's references. Without
+    them, all n-grams weigh alike, and a warning says so once.
 
     Args:
         column (`str`, defaults to `"references"`): the data set's column with a list of references (or one string).

@@ -80,8 +80,8 @@ def _check_wordnet() -> None:
         raise UserError(
             f"metric 'meteor' needs WordNet's files ({reason}). With a network: `python -m nltk.downloader wordnet`. "
             "From Debian: `apt-get install wordnet-base`, copy /usr/share/wordnet to DIR/corpora/wordnet, add the "
-            "file lexnames of WordNet 3.0 and an empty index.sense, and set NLTK_DATA=DIR. Or set `synonyms: false` to "
-            "match words and stems only, which scores lower."
+            "file lexnames of WordNet 3.0 and an empty index.sense, and set NLTK_DATA=DIR. Or set `synonyms: false` "
+            "to match words and stems only, which scores lower."
         ) from None
 
 

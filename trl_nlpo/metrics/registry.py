@@ -26,6 +26,7 @@ _METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "ter": ("ter.Ter", {}),
     "meteor": ("meteor.Meteor", {}),
     "cider": ("cider.Cider", {}),
+    "spice": ("spice.Spice", {}),
 }
 
 
