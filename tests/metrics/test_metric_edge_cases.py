@@ -11,7 +11,7 @@ from trl_nlpo.metrics import get_metric, load
 
 
 NAMES = [
-    "bleu", "bleu3", "bleu4", "chrf", "chrf++", "cider", "concept_coverage", "meteor",
+    "bleu", "bleu3", "bleu4", "chrf", "chrf++", "cider", "concept_coverage", "meteor", "parent",
     "rouge", "rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "spice", "ter",
 ]  # fmt: skip
 REFERENCE = "the quick brown fox jumps over the lazy dog"

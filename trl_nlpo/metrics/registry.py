@@ -27,6 +27,7 @@ _METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "meteor": ("meteor.Meteor", {}),
     "cider": ("cider.Cider", {}),
     "spice": ("spice.Spice", {}),
+    "parent": ("parent.Parent", {}),
 }
 
 

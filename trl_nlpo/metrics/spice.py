@@ -23,9 +23,9 @@ SceneGraph = frozenset[tuple[str, ...]]
 class Spice(Metric):
     """F1 of a text's scene graph against the union of its references' scene graphs.
 
-    A scene graph is a set of tuples: ("dog",), ("dog", "brown"), ("dog", "chase", "cat"). With a `parser`, tuples match
-    when they are equal, so let it give base forms in lower case. With `jars`, the original program parses and matches,
-    WordNet synonyms included.
+    A scene graph is a set of tuples: ("dog",), ("dog", "brown"), ("dog", "chase", "cat"). With a `parser`, tuples
+    match when they are equal, so let it give base forms in lower case. With `jars`, the original program parses and
+    matches, WordNet synonyms included.
 
     Args:
         parser (`Callable` or `str`, *optional*): from a text to tuples of strings, or its dotted path.
@@ -57,8 +57,9 @@ class Spice(Metric):
     ):
         if (parser is None) == (jars is None):
             raise UserError(
-                "metric 'spice' needs either `parser`, the dotted path of a function from a text to tuples of strings, "
-                "or `jars`, a folder with spice-1.0.jar and, in lib, the jars of Stanford CoreNLP 3.6.0 (and Java)."
+                "metric 'spice' needs either `parser`, the dotted path of a function from a text to tuples of "
+                "strings, or `jars`, a folder with spice-1.0.jar and, in lib, the jars of Stanford CoreNLP 3.6.0 "
+                "(and Java)."
             )
         self.columns, self.parser, self.memory = (column,), parser, memory
         self.jars = None if jars is None else _check_jars(Path(jars))
@@ -85,7 +86,7 @@ class Spice(Metric):
 
     def _graph(self, text: str) -> SceneGraph:
         assert self._parse is not None
-        tuples = [tuple(item) if isinstance(item, (tuple, list)) else item for item in self._parse(text)]
+        tuples: list[Any] = [tuple(item) if isinstance(item, (tuple, list)) else item for item in self._parse(text)]
         for item in tuples:
             if not isinstance(item, tuple) or not item or not all(isinstance(part, str) for part in item):
                 raise UserError(f"metric 'spice': the parser gave {item!r:.60}, not a tuple of strings.")
