@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .data import Splits, load_splits
 from .evaluation import evaluate_policy, prompt_tokenizer
 from .metric_suite import compute_metrics
+from .metrics.base import as_list
 from .models.inputs import longest_prompt
 from .progress import showing_progress
 from .prompts import PromptDataset
@@ -80,6 +81,7 @@ def run_experiment(recipe: Recipe) -> Path:
         folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
+        fit_rewards(rewards, splits.train)
         tokenizer = starting_tokenizer(recipe, splits)
         run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming)
         try:
@@ -204,6 +206,14 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
         for index, sample in enumerate(evaluation.samples)
     ]
     run.folder.add_result(stage, metrics, samples if suite.rows else evaluation.samples, training_seconds)
+
+
+def fit_rewards(rewards: list[Any], train: Any) -> None:
+    """Give metrics that count words over many texts (CIDEr) the references of the train split to count in."""
+    for reward in rewards:
+        metric: Any = getattr(reward, "metric", None)
+        if hasattr(metric, "fit") and metric.columns[0] in train.column_names:
+            metric.fit([as_list(row) for row in train[metric.columns[0]]])
 
 
 def metric_columns(rows: Any) -> dict[str, list[Any]]:

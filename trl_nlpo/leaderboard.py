@@ -40,7 +40,7 @@ def write_leaderboard(grid: Grid, command: str) -> Path:
     board = {
         "command": command,
         "versions": {package: version for package, version in versions().items() if version},
-        "tasks": {task: _rows(cells) for task, cells in _by(done, "task").items()},
+        "tasks": {task: _in_order(_rows(cells), grid) for task, cells in _by(done, "task").items()},
         "comparisons": {task: _comparisons(cells) for task, cells in _by(done, "task").items()},
         "failed": {str(cell.folder): (cell.result() or {}).get("error") for cell in failed},
     }
@@ -61,6 +61,12 @@ def _by(cells: Sequence[Cell], what: str) -> dict[str, list[Cell]]:
 def _rows(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     """Mean, standard deviation (of the sample; 0 for one seed) and number of seeds of every metric and variant."""
     return {label: _averages([_metrics(cell) for cell in group]) for label, group in _by(cells, "label").items()}
+
+
+def _in_order(rows: dict[str, dict[str, Any]], grid: Grid) -> dict[str, dict[str, Any]]:
+    """Rows as the algorithms were asked for; a supervised model that others needed comes last."""
+    labels = [variant.label for variant in grid.variants]
+    return {label: rows[label] for label in [*labels, "supervised"] if label in rows}
 
 
 def _metrics(cell: Cell) -> dict[str, float]:
@@ -124,7 +130,10 @@ def as_markdown(board: dict[str, Any]) -> str:
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
-    names = [name for name in _ordered({name for row in rows.values() for name in row}) if name.startswith(_SHOWN)]
+    there = {name for row in rows.values() for name in row if name.startswith(_SHOWN)}
+    # A metric that is also a reward has one column, unless the reward turns it around.
+    twice = {f"rewards/{_short(name)}/mean" for name in there if name.startswith("metrics/") and _direction(name) > 0}
+    names = _ordered(there - twice)
     best = {name: _best(name, rows) for name in names}
     header = [_short(name) + _arrow(name) for name in names]
     lines = ["| | " + " | ".join(header) + " |", "|---" * (len(names) + 1) + "|"]

@@ -44,6 +44,9 @@ def _compute(spec: Any, predictions: Sequence[str], columns: dict[str, list[Any]
     try:
         metric = get_metric(spec.name, **spec.options)
         metric.check(predictions, columns)
+        if hasattr(metric, "fit"):
+            # A table's document frequencies are those of the references it is about, for its rows as for their mean.
+            metric.fit(columns[metric.columns[0]])
         scores = metric.score(predictions, **columns)
         result.metrics.update(_numbers(metric, scores, predictions, columns))
         result.rows[metric.name] = scores

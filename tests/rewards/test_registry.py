@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from metric_options import OPTIONS
 
 from trl_nlpo.errors import UserError
 from trl_nlpo.rewards import built_in_names, get_reward
@@ -44,25 +45,29 @@ def own_module(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", WITHOUT_MODEL)
 def test_every_built_in_has_its_name_and_can_be_pickled(name):
-    reward = get_reward(name)
+    reward = get_reward(name, **OPTIONS.get(name, {}))
     assert reward.__name__ == name
     assert pickle.loads(pickle.dumps(reward)).__name__ == name
 
 
 @pytest.mark.parametrize("name", sorted(set(WITHOUT_MODEL) - OWN_SCALE))
-def test_every_built_in_gives_one_number_in_0_to_1_for_empty_text_and_several_references(name):
+def test_every_built_in_gives_one_number_up_to_1_for_empty_text_and_several_references(name):
     rows = {
         "prompts": ["On Sunday my aunt went to the river", "On Sunday my aunt went to the river"],
         "completions": ["", " and met a loyal dog, but the sky was mild, so she was happy."],
         "completion_ids": [[], [1, 2]],
         "references": [["a dog", "a cat"], ["a dog", "a cat"]],
         "concepts": [["dog", "cat"], ["dog", "cat"]],
+        "table": [[["animal"], ["dog"]], [["animal"], ["dog"]]],
         "trainer_state": None,
     }
-    values = get_reward(name)(**rows)
+    values = get_reward(name, **OPTIONS.get(name, {}))(**rows)
     assert len(values) == 2
-    assert values[0] == 0.0
-    assert all(0.0 <= value <= 1.0 for value in values)
+    # A text that judges nothing is neither positive nor negative.
+    assert values[0] == (0.5 if name == "positive_words" else 0.0)
+    assert values[1] <= 1.0
+    # More edits than the references have words; a penalty.
+    assert values[1] >= 0.0 or name in {"ter", "prompt_repetition"}
 
 
 def test_a_dotted_path_finds_a_function_in_the_working_directory(own_module):
