@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from . import __version__
+from .environment import is_first_process
 from .errors import UserError
 
 
@@ -32,6 +33,9 @@ def main() -> None:
     # What transformers will rename, or which kernel bitsandbytes misses, is no concern of whoever runs a recipe.
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if not is_first_process():
+        # The first process says it for all.
+        warnings.simplefilter("ignore")
     try:
         # Commands return nothing; what comes back is the exit code of a `typer.Exit`.
         code = app(standalone_mode=False) or 0
@@ -50,7 +54,14 @@ def main() -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"trl-nlpo: {' '.join(message.split())}", file=sys.stderr)
+    """Print a line on stderr; of several processes, on one of them."""
+    line = f"trl-nlpo: {' '.join(message.split())}"
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        print(line, file=sys.stderr)
+    else:
+        from .processes import say_once
+
+        say_once(lambda: print(line, file=sys.stderr, flush=True))
     return code
 
 
@@ -72,6 +83,8 @@ def run(
         import yaml
 
         recipe.arguments.reward_functions()
+        if not is_first_process():
+            return
         typer.echo(yaml.safe_dump(recipe.resolved, sort_keys=False, allow_unicode=True).rstrip())
         return
     from .experiment import run_experiment

@@ -61,7 +61,7 @@ def run_experiment(recipe: Recipe) -> Path:
         UserError: something in the recipe, the data or a reward function that cannot work. What earlier stages earned
             is in the folder.
     """
-    is_main = PartialState().is_main_process
+    is_main = recipe.training.process_index == 0
     console = Console(quiet=not is_main, highlight=False)
     if not console.is_terminal:
         console = Console(quiet=not is_main, highlight=False, width=_WIDTH_OF_FILES)
@@ -70,6 +70,8 @@ def run_experiment(recipe: Recipe) -> Path:
     with _quiet():
         splits = load_splits(recipe.arguments, recipe.training.seed)
         folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
+        # All know what is there before one of them adds to it.
+        PartialState().wait_for_everyone()
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
         tokenizer = starting_tokenizer(recipe, splits)
@@ -175,6 +177,7 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
         run.rewards,
         run.recipe.training,
         judge=judge,
+        share_out=True,
         description=f"the {run.recipe.arguments.dataset_test_split} split",
     )
     run.folder.add_result(stage, evaluation.metrics, evaluation.samples, training_seconds)
