@@ -96,8 +96,13 @@ def reward(completions, log_metric, number, **kwargs):
 def trainer(folder, num_processes, rank, reward_funcs=reward, model=None, **settings):
     family, adapter = settings.pop("family", "gpt2"), settings.pop("adapter", False)
     value_model, microbatches = settings.pop("value_model", False), settings.pop("microbatches", 1)
-    # Every process has another random state at first, as it may in a script: the first one's weights count.
+    model = tiny.policy(family) if model is None else model
+    value_model = tiny.classifier(family) if value_model else None
+    # Every process has other random weights, as it may in a script: the first one's count.
     torch.manual_seed(1000 * rank)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(rank * 0.1 * torch.randn_like(weight))
     return Noting(
         args=NLPOConfig(
             output_dir=str(folder),
@@ -105,12 +110,12 @@ def trainer(folder, num_processes, rank, reward_funcs=reward, model=None, **sett
             **{**SETTINGS, "gradient_accumulation_steps": microbatches, **settings},
         ),
         processing_class=tiny.tokenizer(),
-        model=tiny.policy(family) if model is None else model,
+        model=model,
         reward_funcs=reward_funcs,
         # Two and a half batches: the second pass over the data begins in the middle of one.
         train_dataset=tiny.prompts(20),
         eval_dataset={"five": tiny.prompts(5, seed=3), "one": tiny.prompts(1, seed=4)},
-        value_model=tiny.classifier(family) if value_model else None,
+        value_model=value_model,
         peft_config=lora() if adapter else None,
     )
 
@@ -136,15 +141,17 @@ def run(name, folder, num_processes, rank):
 
 
 def policy_that_ends_after(token_id):
-    """A policy that ends a completion after one token, and goes on to the limit after all others."""
+    """A policy that surely ends a completion after one token, and hardly ever after any other."""
     model = tiny.policy("gpt2", scale=1.0)
     with torch.no_grad():
         for layer in model.transformer.h:
             layer.attn.c_proj.weight.zero_()
             layer.mlp.c_proj.weight.zero_()
         model.transformer.wpe.weight.zero_()
-        ending = model.transformer.wte.weight[token_id]
-        model.lm_head.weight[1] = 40 * (ending - ending.mean()) / ending.norm()
+        # The first feature is this token's alone, and what the end token looks at.
+        model.transformer.wte.weight[:, 0] = 0.0
+        model.transformer.wte.weight[token_id] = torch.eye(model.config.n_embd)[0]
+        model.lm_head.weight[1] = 4 * torch.eye(model.config.n_embd)[0]
     return model
 
 
