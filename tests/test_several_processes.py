@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import several_processes
 from several_processes import GLOBAL_BATCH, SCENARIOS
+from trl_nlpo import experiment
+from trl_nlpo.recipes import load_recipe
 
 
 pytestmark = pytest.mark.slow
@@ -143,3 +148,87 @@ def test_only_the_first_process_prints_and_writes_and_it_does_so_for_all(two, on
         path = Path("value_head") / "completions" / f"completions_{update:05d}.jsonl"
         ours, theirs = ((where / path).read_text().splitlines() for where in (folder, one.folder))
         assert len(ours) == len(theirs) == GLOBAL_BATCH
+
+
+TINY_RECIPE = {
+    "algorithm": "supervised+nlpo", "dataset_name": "quickstart", "max_train_samples": 32, "max_eval_samples": 7,
+    "rewards": ["grammatical", {"name": "own_rewards.words", "weight": 2}], "model_type": "gpt2", "vocab_size": 300,
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 192,
+    "supervised_num_train_epochs": 2, "supervised_learning_rate": 1e-3, "supervised_batch_size": 4,
+    "response_length": 8, "temperature": 0.9, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4,
+    "num_ppo_epochs": 2, "learning_rate": 1e-3, "max_steps": 3, "eval_strategy": "steps", "eval_steps": 1,
+    "save_strategy": "steps", "save_steps": 1, "use_cpu": True, "bf16": False,
+}  # fmt: skip
+
+OWN_REWARDS = """
+import json
+import os
+
+
+def words(completions, **kwargs):
+    return [float(len(completion)) for completion in completions]
+
+
+def moody(completions, trainer_state, **kwargs):
+    if trainer_state is not None and trainer_state.global_step >= 1 and os.environ["RANK"] == "1":
+        raise ZeroDivisionError("tired")
+    return words(completions)
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "own_rewards.py").write_text(OWN_REWARDS)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY_RECIPE))
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_recipe_runs_on_two_processes_as_on_one_and_leaves_one_folder(recipe, monkeypatch):
+    result = launch("-m", "trl_nlpo", "run", recipe, cwd=recipe.parent)
+    assert result.returncode == 0, result.stderr[-3000:]
+    monkeypatch.chdir(recipe.parent)
+    twice = ["--per_device_train_batch_size", "8", "--supervised_batch_size", "8", "--output_dir", "runs/alone"]
+    alone = experiment.run_experiment(load_recipe(recipe, twice))
+    folder = recipe.parent / "runs" / "tiny"
+
+    def keys(path):
+        return [
+            (line["stage"], line["step"], sorted(line.keys() - {"time"})) for line in lines(path / "metrics.jsonl")
+        ]
+
+    assert keys(folder) == keys(alone)
+    for ours, theirs in zip(lines(folder / "metrics.jsonl"), lines(alone / "metrics.jsonl"), strict=True):
+        for key, value in theirs.items():
+            if key not in ("stage", "time", "eps") and "runtime" not in key and "per_second" not in key:
+                assert ours[key] == pytest.approx(value, rel=5e-3, abs=1e-3), key
+    assert [row["prompt"] for row in lines(folder / "samples.jsonl")] == [
+        row["prompt"] for row in lines(alone / "samples.jsonl")
+    ]
+    assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()}
+    assert result.stdout.count("Everything is in") == 1
+    assert result.stdout.count("Evaluating") == 4
+
+
+def test_a_mistake_in_the_recipe_is_one_line_and_exit_code_2_on_both_processes(recipe):
+    result = launch("-m", "trl_nlpo", "run", recipe, "--learnin_rate", "1", cwd=recipe.parent)
+    assert result.stderr.count("trl-nlpo: command line: unknown key 'learnin_rate'") == 1
+    assert exit_codes(result) == [2, 2]
+    assert result.stdout == ""
+
+
+def test_a_reward_that_raises_on_one_process_ends_both_with_a_checkpoint_and_one_line(recipe):
+    result = launch("-m", "trl_nlpo", "run", recipe, "--rewards", "own_rewards.moody", "--algorithm", "nlpo",
+                    "--save_strategy", "steps", "--save_steps", "50", cwd=recipe.parent)  # fmt: skip
+    assert result.stderr.count("trl-nlpo: The reward function 'moody' raised ZeroDivisionError: tired") == 1
+    assert exit_codes(result) == [2, 2]
+    assert (recipe.parent / "runs" / "tiny" / "checkpoint-1" / "nlpo_state.json").is_file()
+
+
+def exit_codes(result):
+    """What torchrun reports about each process that failed."""
+    return [int(code) for code in re.findall(r"exitcode\s+: (-?\d+) \(pid", result.stderr)]

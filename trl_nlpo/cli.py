@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -36,6 +37,8 @@ def main() -> None:
     if not is_first_process():
         # The first process says it for all.
         warnings.simplefilter("ignore")
+    leaving: list[int] = []
+    atexit.register(_leave_with_the_others, leaving)
     try:
         # Commands return nothing; what comes back is the exit code of a `typer.Exit`.
         code = app(standalone_mode=False) or 0
@@ -50,18 +53,36 @@ def main() -> None:
         code = _complain(error.format_message(), 2)
     if code == _INTERRUPTED:
         _complain("interrupted.", code)
+    if code and _are_several():
+        # Registered before what the libraries register, so called after it.
+        leaving.append(code)
     sys.exit(code)
+
+
+def _are_several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _leave_with_the_others(codes: list[int]) -> None:
+    """End a process that fails at the same moment as the others, before the launcher ends it with a signal."""
+    if codes:
+        from .processes import meet
+
+        meet("leaving")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(codes[0])
 
 
 def _complain(message: str, code: int) -> int:
     """Print a line on stderr; of several processes, on one of them."""
     line = f"trl-nlpo: {' '.join(message.split())}"
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        print(line, file=sys.stderr)
-    else:
+    if _are_several():
         from .processes import say_once
 
         say_once(lambda: print(line, file=sys.stderr, flush=True))
+    else:
+        print(line, file=sys.stderr)
     return code
 
 
@@ -90,6 +111,10 @@ def run(
     from .experiment import run_experiment
 
     run_experiment(recipe)
+    if _are_several():
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
 
 
 @app.command(help="Versions and device, for bug reports.")

@@ -78,23 +78,31 @@ def start_equal(module: nn.Module) -> None:
 
 
 def say_once(say: Callable[[], Any]) -> None:
-    """Say the last words of a process that fails, on the first that gets here, and wait for the others a while.
+    """Say the last words of a process that fails, on the first of all that gets here."""
+    number = meet("failed")
+    if number == 1 or (number is None and is_first_process()):
+        say()
 
-    A launcher ends all processes when it sees that one has ended: whoever is late would neither speak nor end by
+
+def meet(place: str) -> int | None:
+    """Wait for the other processes to get here too, 10 seconds at most; they may all be failing.
+
+    A launcher ends all processes when it sees that one has ended: whoever is late could neither speak nor end by
     itself. They meet in the launcher's own store, as the processes may not talk to one another yet, or any more.
+
+    Returns:
+        `int`: the how-many-eth this process is, from 1; None at once where the launcher has no such store.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     store = _launcher_store() if num_processes > 1 else None
     if store is None:
-        if is_first_process():
-            say()
-        return
-    key = f"trl_nlpo/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    if store.add(key, 1) == 1:
-        say()
+        return None
+    key = f"trl_nlpo/{place}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    number = store.add(key, 1)
     deadline = time.monotonic() + _PATIENCE
     while store.add(key, 0) < num_processes and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.01)
+    return number
 
 
 def _launcher_store() -> Any:
