@@ -196,16 +196,13 @@ def test_a_recipe_runs_on_two_processes_as_on_one_and_leaves_one_folder(recipe, 
     alone = experiment.run_experiment(load_recipe(recipe, twice))
     folder = recipe.parent / "runs" / "tiny"
 
-    def keys(path):
-        return [
-            (line["stage"], line["step"], sorted(line.keys() - {"time"})) for line in lines(path / "metrics.jsonl")
-        ]
-
-    assert keys(folder) == keys(alone)
     for ours, theirs in zip(lines(folder / "metrics.jsonl"), lines(alone / "metrics.jsonl"), strict=True):
-        for key, value in theirs.items():
-            if key not in ("stage", "time", "eps") and "runtime" not in key and "per_second" not in key:
-                assert ours[key] == pytest.approx(value, rel=5e-3, abs=1e-3), key
+        assert ours.keys() == theirs.keys()
+        assert ours["stage"] == theirs["stage"]
+        # `transformers` counts padding as work, and averages the loss of the supervised stage batch by batch.
+        for key in theirs.keys() - {"stage", "time", "eps", "total_flos", "train_loss"}:
+            if "runtime" not in key and "per_second" not in key:
+                assert ours[key] == pytest.approx(theirs[key], rel=5e-3, abs=1e-3), key
     assert [row["prompt"] for row in lines(folder / "samples.jsonl")] == [
         row["prompt"] for row in lines(alone / "samples.jsonl")
     ]

@@ -95,6 +95,7 @@ def run(
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="RECIPE [--KEY VALUE]...")] = None,  # noqa: UP045
     config: Annotated[Optional[str], typer.Option(help="The recipe, as in TRL's commands.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and print it resolved.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Resume a run with another recipe than its own.")] = False,
 ) -> None:
     from .recipes import load_recipe
 
@@ -110,7 +111,7 @@ def run(
         return
     from .experiment import run_experiment
 
-    run_experiment(recipe)
+    run_experiment(recipe, force)
     if _are_several():
         from accelerate import PartialState
 

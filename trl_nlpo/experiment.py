@@ -20,6 +20,7 @@ from .models.inputs import longest_prompt
 from .progress import showing_progress
 from .prompts import PromptDataset
 from .recipes import Recipe, write_resolved
+from .resume_check import check_resumed_recipe
 from .run_folder import MetricsLog, RunFolder
 from .run_summary import load_command, results_table
 from .starting_model import adapter_config, starting_model, starting_tokenizer
@@ -42,9 +43,10 @@ class _Run:
     rewards: list[Any]
     console: Console
     resuming: bool
+    force: bool
 
 
-def run_experiment(recipe: Recipe) -> Path:
+def run_experiment(recipe: Recipe, force: bool = False) -> Path:
     """Run all stages of a recipe and leave everything in its `output_dir`.
 
     Stages are evaluated on the test split as soon as they are done; perplexity is always that of the supervised model
@@ -53,6 +55,7 @@ def run_experiment(recipe: Recipe) -> Path:
 
     Args:
         recipe ([`Recipe`]): from [`recipes.load_recipe`].
+        force (`bool`): resume with another recipe than the run's, where that can work.
 
     Returns:
         `Path`: `output_dir`, see [`RunFolder`] for what is in it.
@@ -66,6 +69,8 @@ def run_experiment(recipe: Recipe) -> Path:
     if not console.is_terminal:
         console = Console(quiet=not is_main, highlight=False, width=_WIDTH_OF_FILES)
     resuming = str(recipe.training.resume_from_checkpoint or "false").lower() != "false"
+    if resuming:
+        check_resumed_recipe(recipe, force)
     rewards = recipe.arguments.reward_functions()
     with _quiet():
         splits = load_splits(recipe.arguments, recipe.training.seed)
@@ -75,7 +80,7 @@ def run_experiment(recipe: Recipe) -> Path:
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
         tokenizer = starting_tokenizer(recipe, splits)
-        run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming)
+        run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force)
         try:
             _run_stages(run)
         except BaseException:
@@ -133,6 +138,7 @@ def _reinforcement_stage(run: _Run, model: Any) -> None:
         callbacks=[MetricsLog(run.folder, name)],
         peft_config=adapter_config(recipe),
     )
+    trainer.resumes_by_force = run.force
     with showing_progress(trainer, name):
         trainer.train(resume_from_checkpoint=_checkpoint(run))
     trainer.save_model(str(run.folder.path))

@@ -62,6 +62,8 @@ class TrainerPlumbing(TrainerBase):
     masking_policy: MaskingPolicy
     num_updates_done: int
     trained_adapter: str
+    resumes_by_force: bool = False
+    """Whether to go on from a checkpoint that was written with other batches or another number of processes."""
 
     def __init__(self, **kwargs: Any) -> None:
         init_transformers_trainer(self, **kwargs)
