@@ -121,7 +121,12 @@ class RecipeArguments:
         Raises:
             UserError: a name or an option that is not known.
         """
-        return [spec.name if "/" in spec.name else get_reward(spec.name, **spec.options) for spec in self.reward_specs]
+        try:
+            return [
+                spec.name if "/" in spec.name else get_reward(spec.name, **spec.options) for spec in self.reward_specs
+            ]
+        except UserError as error:
+            raise UserError(f"rewards: {error}") from error
 
 
 _POSITIVE = (

@@ -53,9 +53,10 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
         path, fixed = _BUILT_IN[name]
         return _instantiate(_import(path, name), name, options, fixed)
     if "." not in name:
+        hint = did_you_mean(name, _BUILT_IN) or "."
         raise UserError(
-            f"unknown reward {name!r}{did_you_mean(name, _BUILT_IN)} Take one of {', '.join(built_in_names())}, or "
-            "the dotted path of a function, such as my_module.my_reward."
+            f"unknown reward {name!r}{hint} Take one of {', '.join(built_in_names())}, or the dotted path of a "
+            "function, such as my_module.my_reward."
         )
     found = _import(name, name)
     if inspect.isclass(found):
