@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .data import Splits, load_splits
 from .evaluation import evaluate_policy, prompt_tokenizer
 from .models.inputs import longest_prompt
+from .processes import check_launch
 from .progress import showing_progress
 from .prompts import PromptDataset
 from .recipes import Recipe, write_resolved
@@ -64,6 +65,7 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
         UserError: something in the recipe, the data or a reward function that cannot work. What earlier stages earned
             is in the folder.
     """
+    check_launch(recipe.training)
     is_main = recipe.training.process_index == 0
     console = Console(quiet=not is_main, highlight=False)
     if not console.is_terminal:

@@ -27,6 +27,36 @@ _PATIENCE = 10.0
 """Seconds that a process which fails waits for the others to fail too."""
 
 
+def check_launch(args: Any) -> None:
+    """Refuse to start where a launcher or the arguments cut models into pieces, before anything is loaded or trained.
+
+    Rollouts need the whole policy on every process, and so do its copies: reference and masking policy.
+
+    Args:
+        args ([`NLPOConfig`]): its `fsdp` and `deepspeed`.
+
+    Raises:
+        UserError: FSDP, DeepSpeed, Megatron-LM or another kind of parallelism than DDP.
+    """
+    asked = {
+        "FSDP": bool(getattr(args, "fsdp", None)) or _is_set("ACCELERATE_USE_FSDP"),
+        "DeepSpeed": bool(getattr(args, "deepspeed", None)) or _is_set("ACCELERATE_USE_DEEPSPEED"),
+        "Megatron-LM": _is_set("ACCELERATE_USE_MEGATRON_LM"),
+        "Tensor or context parallelism": _is_set("ACCELERATE_USE_PARALLELISM_CONFIG"),
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise UserError(
+                f"{name} is not supported, as every process samples from a whole policy: launch with DDP (torchrun "
+                "or accelerate launch --multi_gpu) and save memory by an adapter (use_peft, peft_config), load_in_4bit, "
+                "gradient_checkpointing or a smaller per_device_train_batch_size."
+            )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
     """Let all processes raise what one of them raised, so that none waits for one that is gone.

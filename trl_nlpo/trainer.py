@@ -37,7 +37,7 @@ from .models.inputs import longest_prompt
 from .models.policy_and_value import PolicyAndValue, check_value_model, completion_logits, output_layer
 from .models.quantized import prepare_quantized
 from .models.reward_model import as_reward_functions
-from .processes import failing_together, of_all, start_equal
+from .processes import check_launch, failing_together, of_all, start_equal
 from .prompts import PromptDataset, collate_prompts
 from .records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateStats
 from .sampling import MaskSettings, SamplingSettings
@@ -123,6 +123,7 @@ class NLPOTrainer(TrainerPlumbing):
         reward_processing_classes: Any = None,
     ) -> None:
         args = as_nlpo_config(args)
+        check_launch(args)
         _check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
         output_layer(model)
         policy = with_adapter(model, peft_config)
