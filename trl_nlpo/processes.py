@@ -47,9 +47,9 @@ def check_launch(args: Any) -> None:
     for name, is_asked in asked.items():
         if is_asked:
             raise UserError(
-                f"{name} is not supported, as every process samples from a whole policy: launch with DDP (torchrun "
-                "or accelerate launch --multi_gpu) and save memory by an adapter (use_peft, peft_config), load_in_4bit, "
-                "gradient_checkpointing or a smaller per_device_train_batch_size."
+                f"{name} is not supported, as every process samples from a whole policy: launch with DDP (torchrun or "
+                "accelerate launch --multi_gpu), and save memory by an adapter (use_peft, peft_config), "
+                "load_in_4bit, gradient_checkpointing or a smaller per_device_train_batch_size."
             )
 
 
