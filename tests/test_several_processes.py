@@ -152,7 +152,7 @@ def test_only_the_first_process_prints_and_writes_and_it_does_so_for_all(two, on
 
 TINY_RECIPE = {
     "algorithm": "supervised+nlpo", "dataset_name": "quickstart", "max_train_samples": 32, "max_eval_samples": 7,
-    "rewards": ["grammatical", {"name": "own_rewards.words", "weight": 2}], "model_type": "gpt2", "vocab_size": 300,
+    "rewards": ["grammatical", {"name": "rewards_of_two.words", "weight": 2}], "model_type": "gpt2", "vocab_size": 300,
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 192,
     "supervised_num_train_epochs": 2, "supervised_learning_rate": 1e-3, "supervised_batch_size": 4,
     "response_length": 8, "temperature": 0.9, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4,
@@ -160,7 +160,7 @@ TINY_RECIPE = {
     "save_strategy": "steps", "save_steps": 1, "use_cpu": True, "bf16": False,
 }  # fmt: skip
 
-OWN_REWARDS = """
+REWARDS_OF_TWO = """
 import json
 import os
 
@@ -178,7 +178,7 @@ def moody(completions, trainer_state, **kwargs):
 
 @pytest.fixture
 def recipe(tmp_path):
-    (tmp_path / "own_rewards.py").write_text(OWN_REWARDS)
+    (tmp_path / "rewards_of_two.py").write_text(REWARDS_OF_TWO)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY_RECIPE))
     return path
@@ -219,7 +219,7 @@ def test_a_mistake_in_the_recipe_is_one_line_and_exit_code_2_on_both_processes(r
 
 
 def test_a_reward_that_raises_on_one_process_ends_both_with_a_checkpoint_and_one_line(recipe):
-    result = launch("-m", "trl_nlpo", "run", recipe, "--rewards", "own_rewards.moody", "--algorithm", "nlpo",
+    result = launch("-m", "trl_nlpo", "run", recipe, "--rewards", "rewards_of_two.moody", "--algorithm", "nlpo",
                     "--save_strategy", "steps", "--save_steps", "50", cwd=recipe.parent)  # fmt: skip
     assert result.stderr.count("trl-nlpo: The reward function 'moody' raised ZeroDivisionError: tired") == 1
     assert exit_codes(result) == [2, 2]
