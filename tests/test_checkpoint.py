@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 import tiny
 from trl_nlpo import UserError
+from trl_nlpo.batch_plan import BatchPlan
 from trl_nlpo.checkpoint import load_run_state, load_value_function, save_run_state, save_value_function
 from trl_nlpo.masking_policy import MaskingPolicy
 from trl_nlpo.models.adapters import VALUE_ADAPTER, adapter_parameters, add_value_adapter
@@ -86,10 +87,16 @@ def test_a_value_adapter_can_be_loaded_by_itself(tmp_path):
     assert all(map(torch.equal, adapter_parameters(loaded, "default").values(), expected))
 
 
+PLAN = (1, 4, 8, 2, 3, 10)
+
+
 def run(seed=0, masks=True, sync_steps=3):
     module = with_head(seed)
     masking_policy = MaskingPolicy(module.policy, sync_steps, masks)
-    return SimpleNamespace(policy_and_value=module, masking_policy=masking_policy, kl_coef=0.05 + seed)
+    return SimpleNamespace(
+        policy_and_value=module, masking_policy=masking_policy, kl_coef=0.05 + seed, plan=BatchPlan(*PLAN),
+        resumes_by_force=False,
+    )  # fmt: skip
 
 
 def move(subject):
@@ -145,7 +152,10 @@ def test_the_state_is_readable(tmp_path):
     move(subject)
     save(subject, tmp_path)
     assert json.loads((tmp_path / "nlpo_state.json").read_text()) == {
-        "kl_coef": 0.05, "mask_age": 1, "mask_num_syncs": 0,
+        "kl_coef": 0.05, "mask_age": 1, "mask_num_syncs": 0, "batches": {
+            "processes": 1, "completions of an update": 8, "per_device_train_batch_size": 4, "num_mini_batches": 2,
+            "num_ppo_epochs": 3,
+        },
     }  # fmt: skip
 
 
@@ -196,3 +206,24 @@ def test_a_run_with_a_mask_can_be_resumed_without_one_and_keeps_its_policy(tmp_p
     save(subject, tmp_path)
     other = resumed(subject, tmp_path, masks=False)
     assert same(policy_weights(other.policy_and_value), policy_weights(subject.policy_and_value))
+
+
+def test_other_batches_or_another_number_of_processes_are_refused_in_a_line_unless_forced(tmp_path):
+    subject = run()
+    save(subject, tmp_path)
+    other = run(seed=1)
+    other.plan = BatchPlan(2, 4, 8, 2, 3, 10)
+    with pytest.raises(UserError) as caught:
+        load_run_state(tmp_path, other)
+    assert "(processes: 1 -> 2; completions of an update: 8 -> 16)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    other.resumes_by_force = True
+    load_run_state(tmp_path, other)
+    assert other.kl_coef == 0.05
+
+
+def test_more_updates_are_no_other_batches(tmp_path):
+    save(run(), tmp_path)
+    other = run(seed=1)
+    other.plan = BatchPlan(*PLAN[:-1], 20)
+    load_run_state(tmp_path, other)

@@ -45,7 +45,7 @@ def ran(monkeypatch):
     from trl_nlpo import experiment
 
     recipes = []
-    monkeypatch.setattr(experiment, "run_experiment", recipes.append)
+    monkeypatch.setattr(experiment, "run_experiment", lambda recipe, force: recipes.append(recipe))
     return recipes
 
 
@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(words, part):
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch, recipe):
     from trl_nlpo import experiment
 
-    def bug(recipe):
+    def bug(recipe, force):
         raise KeyError("ours")
 
     monkeypatch.setattr(experiment, "run_experiment", bug)
@@ -90,7 +90,7 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch, recipe):
 def test_a_users_mistake_during_the_run_is_one_line_too(monkeypatch, recipe, capsys):
     from trl_nlpo import experiment
 
-    def mistake(recipe):
+    def mistake(recipe, force):
         raise UserError("first\nsecond")
 
     monkeypatch.setattr(experiment, "run_experiment", mistake)
@@ -101,7 +101,7 @@ def test_a_users_mistake_during_the_run_is_one_line_too(monkeypatch, recipe, cap
 def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
     from trl_nlpo import experiment
 
-    def interrupt(recipe):
+    def interrupt(recipe, force):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiment, "run_experiment", interrupt)

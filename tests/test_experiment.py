@@ -334,3 +334,14 @@ def test_results_of_a_stage_are_on_disk_at_once_and_infinity_is_null(tmp_path):
     assert list(RunFolder(tmp_path / "run", resume=True).results) == ["zero-shot", "supervised"]
     assert RunFolder(tmp_path / "run").results == {}
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_run_is_not_resumed_with_another_seed_and_its_recipe_stays_unless_forced(capsys):
+    folder = run_experiment(tiny())
+    before = (folder / "recipe.yaml").read_text()
+    other = tiny(seed=7, resume_from_checkpoint="true")
+    with pytest.raises(UserError, match="seed: 42 -> 7"):
+        run_experiment(other)
+    assert (folder / "recipe.yaml").read_text() == before
+    run_experiment(other, force=True)
+    assert "seed: 7" in (folder / "recipe.yaml").read_text()

@@ -237,7 +237,7 @@ def test_a_file_that_is_no_recipe_is_one_line_with_the_place(tmp_path, text, par
 def test_a_binary_file_is_not_readable(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_bytes(b"\xff\xfe\x00\x01")
-    assert "not readable as YAML" in message(path)
+    assert "own.yaml, line 1: byte 0xff is no UTF-8" in message(path)
 
 
 def test_a_missing_file_lists_the_recipes_that_ship(tmp_path):
@@ -300,3 +300,26 @@ def test_garbage_in_a_recipe_is_a_users_mistake_and_nothing_else(tmp_path_factor
     original = SHIPPED["quickstart"].read_text()
     path.write_text(original[:cut] + text + original[cut:], encoding="utf-8")
     assert "\n" not in mistake_in(path)
+
+
+@pytest.mark.parametrize(("ending", "part"), [(b"seed: '\x80'\n", "byte 0x80 is no UTF-8"), (b"a: \x00\n", r"'\x00'")])
+def test_a_character_that_yaml_does_not_have_is_told_with_its_line(tmp_path, ending, part):
+    path = recipe_file(tmp_path)
+    lines = path.read_bytes().count(b"\n")
+    path.write_bytes(path.read_bytes() + ending)
+    text = message(path)
+    assert f"own.yaml, line {lines + 1}: " in text
+    assert part in text
+
+
+def test_a_complaint_of_transformers_that_names_no_key_gets_the_one_it_is_about(tmp_path):
+    path = recipe_file(tmp_path, seed=1, accelerator_config="no_such_file.json")
+    assert "own.yaml: accelerator_config is 'no_such_file.json': " in message(path)
+    path = recipe_file(tmp_path, seed=1)
+    assert message(path, "--accelerator_config", "none.json").startswith("command line: accelerator_config is ")
+
+
+def test_a_complaint_about_a_reward_names_the_key(tmp_path):
+    recipe = load_recipe(recipe_file(tmp_path, rewards=["rouge7"]))
+    with pytest.raises(UserError, match=r"^rewards: unknown reward 'rouge7', did you mean"):
+        recipe.arguments.reward_functions()

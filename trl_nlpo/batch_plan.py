@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,35 @@ class BatchPlan:
     def local_minibatch_size(self) -> int:
         """Completions of one optimizer step, per process."""
         return self.local_batch_size // self.num_mini_batches
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What a checkpoint keeps, to be compared when a run goes on."""
+        return {
+            "processes": self.num_processes,
+            "completions of an update": self.batch_size,
+            "per_device_train_batch_size": self.microbatch_size,
+            "num_mini_batches": self.num_mini_batches,
+            "num_ppo_epochs": self.num_ppo_epochs,
+        }
+
+    def check_resumed(self, saved: Mapping[str, int], checkpoint: Any) -> None:
+        """Refuse to go on from a checkpoint that was written with other sizes.
+
+        Args:
+            saved: its `sizes`; empty where it has none.
+            checkpoint: its folder.
+
+        Raises:
+            UserError: the differences, as `size: old -> new`.
+        """
+        now = self.sizes
+        changes = [f"{key}: {old} -> {now[key]}" for key, old in saved.items() if key in now and now[key] != old]
+        if changes:
+            raise UserError(
+                f"{checkpoint} was written with other batches ({'; '.join(changes)}): resume it with the same number "
+                "of processes and the same batch sizes, or a recipe with --force."
+            )
 
     def minibatches(self, num_rows: int, generator: torch.Generator) -> Iterator[list[torch.Tensor]]:
         """One list of microbatches (row numbers) per optimizer step, for all epochs, freshly shuffled in each.

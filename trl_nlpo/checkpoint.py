@@ -59,6 +59,7 @@ def save_run_state(folder: str | Path, trainer: Any) -> None:
     if not masking_policy.is_current:
         save_file(_separate(masking_policy.state_dict()), folder / MASK_NAME, metadata={"format": "pt"})
     state = {"kl_coef": trainer.kl_coef, "mask_age": masking_policy.age, "mask_num_syncs": masking_policy.num_syncs}
+    state["batches"] = trainer.plan.sizes
     (folder / STATE_NAME).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
@@ -74,6 +75,8 @@ def load_run_state(folder: str | Path, trainer: Any) -> None:
             f"{folder} cannot be resumed: it has no {STATE_NAME}. Give a checkpoint that NLPOTrainer wrote."
         )
     state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+    if not trainer.resumes_by_force:
+        trainer.plan.check_resumed(state.get("batches", {}), folder)
     load_value_function(trainer.policy_and_value, folder)
     trainer.kl_coef = state["kl_coef"]
     if (folder / MASK_NAME).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Annotated, Optional
 import typer
 
 from . import __version__
+from .environment import is_first_process
 from .errors import UserError
 
 
@@ -32,6 +34,11 @@ def main() -> None:
     # What transformers will rename, or which kernel bitsandbytes misses, is no concern of whoever runs a recipe.
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if not is_first_process():
+        # The first process says it for all.
+        warnings.simplefilter("ignore")
+    leaving: list[int] = []
+    atexit.register(_leave_with_the_others, leaving)
     try:
         # Commands return nothing; what comes back is the exit code of a `typer.Exit`.
         code = app(standalone_mode=False) or 0
@@ -46,11 +53,36 @@ def main() -> None:
         code = _complain(error.format_message(), 2)
     if code == _INTERRUPTED:
         _complain("interrupted.", code)
+    if code and _are_several():
+        # Registered before what the libraries register, so called after it.
+        leaving.append(code)
     sys.exit(code)
 
 
+def _are_several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _leave_with_the_others(codes: list[int]) -> None:
+    """End a process that fails at the same moment as the others, before the launcher ends it with a signal."""
+    if codes:
+        from .processes import meet
+
+        meet("leaving")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(codes[0])
+
+
 def _complain(message: str, code: int) -> int:
-    print(f"trl-nlpo: {' '.join(message.split())}", file=sys.stderr)
+    """Print a line on stderr; of several processes, on one of them."""
+    line = f"trl-nlpo: {' '.join(message.split())}"
+    if _are_several():
+        from .processes import say_once
+
+        say_once(lambda: print(line, file=sys.stderr, flush=True))
+    else:
+        print(line, file=sys.stderr)
     return code
 
 
@@ -63,6 +95,7 @@ def run(
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="RECIPE [--KEY VALUE]...")] = None,  # noqa: UP045
     config: Annotated[Optional[str], typer.Option(help="The recipe, as in TRL's commands.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and print it resolved.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Resume a run with another recipe than its own.")] = False,
 ) -> None:
     from .recipes import load_recipe
 
@@ -72,11 +105,17 @@ def run(
         import yaml
 
         recipe.arguments.check_functions()
+        if not is_first_process():
+            return
         typer.echo(yaml.safe_dump(recipe.resolved, sort_keys=False, allow_unicode=True).rstrip())
         return
     from .experiment import run_experiment
 
-    run_experiment(recipe)
+    run_experiment(recipe, force)
+    if _are_several():
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
 
 
 @app.command(help="Versions and device, for bug reports.")

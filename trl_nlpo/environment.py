@@ -1,7 +1,8 @@
-"""What a run runs on: versions and device."""
+"""What a run runs on: versions, device and processes."""
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -22,6 +23,11 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def is_first_process() -> bool:
+    """Whether a launcher started this process as the first, or no launcher did; known before processes can talk."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def device() -> str:

@@ -11,11 +11,12 @@ import torch
 
 from .errors import UserError
 from .functional.logprobs import token_logprobs
-from .generation import evaluation_mode, sample_completions, seeded
+from .generation import evaluation_mode, row_draws, sample_completions, seeded
 from .metrics.diversity import distinct, ngram_counts
 from .models.inputs import longest_prompt
 from .models.policy_and_value import completion_logits
 from .models.reward_model import as_reward_functions
+from .processes import shared_out
 from .prompts import PromptDataset, PromptTokenizer, collate_prompts
 from .records import Completions, PromptBatch, Scores
 from .rollout import Logits, joined_completions
@@ -48,6 +49,7 @@ def evaluate_policy(
     judge: Any = None,
     reward_processing_classes: Any = None,
     description: str | None = None,
+    share_out: bool = False,
 ) -> Evaluation:
     """Sample completions for every prompt of `dataset`, without a mask, and score them.
 
@@ -61,26 +63,31 @@ def evaluate_policy(
         judge (*optional*): a language model with the same tokenizer that says how likely the completions are.
         reward_processing_classes (*optional*): tokenizers of reward models.
         description (`str`, *optional*): name of the data set in messages.
+        share_out (`bool`): with several processes, every one takes a share of the rows, and all must call this.
 
     Returns:
-        [`Evaluation`]; the same for the same seed and batch size.
+        [`Evaluation`]; the same for the same seed.
     """
     device = next(model.parameters()).device
     longest = longest_prompt(model, SamplingSettings.from_config(args, tokenizer, for_evaluation=True).max_new_tokens)
     prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer), description or "dataset", longest)
     if not len(prompts):
         raise UserError(f"{prompts.name} is empty: there is nothing to evaluate on.")
-    with evaluation_mode(model):
-        rows = evaluate_rows(
+    functions = as_reward_functions(reward_funcs, reward_processing_classes, device)
+
+    def evaluate(indices: Sequence[int]) -> list[dict[str, Any]]:
+        return evaluate_rows(
             model,
             prompts,
-            range(len(prompts)),
-            reward_functions=as_reward_functions(reward_funcs, reward_processing_classes, device),
+            indices,
+            reward_functions=functions,
             args=args,
             tokenizer=tokenizer,
             judge_logits=None if judge is None else lambda sequences: completion_logits(judge, sequences),
         )
-    return summarize(rows)
+
+    with evaluation_mode(model):
+        return summarize(shared_out(len(prompts), evaluate) if share_out else evaluate(range(len(prompts))))
 
 
 def prompt_tokenizer(args: Any, tokenizer: Any) -> PromptTokenizer:
@@ -121,8 +128,10 @@ def evaluate_rows(
     rows: list[dict[str, Any]] = []
     with seeded(args.seed, next(model.parameters()).device):
         for start in range(0, len(indices), args.per_device_eval_batch_size):
-            batch = collate_prompts([prompts[i] for i in indices[start : start + args.per_device_eval_batch_size]])
-            sample = sample_completions(model, batch.prompt_ids, sampling, unmasked)
+            chosen = indices[start : start + args.per_device_eval_batch_size]
+            batch = collate_prompts([prompts[index] for index in chosen])
+            draws = row_draws(args.seed, chosen, sampling.max_new_tokens)
+            sample = sample_completions(model, batch.prompt_ids, sampling, unmasked, draws=draws)
             completions = joined_completions(batch, [sample], tokenizer.pad_token_id, decoder(tokenizer))
             scores = score_rollout(
                 completions,

@@ -19,9 +19,11 @@ from .evaluation import evaluate_policy, prompt_tokenizer
 from .metric_suite import compute_metrics
 from .metrics.base import as_list
 from .models.inputs import longest_prompt
+from .processes import check_launch
 from .progress import showing_progress
 from .prompts import PromptDataset
 from .recipes import Recipe, write_resolved
+from .resume_check import check_resumed_recipe
 from .rewards.texts import completion_text
 from .run_folder import MetricsLog, RunFolder
 from .run_summary import load_command, results_table
@@ -45,6 +47,7 @@ class _Run:
     rewards: list[Any]
     console: Console
     resuming: bool
+    force: bool
 
     @property
     def supervised_model(self) -> Path:
@@ -53,7 +56,7 @@ class _Run:
         return Path(given) if given else self.folder.supervised_model
 
 
-def run_experiment(recipe: Recipe) -> Path:
+def run_experiment(recipe: Recipe, force: bool = False) -> Path:
     """Run all stages of a recipe and leave everything in its `output_dir`.
 
     Stages are evaluated on the test split as soon as they are done; perplexity is always that of the supervised model
@@ -62,6 +65,7 @@ def run_experiment(recipe: Recipe) -> Path:
 
     Args:
         recipe ([`Recipe`]): from [`recipes.load_recipe`].
+        force (`bool`): resume with another recipe than the run's, where that can work.
 
     Returns:
         `Path`: `output_dir`, see [`RunFolder`] for what is in it.
@@ -70,20 +74,25 @@ def run_experiment(recipe: Recipe) -> Path:
         UserError: something in the recipe, the data or a reward function that cannot work. What earlier stages earned
             is in the folder.
     """
-    is_main = PartialState().is_main_process
+    check_launch(recipe.training)
+    is_main = recipe.training.process_index == 0
     console = Console(quiet=not is_main, highlight=False)
     if not console.is_terminal:
         console = Console(quiet=not is_main, highlight=False, width=_WIDTH_OF_FILES)
     resuming = str(recipe.training.resume_from_checkpoint or "false").lower() != "false"
+    if resuming:
+        check_resumed_recipe(recipe, force)
     rewards = recipe.arguments.reward_functions()
     with _quiet():
         splits = load_splits(recipe.arguments, recipe.training.seed)
         folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
+        # All know what is there before one of them adds to it.
+        PartialState().wait_for_everyone()
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
         fit_rewards(rewards, splits.train)
         tokenizer = starting_tokenizer(recipe, splits)
-        run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming)
+        run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force)
         try:
             _run_stages(run)
         except BaseException:
@@ -143,6 +152,7 @@ def _reinforcement_stage(run: _Run, model: Any) -> None:
         callbacks=[MetricsLog(run.folder, name)],
         peft_config=adapter_config(recipe),
     )
+    trainer.resumes_by_force = run.force
     with showing_progress(trainer, name):
         trainer.train(resume_from_checkpoint=_checkpoint(run))
     trainer.save_model(str(run.folder.path))
@@ -194,6 +204,7 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
         run.rewards,
         run.recipe.training,
         judge=judge,
+        share_out=True,
         description=f"the {arguments.dataset_test_split} split",
     )
     predictions = [completion_text(sample["completion"]) for sample in evaluation.samples]

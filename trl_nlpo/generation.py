@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
@@ -42,6 +43,7 @@ def sample_completions(
     sampling: SamplingSettings,
     mask: MaskSettings | None = None,
     masking_policy: MaskingPolicy | None = None,
+    draws: torch.Tensor | None = None,
 ) -> Sample:
     """Sample one completion per prompt with `generate`; under the mask when one is given.
 
@@ -51,6 +53,8 @@ def sample_completions(
         sampling ([`SamplingSettings`]): how.
         mask ([`MaskSettings`], *optional*), masking_policy ([`MaskingPolicy`], *optional*): what may be sampled. None:
             everything; then nothing is recorded either.
+        draws (`torch.Tensor` of shape `(B, max_new_tokens)`, *optional*): what decides the tokens, see
+            [`row_draws`]. None: the global random state.
 
     Returns:
         [`Sample`], whose `packed_token_mask` is None when every token was allowed everywhere.
@@ -59,7 +63,9 @@ def sample_completions(
     prompt_ids, prompt_mask = (tensor.to(device) for tensor in left_pad(prompts, 0))
     prompts_apart = is_encoder_decoder(policy)
     forced = forced_tokens(policy)
-    actions = _ActionSampler(prompt_ids, prompt_mask, prompts_apart, sampling, mask, masking_policy, bool(forced))
+    actions = _ActionSampler(
+        prompt_ids, prompt_mask, prompts_apart, sampling, mask, masking_policy, bool(forced), draws
+    )
     # What stands behind a stop token is filling; a stop token is in every vocabulary, which a pad token need not be.
     config = sampling.generation_config(pad_token_id=(*sampling.stop_token_ids, 0)[0], forced_tokens=forced)
     inputs: dict[str, Any] = prompt_inputs(policy, prompt_ids, prompt_mask)
@@ -100,6 +106,7 @@ class _ActionSampler(LogitsProcessor):
         mask: MaskSettings | None,
         masking_policy: MaskingPolicy | None,
         forces_tokens: bool,
+        draws: torch.Tensor | None,
     ):
         # `generate` gives prompt and completion of a causal model in one row; of an encoder-decoder model it gives
         # what the decoder has, which begins with its start token.
@@ -114,18 +121,29 @@ class _ActionSampler(LogitsProcessor):
         self.masking_logits = StepwiseLogits(prompt_ids, prompt_mask)
         self.records = mask is not None and (self.mask is not None or sampling.restricts_tokens or forces_tokens)
         self.warpers = sampling.logits_warpers(prompt_ids.device)
+        self.draws = None if draws is None else draws.to(prompt_ids.device)
         self.vocab_size = 0
         self._packed: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         if not self.doubled:
-            return self._actions(input_ids, scores, None)
+            actions = self._actions(input_ids, scores, None)
+            return actions if self.draws is None else self._only(self._drawn(input_ids, actions), scores)
         # The second half of the rows is the masking policy's, which follows the first: the token is drawn here, and
         # left to both halves as the only one.
         policy_scores, masking_scores = scores.chunk(2)
         actions = self._actions(input_ids[: len(policy_scores)], policy_scores, masking_scores)
-        tokens = torch.multinomial(actions.softmax(-1), num_samples=1)
-        return torch.full_like(scores, float("-inf")).scatter_(1, tokens.repeat(2, 1), 0.0)
+        return self._only(self._drawn(input_ids, actions).repeat(2, 1), scores)
+
+    def _drawn(self, input_ids: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """A token for each row, `(B, 1)`."""
+        if self.draws is None:
+            return torch.multinomial(actions.softmax(-1), num_samples=1)
+        return tokens_at(self.draws[:, input_ids.shape[1] - self.prefix_width], actions)
+
+    @staticmethod
+    def _only(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, float("-inf")).scatter_(1, tokens, 0.0)
 
     def _actions(
         self, input_ids: torch.Tensor, scores: torch.Tensor, masking_scores: torch.Tensor | None
@@ -171,6 +189,39 @@ class _ActionSampler(LogitsProcessor):
         else:
             allowed = top_k_mask(logits, max(mask.top_k or 1, mask.min_tokens))
         return allow_tokens(allowed, mask.always_allowed)
+
+
+def row_draws(seed: int, rows: Sequence[int], num_tokens: int) -> torch.Tensor:
+    """Uniform numbers in [0, 1) that decide completions: a stream of its own for every row.
+
+    So a completion depends on its prompt, the policy and the number of its row, and on nothing else: not on the rows
+    that are computed with it, on how a batch is cut, or on how many processes share it.
+
+    Args:
+        seed (`int`): of the whole batch, 0 or more.
+        rows (`Sequence[int]`): B numbers of rows in that batch, 0 or more.
+        num_tokens (`int`): T, most tokens of a completion.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`, float64.
+    """
+    streams = [np.random.default_rng((seed, row)).random(num_tokens) for row in rows]
+    # A little below 1, so that rounding never moves past the last allowed token.
+    return torch.from_numpy(np.stack(streams)).clamp(max=1.0 - 2.0**-32)
+
+
+def tokens_at(draws: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """The token at which the cumulative distribution passes a number: uniform numbers give samples.
+
+    Args:
+        draws (`torch.Tensor` of shape `(B,)`): in [0, 1).
+        actions (`torch.Tensor` of shape `(B, V)`): logits, minus infinity for what is forbidden.
+
+    Returns:
+        `torch.Tensor` of shape `(B, 1)`, long.
+    """
+    cumulative = actions.softmax(-1, dtype=torch.float64).cumsum(-1)
+    return torch.searchsorted(cumulative, draws.unsqueeze(-1) * cumulative[:, -1:], right=True)
 
 
 @contextlib.contextmanager

@@ -117,9 +117,8 @@ def parse_variant(text: str) -> Variant:
     """
     name, bracket, rest = text.strip().partition("[")
     if name not in ALGORITHMS:
-        raise UserError(
-            f"unknown algorithm {name!r}{did_you_mean(name, ALGORITHMS)} Take one of {', '.join(ALGORITHMS)}."
-        )
+        hint = did_you_mean(name, ALGORITHMS) or "."
+        raise UserError(f"unknown algorithm {name!r}{hint} Take one of {', '.join(ALGORITHMS)}.")
     if not bracket:
         return Variant(name, name)
     words: list[str] = []

@@ -162,7 +162,12 @@ class RecipeArguments:
         Raises:
             UserError: a name or an option that is not known.
         """
-        return [spec.name if "/" in spec.name else get_reward(spec.name, **spec.options) for spec in self.reward_specs]
+        try:
+            return [
+                spec.name if "/" in spec.name else get_reward(spec.name, **spec.options) for spec in self.reward_specs
+            ]
+        except UserError as error:
+            raise UserError(f"rewards: {error}") from error
 
     def check_functions(self) -> None:
         """Raise a `UserError` for a reward with a name or option that is not known, or an unknown metric."""

@@ -149,11 +149,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: a syntax error (with its line), a key twice, or no mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: byte {error.object[error.start]:#04x} is no UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {_one_line(error)}.") from None
+    try:
+        content = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}, line {line}: the character {text[error.position]!a} is not allowed.") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}, line {line}: {error.problem or 'not YAML'}.") from None
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable as YAML: {_one_line(error)}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping of keys to values, not {type(content).__name__}.")
@@ -224,8 +234,7 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
 
     from .config import NLPOConfig
 
-    classes = (RecipeArguments, NLPOConfig, ModelConfig)
-    fields = recipe_fields(classes)
+    fields = recipe_fields(_classes())
     values = {key: _converted(key, value, where, fields) for key, (value, where) in given.items()}
     values |= _defaults(values, path)
     resolved = {key: value for key, value in values.items() if not _is_secret(key)}
@@ -239,8 +248,32 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
         _check_together(arguments, model, training)
     except Exception as error:
         # transformers and TRL check fields with every kind of exception; all of them are about the values.
-        raise UserError(f"{_where(path)}: {_one_line(error)}") from error
+        raise UserError(_named(error, path, given, values)) from error
     return Recipe(path.stem, path, arguments, training, model, resolved)
+
+
+def _named(error: Exception, path: Path, given: dict[str, tuple[Any, str]], values: dict[str, Any]) -> str:
+    """What is wrong, with the key that it is about: found by leaving out one after the other where nobody says so."""
+    text = _one_line(error)
+    if any(key in text for key in recipe_fields(_classes())):
+        return f"{_where(path)}: {text}"
+    for key, (value, where) in given.items():
+        rest = {name: kept for name, kept in values.items() if name != key}
+        try:
+            for cls in _classes():
+                _instance(cls, rest)
+        except Exception:
+            continue
+        return f"{where}: {key} is {value!r}: {text}"
+    return f"{_where(path)}: {text} (it is about one of {', '.join(given)})"
+
+
+def _classes() -> tuple[type, ...]:
+    from trl import ModelConfig
+
+    from .config import NLPOConfig
+
+    return RecipeArguments, NLPOConfig, ModelConfig
 
 
 def _is_secret(key: str) -> bool:

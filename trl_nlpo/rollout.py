@@ -12,7 +12,7 @@ import torch
 
 from .functional.logprobs import scaled_logits, token_logprobs
 from .functional.sequences import left_pad, right_pad
-from .generation import Sample, evaluation_mode, sample_completions, seeded
+from .generation import Sample, evaluation_mode, row_draws, sample_completions, seeded
 from .masking_policy import MaskingPolicy
 from .models.policy_and_value import PolicyAndValue
 from .records import Completions, PromptBatch, Rollout, Sequences
@@ -39,6 +39,7 @@ def collect_rollout(
     forward_batch_size: int,
     pad_token_id: int,
     decode: Decode,
+    first_row: int = 0,
 ) -> Rollout:
     """Sample a completion for every prompt and score it with policy, reference and value function.
 
@@ -48,20 +49,22 @@ def collect_rollout(
         reference_logits: the reference policy.
         masking_policy ([`MaskingPolicy`]), mask ([`MaskSettings`]): what may be sampled.
         sampling ([`SamplingSettings`]): temperature, lengths, stop tokens, ….
-        seed (`int`): decides the sampling; the global random state is left as it was.
+        seed (`int`): decides the sampling, with the number of each row; the global random state is left as it was.
         forward_batch_size (`int`): rows at a time.
         pad_token_id (`int`): fills the records; it is never shown to a model.
         decode: completions for reward functions.
+        first_row (`int`): number of the first of these rows in the batch of all processes.
 
     Returns:
         [`Rollout`], on the policy's device.
     """
-    device = next(model.policy.parameters()).device
     samples, evaluations = [], []
-    with evaluation_mode(model), seeded(seed, device):
+    draws = row_draws(seed, range(first_row, first_row + len(batch)), sampling.max_new_tokens)
+    with evaluation_mode(model), seeded(seed, next(model.policy.parameters()).device):
         for start in range(0, len(batch), forward_batch_size):
-            prompts = batch.prompt_ids[start : start + forward_batch_size]
-            samples.append(sample_completions(model.policy, prompts, sampling, mask, masking_policy))
+            rows = slice(start, start + forward_batch_size)
+            prompts = batch.prompt_ids[rows]
+            samples.append(sample_completions(model.policy, prompts, sampling, mask, masking_policy, draws[rows]))
             evaluations.append(_evaluate(model, samples[-1].sequences, reference_logits, sampling))
     old_logprobs, raw_logprobs, ref_logprobs, values = (
         right_pad([evaluation[index] for evaluation in evaluations], 0.0) for index in range(4)

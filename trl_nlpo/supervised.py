@@ -69,6 +69,7 @@ def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "fp16": training.fp16,
         "use_cpu": training.use_cpu,
         "gradient_checkpointing": training.gradient_checkpointing,
+        "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
         "dataloader_pin_memory": training.device.type == "cuda",
         "logging_steps": 10,
         "save_strategy": "no",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput
@@ -36,6 +37,7 @@ from .models.inputs import longest_prompt
 from .models.policy_and_value import PolicyAndValue, check_value_model, completion_logits, output_layer
 from .models.quantized import prepare_quantized
 from .models.reward_model import as_reward_functions
+from .processes import check_launch, failing_together, of_all, start_equal
 from .prompts import PromptDataset, collate_prompts
 from .records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateStats
 from .sampling import MaskSettings, SamplingSettings
@@ -121,6 +123,7 @@ class NLPOTrainer(TrainerPlumbing):
         reward_processing_classes: Any = None,
     ) -> None:
         args = as_nlpo_config(args)
+        check_launch(args)
         _check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
         output_layer(model)
         policy = with_adapter(model, peft_config)
@@ -159,6 +162,7 @@ class NLPOTrainer(TrainerPlumbing):
         self.accelerator.gradient_accumulation_steps = 1
         self.plan = BatchPlan.from_config(args, self.accelerator.num_processes, len(self.prompts))
         _fill_in_batch_sizes(args, self.plan)
+        start_equal(self.model)
         device = self.accelerator.device
         self.reward_functions = as_reward_functions(
             reward_model if reward_funcs is None else reward_funcs,
@@ -203,6 +207,7 @@ class NLPOTrainer(TrainerPlumbing):
             self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
         self.create_optimizer_and_scheduler(num_training_steps=self.plan.num_updates)
         _check_optimizer(self.optimizer, self.model)
+        self.accelerator.ddp_handler = _ddp_settings(self.args)
         self.model_wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.model.add_model_tags(self._tag_names)
 
@@ -287,21 +292,28 @@ class NLPOTrainer(TrainerPlumbing):
                 forward_batch_size=self.args.local_rollout_forward_batch_size,
                 pad_token_id=self.processing_class.pad_token_id,
                 decode=decoder(self.processing_class),
+                first_row=self.accelerator.process_index * len(prompts),
             )
 
     def score_rollout(self, rollout: Rollout) -> Scores:
         """Ask the reward functions about every completion.
 
         Raises:
-            RewardError: a function raised or returned something unusable.
+            RewardError: a function raised or returned something unusable, on this process or on another.
         """
-        return scoring.score_rollout(
-            rollout,
-            self.reward_functions,
-            self.reward_weights,
-            missing_eos_penalty=self.args.missing_eos_penalty,
-            trainer_state=self.state,
-        )
+        with failing_together():
+            scores = scoring.score_rollout(
+                rollout,
+                self.reward_functions,
+                self.reward_weights,
+                missing_eos_penalty=self.args.missing_eos_penalty,
+                trainer_state=self.state,
+            )
+        metrics: dict[str, list[float]] = {}
+        for logged in of_all([scores.metrics]):
+            for name, values in logged.items():
+                metrics.setdefault(name, []).extend(values)
+        return dataclasses.replace(scores, metrics=metrics)
 
     def estimate_advantages(self, rollout: Rollout, scores: Scores) -> Estimates:
         """Token rewards with the KL penalty, generalized advantages (whitened over all processes) and returns."""
@@ -338,7 +350,7 @@ class NLPOTrainer(TrainerPlumbing):
         # A scheduler that waits for a plateau is stepped by evaluations instead.
         if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.lr_scheduler.step()
-        return stats
+        return dataclasses.replace(stats, first_ratio_deviation=max(of_all([stats.first_ratio_deviation])))
 
     def adapt_kl_coef(self, estimates: Estimates) -> float:
         """Move the KL coefficient towards `kl_target`, if there is one; returns the coefficient."""
@@ -388,10 +400,9 @@ class NLPOTrainer(TrainerPlumbing):
         return self.accelerator.reduce(tensor, reduction="sum")
 
     def _seed_of_update(self) -> int:
-        """A seed for the randomness of this update on this process, so that a run can go on from any update."""
-        place = (self.num_updates_done, self._rollouts_since_update, self.accelerator.process_index)
+        """A seed for the randomness of this update, so that a run can go on from any; the same on all processes."""
         seed = self.args.seed
-        for number in place:
+        for number in (self.num_updates_done, self._rollouts_since_update):
             seed = (seed * 1_000_003 + number + 1) % 2**63
         return seed
 
@@ -448,6 +459,16 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) ->
             "The optimizer given does not train the value head, which the trainer made: pass a value_model of your "
             "own and its parameters, or leave `optimizers` out."
         )
+
+
+def _ddp_settings(args: NLPOConfig) -> DistributedDataParallelKwargs:
+    """The `ddp_*` arguments that are set, as `transformers.Trainer` reads them."""
+    settings = {
+        "find_unused_parameters": args.ddp_find_unused_parameters,
+        "bucket_cap_mb": args.ddp_bucket_cap_mb,
+        "broadcast_buffers": args.ddp_broadcast_buffers,
+    }
+    return DistributedDataParallelKwargs(**{name: value for name, value in settings.items() if value is not None})
 
 
 def _fill_in_batch_sizes(args: NLPOConfig, plan: BatchPlan) -> None:

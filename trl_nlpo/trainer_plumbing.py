@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import TrainerState
 from transformers.trainer_callback import ExportableState
@@ -30,6 +29,7 @@ from .evaluation import Evaluation, evaluate_rows, summarize
 from .generation import evaluation_mode
 from .masking_policy import MaskingPolicy
 from .models.adapters import is_adapter_model, load_adapter_weights, saving_only
+from .processes import of_all, shared_out
 from .prompts import PromptDataset, UpdateSampler, collate_prompts
 from .records import Estimates, Rollout, Scores, UpdateStats
 from .run_metrics import completion_rows, update_metrics
@@ -62,6 +62,8 @@ class TrainerPlumbing(TrainerBase):
     masking_policy: MaskingPolicy
     num_updates_done: int
     trained_adapter: str
+    resumes_by_force: bool = False
+    """Whether to go on from a checkpoint that was written with other batches or another number of processes."""
 
     def __init__(self, **kwargs: Any) -> None:
         init_transformers_trainer(self, **kwargs)
@@ -152,7 +154,7 @@ class TrainerPlumbing(TrainerBase):
         if self.control.should_log or (is_last and self._pending_logs and self.args.logging_strategy != "no"):
             self._log_pending()
             if self.args.log_completions:
-                self._show_completions(completion_rows(rollout, scores, estimates))
+                self._show_completions(of_all(completion_rows(rollout, scores, estimates)))
         if self.control.should_evaluate:
             self._evaluate_and_track()
         if self.control.should_save:
@@ -164,6 +166,7 @@ class TrainerPlumbing(TrainerBase):
     def _end_training(self, start: float) -> TrainOutput:
         seconds = time.time() - start
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self.accelerator.wait_for_everyone()
             self._load_best_model()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         self._finish_current_push()
@@ -211,7 +214,7 @@ class TrainerPlumbing(TrainerBase):
     def _warn_about_leaking(self, mask_mass: float) -> None:
         """Say once that the policy has moved probability out of an old mask, where no gradient reaches it."""
         held = self.args.mask_top_p if self.args.mask_strategy == "top_p" else 0.0
-        if mask_mass < LEAKING * held and not self._has_warned:
+        if mask_mass < LEAKING * held and not self._has_warned and self.is_world_process_zero():
             self._has_warned = True
             logger.warning(
                 f"The policy gives only {mask_mass:.2f} of its probability to the tokens of a mask that held more "
@@ -268,19 +271,21 @@ class TrainerPlumbing(TrainerBase):
         return metrics
 
     def _evaluate_prompts(self, prompts: PromptDataset, limit: int | None = None) -> Evaluation:
-        indices = range(len(prompts))[:limit][self.accelerator.process_index :: self.accelerator.num_processes]
         with self._generation_model() as model, evaluation_mode(model), self.accelerator.autocast():
-            rows = evaluate_rows(
-                model.policy,
-                prompts,
-                indices,
-                reward_functions=self.reward_functions,
-                args=self.args,
-                tokenizer=self.processing_class,
-                judge_logits=self._reference_logits,
-                trainer_state=self.state,
+            rows = shared_out(
+                min(len(prompts), limit or len(prompts)),
+                lambda indices: evaluate_rows(
+                    model.policy,
+                    prompts,
+                    indices,
+                    reward_functions=self.reward_functions,
+                    args=self.args,
+                    tokenizer=self.processing_class,
+                    judge_logits=self._reference_logits,
+                    trainer_state=self.state,
+                ),
             )
-        return summarize(gather_object(rows) if self.accelerator.num_processes > 1 else rows)
+        return summarize(rows)
 
     def _evaluate_and_track(self) -> None:
         """Evaluate, remember the best, and decide on saving where that depends on it."""

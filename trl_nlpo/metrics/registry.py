@@ -69,8 +69,9 @@ def get_metric(name: str, **options: Any) -> Metric:
         cls = import_attribute(f"{__package__}.{path}", f"metric {name!r}")
         return instantiate(cls, name, options, fixed, "metric")
     if "." not in name:
+        hint = did_you_mean(name, _METRICS) or "."
         raise UserError(
-            f"unknown metric {name!r}{did_you_mean(name, _METRICS)} Take one of {', '.join(metric_names())}, or the "
+            f"unknown metric {name!r}{hint} Take one of {', '.join(metric_names())}, or the "
             "dotted path of a subclass of trl_nlpo.metrics.base.Metric."
         )
     cls = import_attribute(name, f"metric {name!r}")

@@ -102,9 +102,17 @@ class PolicyAndValue(nn.Module):
     def _values_of(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.value_model(hidden.to(self.value_model.weight.dtype)).squeeze(-1).float()
 
+    def _recomputed_with_its_adapter(self) -> tuple[Any, Any]:
+        """Contexts of a layer's forward pass and of its recomputation: under the same adapter."""
+        adapter = self.policy.active_adapter
+        return contextlib.nullcontext(), self.computing("value" if adapter == self.value_adapter else "policy")
+
     # What `transformers.Trainer` asks of a model.
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute activations in the backward pass, in the policy and in a value model of its own."""
+        if self.value_adapter is not None:
+            adapters = {"context_fn": self._recomputed_with_its_adapter}
+            gradient_checkpointing_kwargs = {**(gradient_checkpointing_kwargs or {}), **adapters}
         for model in (self.policy, self.value_model):
             if hasattr(model, "gradient_checkpointing_enable"):
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)

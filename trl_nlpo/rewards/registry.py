@@ -57,8 +57,9 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
 
         return EvaluateReward(name.removeprefix(_EVALUATE), **options)
     if "." not in name:
+        hint = did_you_mean(name, built_in_names()) or "."
         raise UserError(
-            f"unknown reward {name!r}{did_you_mean(name, built_in_names())} Take one of "
+            f"unknown reward {name!r}{hint} Take one of "
             f"{', '.join(built_in_names())}; the dotted path of a function, such as my_module.my_reward; or "
             "evaluate:name for a module of the package evaluate."
         )

@@ -35,8 +35,9 @@ def get_task(name: str) -> Task:
             return _checked(entry.load(), name)
     if ":" in name:
         return _checked(import_attribute(name, f"task {name!r}", ":"), name)
+    hint = did_you_mean(name, task_names()) or "."
     raise UserError(
-        f"unknown task {name!r}{did_you_mean(name, task_names())} Take one of {', '.join(task_names())}, or the path "
+        f"unknown task {name!r}{hint} Take one of {', '.join(task_names())}, or the path "
         "of your own: my_module:my_task."
     )
 
