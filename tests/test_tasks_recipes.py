@@ -1,0 +1,161 @@
+"""Every task's recipe from file to table at `--preset tiny`, and what is done with the model afterwards."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trl_nlpo.cli import main
+from trl_nlpo.errors import UserError
+from trl_nlpo.experiment import run_experiment
+from trl_nlpo.label_classifier import ClassifierArguments, train_classifier
+from trl_nlpo.model_evaluation import evaluate_on_task
+from trl_nlpo.recipes import load_recipe
+from trl_nlpo.rewards import get_reward
+from trl_nlpo.tasks import task_names
+
+
+SMALL = [
+    "--preset", "tiny", "--max_steps", "2", "--eval_steps", "2", "--max_train_samples", "64", "--max_eval_samples", "8",
+    "--supervised_num_train_epochs", "1", "--per_device_train_batch_size", "8", "--hidden_size", "32",
+    "--vocab_size", "400",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())["stages"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["supervised+ppo", "supervised+nlpo"])
+@pytest.mark.parametrize("name", task_names())
+def test_every_recipe_runs_at_the_size_of_a_laptop(name, algorithm, capsys):
+    folder = run_experiment(load_recipe(name, [*SMALL, "--algorithm", algorithm]))
+    stages = results(folder)
+    assert list(stages) == ["zero-shot", "supervised", algorithm]
+    for metrics in stages.values():
+        assert metrics["metrics/distinct1"] > 0
+        assert metrics["metrics/rouge1"] >= 0 if name != "imdb" else True
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 8
+    assert "diversity" in rows[0][algorithm]["metrics"]
+
+
+@pytest.fixture
+def trained(working_directory, capsys):
+    """A tiny model of CommonGen's miniature, and the numbers that its run gave."""
+    folder = run_experiment(load_recipe("commongen", [*SMALL, "--algorithm", "supervised", "--output_dir", "run"]))
+    return folder / "supervised", results(folder)["supervised"]
+
+
+def test_a_model_is_scored_on_a_task_as_its_own_run_scored_it(trained):
+    model, expected = trained
+    found = evaluate_on_task(str(model), "commongen", SMALL)
+    assert found.metrics["reward"] == pytest.approx(expected["reward"])
+    assert found.metrics["metrics/rouge1"] == pytest.approx(expected["metrics/rouge1"])
+    assert set(found.samples[0]["metrics"]) >= {"rouge", "concept_coverage"}
+
+
+def predictions(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_predictions_of_another_system_are_scored_by_order_or_prompt(trained, working_directory):
+    run = [json.loads(line) for line in (working_directory / "run" / "samples.jsonl").read_text().splitlines()]
+    expected = trained[1]
+    rows = [{"prompt": row["prompt"], "prediction": row["supervised"]["completion"]} for row in run]
+    by_prompt = evaluate_on_task(predictions(working_directory / "p.jsonl", rows[::-1]), "commongen", SMALL)
+    in_order = [{"completion": row["prediction"]} for row in rows]
+    by_order = evaluate_on_task(predictions(working_directory / "o.jsonl", in_order), "commongen", SMALL)
+    for found in (by_prompt, by_order):
+        assert found.metrics["metrics/rouge1"] == pytest.approx(expected["metrics/rouge1"])
+        assert found.metrics["reward"] == pytest.approx(expected["reward"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prediction": "a"}], "has 1 predictions, but the test split has 8 prompts"),
+        ([{"text": "a"}], "line 1: a row needs the text of a `prediction`"),
+        ([{"prompt": "x", "prediction": "a"}], "no prediction for 8 prompts of the test split, such as 'generate"),
+        ([], "is empty"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_a_users_mistake(rows, message, working_directory):
+    with pytest.raises(UserError, match=message):
+        evaluate_on_task(predictions(working_directory / "p.jsonl", rows), "commongen", SMALL)
+
+
+def run_cli(monkeypatch, capsys, *words):
+    monkeypatch.setattr("sys.argv", ["trl-nlpo", *map(str, words)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    captured = capsys.readouterr()
+    return left.value.code, captured.out, captured.err
+
+
+def test_the_commands_evaluate_tasks_and_grue(trained, working_directory, monkeypatch, capsys):
+    code, out, _ = run_cli(
+        monkeypatch, capsys, "evaluate", trained[0], "--task", "commongen", "--out", "e.json", *SMALL
+    )
+    assert code == 0
+    assert "metrics/rouge1" in out
+    assert json.loads((working_directory / "e.json").read_text())["metrics"]["reward"] >= 0
+    code, out, _ = run_cli(monkeypatch, capsys, "tasks")
+    assert [line.split()[0] for line in out.splitlines()] == task_names()
+    arguments = ["--tasks", "commongen", "--algorithms", "supervised,supervised+nlpo", "--seeds", "1", "--out", "g"]
+    code, out, _ = run_cli(monkeypatch, capsys, "grue", *arguments, *SMALL)
+    assert code == 0
+    assert "| supervised+nlpo |" in out
+    assert (working_directory / "g" / "leaderboard.json").is_file()
+
+
+def test_a_task_that_is_not_there_is_one_line(monkeypatch, capsys):
+    code, _, error = run_cli(monkeypatch, capsys, "grue", "--tasks", "comongen")
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "did you mean 'commongen'" in error
+
+
+def labelled(folder, split, number):
+    rows = [
+        {"text": f"it was {word} indeed {n}", "label": label}
+        for n in range(number)
+        for word, label in (("good", "positive"), ("bad", "negative"))
+    ]
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_classifier_of_labelled_rows_is_a_reward(working_directory):
+    labelled(working_directory, "train", 40)
+    labelled(working_directory, "test", 5)
+    accuracy = train_classifier(
+        ClassifierArguments(data=".", out="judge", text="{text}", epochs=8, vocab_size=300, learning_rate=5e-3)
+    )
+    assert accuracy == {"test": 1.0}
+    reward = get_reward("classifier", model="judge", label="positive", include_prompt=False)
+    good, bad = reward(completions=["it was good indeed 3", "it was bad indeed 3"], prompts=["", ""])
+    assert good > 0.8
+    assert bad < 0.2
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"text": "{body}"}, "has no column 'body'; it has: text, label"),
+        ({"label": "stars"}, "has no column 'stars'"),
+        ({"data": "nowhere"}, "nowhere is not there"),
+    ],
+)
+def test_a_classifier_without_its_columns_is_a_users_mistake(keys, message, working_directory):
+    labelled(working_directory, "train", 2)
+    with pytest.raises(UserError, match=message):
+        train_classifier(ClassifierArguments(**{"data": ".", "out": "judge", "text": "{text}", **keys}))
