@@ -23,8 +23,8 @@ class Parent(Metric):
 
     w(g) is the share of an n-gram's words that occur in the table. For n = 1..4, precision counts an n-gram of the
     text as far as a reference has it, and w(g) for the rest; recall counts the reference's n-grams, weighed by w(g),
-    that the text has. Their geometric means are P and R_reference; R_table is the mean, over the table's entries, of the
-    share of an entry's words that the text has in order (longest common subsequence).
+    that the text has. Their geometric means are P and R_reference; R_table is the mean, over the table's entries, of
+    the share of an entry's words that the text has in order (longest common subsequence).
     PARENT = 2 P R / (P + R), with R = R_reference^(1 - lambda) x R_table^lambda.
 
     Args:
@@ -41,8 +41,8 @@ class Parent(Metric):
             is a text, or a mapping with `value` as in ToTTo's files.
 
     Words are lower-cased and cut by `sacrebleu`'s 13a. A score is in [0, 1]: 0 for an empty text, None for a row
-    without references or entries. A text of fewer than four words has no 4-gram and so scores near 0. [`compute`] gives
-    the means over the rows, `parent`, `parent_precision` and `parent_recall`, of each row's best reference.
+    without references or entries. A text of fewer than four words has no 4-gram and so scores near 0. [`compute`]
+    gives the means over the rows, `parent`, `parent_precision` and `parent_recall`, of each row's best reference.
 
     Raises:
         UserError: `sacrebleu` is missing, an option is out of range, or a row's table has another form.

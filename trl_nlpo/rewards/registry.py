@@ -18,6 +18,7 @@ from .metric_reward import MetricReward
 _BUILT_IN: dict[str, str] = {
     "grammatical": "trl_nlpo.tasks.quickstart.Grammatical",
     "pleasant_sentence": "trl_nlpo.tasks.quickstart.PleasantSentence",
+    "prompt_repetition": "trl_nlpo.rewards.prompt_repetition.PromptRepetition",
 }
 _EVALUATE = "evaluate:"
 
