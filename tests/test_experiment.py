@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration, TrainerCallback
 
 from trl_nlpo import experiment
@@ -15,7 +16,7 @@ from trl_nlpo.data import load_splits
 from trl_nlpo.errors import UserError
 from trl_nlpo.evaluation import evaluate_policy
 from trl_nlpo.experiment import run_experiment
-from trl_nlpo.from_scratch import train_tokenizer
+from trl_nlpo.from_scratch import build_model, train_tokenizer
 from trl_nlpo.recipes import load_recipe
 from trl_nlpo.run_folder import RunFolder
 from trl_nlpo.run_summary import load_command
@@ -258,6 +259,51 @@ def test_an_encoder_decoder_model_is_supervised_and_then_reinforced(t5, capsys, 
     assert (folder / "adapter_config.json").is_file() is use_peft
     weights = [T5ForConditionalGeneration.from_pretrained(path).parameters() for path in (t5, folder / "supervised")]
     assert not all(map(torch.equal, *weights))
+
+
+@pytest.fixture
+def llama(working_directory):
+    """A small model of whole blocks of 64, as quantization wants them, with its tokenizer."""
+    tokenizer = train_tokenizer(["On Sunday my aunt went to the river and met a dog."] * 2, 300)
+    torch.manual_seed(0)
+    build_model(tokenizer, "llama", 128, 1, 4, 192).save_pretrained("base")
+    tokenizer.save_pretrained("base")
+    return "base"
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_an_adapter_on_a_quantized_base_learns_by_a_recipe(llama, bits, capsys):
+    pytest.importorskip("bitsandbytes")
+    keys = {"model_name_or_path": llama, "use_peft": True, "lora_target_modules": "all-linear", bits: True}
+    folder = run_experiment(tiny(algorithm="nlpo", optim="paged_adamw_8bit", learning_rate=1e-2, **keys))
+    assert (folder / "adapter_config.json").is_file()
+    changed = [weight for name, weight in load_file(folder / "adapter_model.safetensors").items() if "lora_B" in name]
+    assert changed
+    assert all(weight.abs().sum() > 0 for weight in changed)
+
+
+def test_an_adapter_in_a_folder_is_trained_further(llama, capsys):
+    keys = {"model_name_or_path": llama, "use_peft": True, "lora_target_modules": "all-linear"}
+    first = run_experiment(tiny(algorithm="nlpo", **keys))
+    second = run_experiment(tiny(algorithm="nlpo", model_name_or_path=str(first), output_dir="second"))
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (first, second))
+    assert before.keys() == after.keys()
+    assert any(not before[name].equal(after[name]) for name in before)
+    with pytest.raises(UserError, match="is an adapter, which is trained further as it is: leave out use_peft"):
+        run_experiment(tiny(algorithm="nlpo", model_name_or_path=str(first), use_peft=True, output_dir="third"))
+
+
+@pytest.mark.parametrize("other", [{"hidden_size": 64}, {"model_type": "gpt2"}], ids=["size", "layers"])
+def test_an_adapter_of_another_base_is_a_users_mistake(llama, other, capsys):
+    keys = {"model_name_or_path": llama, "use_peft": True, "lora_target_modules": ["q_proj"]}
+    folder = run_experiment(tiny(algorithm="nlpo", **keys))
+    sizes = {"model_type": "llama", "hidden_size": 128, **other}
+    build_model(
+        AutoTokenizer.from_pretrained(llama), sizes["model_type"], sizes["hidden_size"], 1, 4, 192
+    ).save_pretrained(llama)
+    with pytest.raises(UserError, match="does not fit the base model 'base': it was trained on another one") as caught:
+        run_experiment(tiny(algorithm="nlpo", model_name_or_path=str(folder), output_dir="other"))
+    assert "\n" not in str(caught.value)
 
 
 def test_layers_that_an_adapter_does_not_find_are_a_users_mistake(capsys):

@@ -71,7 +71,7 @@ def run(
     if dry_run:
         import yaml
 
-        recipe.arguments.reward_functions()
+        recipe.arguments.check_functions()
         typer.echo(yaml.safe_dump(recipe.resolved, sort_keys=False, allow_unicode=True).rstrip())
         return
     from .experiment import run_experiment
@@ -85,6 +85,98 @@ def env() -> None:
 
     for package, version in {**versions(), "device": device()}.items():
         typer.echo(f"{package}: {version or 'not installed'}")
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    help="Score a model, an adapter, or a .jsonl file of predictions on a task's test split with its whole mix of "
+    "metrics: trl-nlpo evaluate runs/commongen --task commongen --dataset_name FOLDER",
+)
+def evaluate(
+    arguments: Annotated[list[str], typer.Argument(metavar="MODEL_OR_PREDICTIONS [--KEY VALUE]...")],
+    task: Annotated[str, typer.Option(help="A task's recipe: its name or file.")],
+    out: Annotated[Optional[str], typer.Option(help="Also write scores and samples to this JSON file.")] = None,  # noqa: UP045
+) -> None:
+    from pathlib import Path
+
+    from .model_evaluation import evaluate_on_task
+
+    scores = evaluate_on_task(arguments[0], task, arguments[1:])
+    width = max(map(len, scores.metrics))
+    for name, value in scores.metrics.items():
+        typer.echo(f"{name:<{width}}  {value:.4f}")
+    for name, reason in scores.unavailable.items():
+        typer.echo(f"without {name}: {reason}")
+    if out is not None:
+        scores.write(Path(out))
+        typer.echo(f"Scores and samples are in {out}.")
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    help="Run a grid of tasks, algorithms and seeds and write a leaderboard. The same command goes on with a grid "
+    "that was stopped. Any key of a recipe may follow: trl-nlpo grue --tasks commongen,imdb --seeds 3 --preset tiny",
+)
+def grue(
+    arguments: Annotated[Optional[list[str]], typer.Argument(metavar="[--KEY VALUE]...")] = None,  # noqa: UP045
+    tasks: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Recipes of tasks, by name or file, separated by commas. Default: GRUE's seven."),
+    ] = None,
+    algorithms: Annotated[
+        str,
+        typer.Option(help="Separated by commas. One may have keys of its own: nlpo[mask_sync_steps=null]."),
+    ] = "zero_shot,supervised,ppo,nlpo,supervised+ppo,supervised+nlpo",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every cell, with the seeds 0, 1, ...")] = 3,
+    out: Annotated[str, typer.Option(help="Folder of the cells and the leaderboard.")] = "runs/grue",
+) -> None:
+    import shlex
+    from pathlib import Path
+
+    from .experiment import run_experiment
+    from .grid import Grid, known_recipes, parse_variant, run_grid, split_names
+    from .leaderboard import write_leaderboard
+    from .tasks import task_names
+
+    recipes = known_recipes(split_names(tasks) if tasks else task_names())
+    variants = tuple(parse_variant(text) for text in split_names(algorithms))
+    grid = Grid(recipes, variants, seeds, Path(out), tuple(arguments or ()))
+    failed = run_grid(grid, run_experiment, typer.echo)
+    path = write_leaderboard(grid, f"trl-nlpo {shlex.join(sys.argv[1:])}")
+    typer.echo(path.read_text(encoding="utf-8"))
+    typer.echo(f"The leaderboard is {path}; leaderboard.json and learning_curves.csv lie beside it.")
+    if failed:
+        raise UserError(f"{len(failed)} cells failed, see above; the same command tries them again.")
+
+
+@app.command(
+    "train-classifier",
+    context_settings={"ignore_unknown_options": True},
+    help="Train a classifier on labelled rows, to be a reward: trl-nlpo train-classifier FOLDER --prefix imdb --out "
+    "runs/sentiment, and in a recipe {name: classifier, model: runs/sentiment, label: 1}. Keys: prefix, text, label, "
+    "model, epochs, learning_rate, batch_size, max_length, vocab_size, seed.",
+)
+def train_classifier(
+    arguments: Annotated[list[str], typer.Argument(metavar="DATA [--KEY VALUE]...")],
+    out: Annotated[str, typer.Option(help="Folder for model and tokenizer.")],
+) -> None:
+    from .label_classifier import ClassifierArguments
+    from .label_classifier import train_classifier as train
+    from .recipes import arguments_from
+
+    keys = arguments_from(ClassifierArguments, {"data": arguments[0], "out": out}, arguments[1:])
+    for split, accuracy in train(keys).items():
+        typer.echo(f"accuracy on the {split} split: {accuracy:.3f}")
+    typer.echo(f"Use it as a reward: {{name: classifier, model: {out}, label: ...}}")
+
+
+@app.command(help="Tasks that recipes can name: GRUE's seven and those of installed packages.")
+def tasks() -> None:
+    from .tasks import get_task, task_names
+
+    names = task_names()
+    for name in names:
+        typer.echo(f"{name:<{max(map(len, names))}}  {get_task(name).summary}")
 
 
 @app.command(help="Recipes that ship with the package.")

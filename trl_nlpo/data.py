@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .presets import MINIATURE
 from .recipe_arguments import RecipeArguments
+from .tasks.base import distinct_rows
+from .tasks.hub import rows_from_hub
+from .tasks.registry import get_task
 
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 QUICKSTART_SIZES = {"train": 4000, "validation": 200, "test": 200}
+MINIATURE_TRAIN, MINIATURE_HELD_OUT = 2000, 200
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 500
 
 
@@ -76,6 +81,8 @@ def target_text(prompt: str, target: str) -> str:
 
 def _load(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
     """Every wanted split, as a `Dataset` or a list of rows."""
+    if arguments.task is not None and arguments.dataset_name in (None, MINIATURE):
+        return _of_task(arguments, seed)
     name = str(arguments.dataset_name)
     train, test = arguments.dataset_train_split, arguments.dataset_test_split
     if name == "quickstart":
@@ -89,6 +96,24 @@ def _load(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
     if path.suffix in ENDINGS or path.is_absolute() or name.startswith("."):
         raise UserError(f"dataset_name {name!r} is not there (looked in {Path.cwd()}).")
     return _load_from_hub(name, wanted, arguments)
+
+
+def _of_task(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
+    """The task's own rows: those of its data on the Hub, or of its miniature."""
+    task = get_task(str(arguments.task))
+    names = {
+        arguments.dataset_train_split: "train",
+        arguments.dataset_validation_split: "validation",
+        arguments.dataset_test_split: "test",
+    }
+    wanted = {name: split for name, split in names.items() if name is not None}
+    if arguments.dataset_name == MINIATURE:
+        held_out = arguments.max_eval_samples or MINIATURE_HELD_OUT
+        sizes = dict.fromkeys(("test", "validation"), held_out)
+        # The held-out rows come first: they are the same whatever the size of the train split.
+        rows = distinct_rows(task, {**sizes, "train": arguments.max_train_samples or MINIATURE_TRAIN}, seed=0)
+        return {name: rows[split] for name, split in wanted.items()}
+    return {name: rows_from_hub(task, split) for name, split in wanted.items()}
 
 
 def _quickstart(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
@@ -133,6 +158,20 @@ def _read_folder(folder: Path, wanted: list[str], arguments: RecipeArguments) ->
                 f"{folder} has no file for the split {split!r} ({split}.jsonl or <prefix>_{split}.jsonl): {have}."
             )
     return found
+
+
+def read_rows(path: Path, split: str, prefix: str | None = None) -> list[dict[str, Any]]:
+    """Rows of a split of a folder, as they are; none where it has no such split. A file is the train split.
+
+    Raises:
+        UserError: nothing there, or not readable.
+    """
+    if path.is_file():
+        return list(_read_file(path)) if split == "train" else []
+    if not path.is_dir():
+        raise UserError(f"{path} is not there (looked in {Path.cwd()}).")
+    found = _file_of_split(path, split, prefix)
+    return [] if found is None else list(_read_file(found))
 
 
 def _file_of_split(folder: Path, split: str, prefix: str | None) -> Path | None:

@@ -12,6 +12,7 @@ import torch
 from .errors import UserError
 from .functional.logprobs import token_logprobs
 from .generation import evaluation_mode, sample_completions, seeded
+from .metrics.diversity import distinct, ngram_counts
 from .models.inputs import longest_prompt
 from .models.policy_and_value import completion_logits
 from .models.reward_model import as_reward_functions
@@ -191,9 +192,11 @@ def perplexity(total_logprob: float, num_tokens: int) -> float:
 
 
 def distinct_ngrams(texts: Sequence[str], n: int) -> float:
-    """Different word n-grams over all word n-grams of all texts (Li et al. 2016); 0 when there are none."""
-    ngrams = [tuple(words[i : i + n]) for words in (text.split() for text in texts) for i in range(len(words) - n + 1)]
-    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+    """Different word n-grams over all word n-grams of all texts (Li et al. 2016); 0 when there are none.
+
+    Words are what stands between white space, case kept; the metrics distinct1 and distinct2 split as GEM does.
+    """
+    return distinct(ngram_counts([text.split() for text in texts], n))
 
 
 def _text(completion: Any) -> str:

@@ -16,10 +16,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .data import Splits, load_splits
 from .evaluation import evaluate_policy, prompt_tokenizer
+from .metric_suite import compute_metrics
+from .metrics.base import as_list
 from .models.inputs import longest_prompt
 from .progress import showing_progress
 from .prompts import PromptDataset
 from .recipes import Recipe, write_resolved
+from .rewards.texts import completion_text
 from .run_folder import MetricsLog, RunFolder
 from .run_summary import load_command, results_table
 from .starting_model import adapter_config, starting_model, starting_tokenizer
@@ -42,6 +45,12 @@ class _Run:
     rewards: list[Any]
     console: Console
     resuming: bool
+
+    @property
+    def supervised_model(self) -> Path:
+        """Where the supervised stage's model is: this run's, or the one it was given."""
+        given = self.recipe.arguments.supervised_model
+        return Path(given) if given else self.folder.supervised_model
 
 
 def run_experiment(recipe: Recipe) -> Path:
@@ -72,6 +81,7 @@ def run_experiment(recipe: Recipe) -> Path:
         folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
+        fit_rewards(rewards, splits.train)
         tokenizer = starting_tokenizer(recipe, splits)
         run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming)
         try:
@@ -83,7 +93,7 @@ def run_experiment(recipe: Recipe) -> Path:
     console.print(results_table(f"{recipe.name}: {len(splits.test)} held-out prompts", folder.results))
     console.print(f"Everything is in {folder.path}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl.")
     if recipe.arguments.algorithm != "zero_shot":
-        path = folder.path if recipe.arguments.reinforcement else folder.supervised_model
+        path = folder.path if recipe.arguments.reinforcement else run.supervised_model
         console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
     return folder.path
 
@@ -93,8 +103,8 @@ def _run_stages(run: _Run) -> None:
     model = starting_model(run.recipe, run.tokenizer)
     _introduce(run, model)
     _check_fit(run, model)
-    if not (run.resuming and "zero-shot" in run.folder.results):
-        _evaluate(run, "zero-shot", model, judge=None if arguments.has_supervised_stage else model)
+    if arguments.supervised_model is None and not (run.resuming and "zero-shot" in run.folder.results):
+        _evaluate(run, "zero-shot", model, judge=_judge(run, None if arguments.has_supervised_stage else model))
     if arguments.has_supervised_stage:
         model = _supervised_stage(run, model)
     if arguments.reinforcement:
@@ -103,14 +113,16 @@ def _run_stages(run: _Run) -> None:
 
 def _supervised_stage(run: _Run, model: Any) -> Any:
     """Train on the references and evaluate; returns the supervised model as it lies on disk."""
-    saved = run.folder.supervised_model
-    if run.resuming and "supervised" in run.folder.results:
+    saved = run.supervised_model
+    if run.recipe.arguments.supervised_model or (run.resuming and "supervised" in run.folder.results):
         return starting_model(run.recipe, run.tokenizer, saved)
     start = time.time()
     train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
     seconds = time.time() - start
     model = starting_model(run.recipe, run.tokenizer, saved)
-    _evaluate(run, "supervised", model, judge=model, training_seconds=seconds)
+    _evaluate(run, "supervised", model, judge=_judge(run, model), training_seconds=seconds)
+    if run.recipe.arguments.judge_model is not None:
+        return model
     run.console.print(
         "The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:"
     )
@@ -135,18 +147,24 @@ def _reinforcement_stage(run: _Run, model: Any) -> None:
         trainer.train(resume_from_checkpoint=_checkpoint(run))
     trainer.save_model(str(run.folder.path))
     seconds = time.time() - start
-    _evaluate(run, name, trainer.policy_model, judge=_judge(run, trainer), training_seconds=seconds)
+    _evaluate(run, name, trainer.policy_model, judge=_judge(run, _reference(run, trainer)), training_seconds=seconds)
     if recipe.training.push_to_hub:
         trainer.push_to_hub(dataset_name=recipe.arguments.dataset_name)
         run.console.print(f"Model pushed to the Hub in https://huggingface.co/{trainer.hub_model_id}.")
 
 
-def _judge(run: _Run, trainer: NLPOTrainer) -> Any:
-    """The model that reinforcement started from, for the perplexity of all rows of the table."""
+def _reference(run: _Run, trainer: NLPOTrainer) -> Any:
+    """The model that reinforcement started from."""
     if trainer.ref_model is not None:
         return trainer.ref_model
-    saved = run.folder.supervised_model if run.recipe.arguments.has_supervised_stage else None
+    saved = run.supervised_model if run.recipe.arguments.has_supervised_stage else None
     return starting_model(run.recipe, run.tokenizer, saved)
+
+
+def _judge(run: _Run, otherwise: Any) -> Any:
+    """The model whose perplexity the table reports: the recipe's `judge_model`, or else the one given."""
+    name = run.recipe.arguments.judge_model
+    return otherwise if name is None else starting_model(run.recipe, run.tokenizer, Path(name))
 
 
 def _checkpoint(run: _Run) -> str | None:
@@ -167,23 +185,49 @@ def _check_fit(run: _Run, model: Any) -> None:
 
 
 def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:
-    run.console.print(f"Evaluating [bold]{stage}[/bold] on {len(run.splits.test)} prompts of the test split ...")
+    test, arguments = run.splits.test, run.recipe.arguments
+    run.console.print(f"Evaluating [bold]{stage}[/bold] on {len(test)} prompts of the test split ...")
     evaluation = evaluate_policy(
         model,
         run.tokenizer,
-        run.splits.test,
+        test,
         run.rewards,
         run.recipe.training,
         judge=judge,
-        description=f"the {run.recipe.arguments.dataset_test_split} split",
+        description=f"the {arguments.dataset_test_split} split",
     )
-    run.folder.add_result(stage, evaluation.metrics, evaluation.samples, training_seconds)
+    predictions = [completion_text(sample["completion"]) for sample in evaluation.samples]
+    suite = compute_metrics(arguments.metric_specs, predictions, metric_columns(test))
+    for name, reason in suite.unavailable.items():
+        run.console.print(f"  without {name}: {escape(reason)}", soft_wrap=True)
+    metrics = evaluation.metrics | {f"metrics/{name}": value for name, value in suite.metrics.items()}
+    samples = [
+        {**sample, "metrics": {name: scores[index] for name, scores in suite.rows.items()}}
+        for index, sample in enumerate(evaluation.samples)
+    ]
+    run.folder.add_result(stage, metrics, samples if suite.rows else evaluation.samples, training_seconds)
+
+
+def fit_rewards(rewards: list[Any], train: Any) -> None:
+    """Give metrics that count words over many texts (CIDEr) the references of the train split to count in."""
+    for reward in rewards:
+        metric: Any = getattr(reward, "metric", None)
+        if hasattr(metric, "fit") and metric.columns[0] in train.column_names:
+            metric.fit([as_list(row) for row in train[metric.columns[0]]])
+
+
+def metric_columns(rows: Any) -> dict[str, list[Any]]:
+    """The columns of a data set as metrics see them; prompts are `prompts`."""
+    return {("prompts" if name == "prompt" else name): list(rows[name]) for name in rows.column_names}
 
 
 def _introduce(run: _Run, model: Any) -> None:
     recipe, splits = run.recipe, run.splits
     size = sum(parameter.numel() for parameter in model.parameters())
-    data = f"{recipe.arguments.dataset_name} ({len(splits.train)} rows to train on, {len(splits.test)} to test on)"
+    name = recipe.arguments.dataset_name or "the task's data on the Hub"
+    if recipe.arguments.task is not None:
+        name = f"{recipe.arguments.task}, {name}"
+    data = f"{name} ({len(splits.train)} rows to train on, {len(splits.test)} to test on)"
     source = recipe.model.model_name_or_path or f"{recipe.arguments.model_type} with random weights"
     run.console.print(
         f"[bold]{escape(recipe.name)}[/bold]: {recipe.arguments.algorithm} on {escape(data)}; {escape(source)}, "

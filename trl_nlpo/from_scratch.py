@@ -64,11 +64,11 @@ def build_model(
     num_attention_heads: int,
     max_position_embeddings: int,
 ) -> PreTrainedModel:
-    """A causal language model with random weights, without dropout (reinforcement often diverges with it).
+    """A language model with random weights, without dropout (reinforcement often diverges with it).
 
     Args:
         tokenizer: gives the size of the vocabulary and the special tokens.
-        model_type (`str`): `"gpt2"` or `"llama"`.
+        model_type (`str`): `"gpt2"` or `"llama"`, which are causal, or `"t5"`, an encoder-decoder model.
         hidden_size (`int`): width; a multiple of `num_attention_heads`.
         num_hidden_layers, num_attention_heads (`int`)
         max_position_embeddings (`int`): most tokens of prompt and completion together.
@@ -76,7 +76,7 @@ def build_model(
     Raises:
         UserError: a width that the heads do not divide.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     if hidden_size % num_attention_heads:
         raise UserError(
@@ -90,6 +90,8 @@ def build_model(
         "tie_word_embeddings": True,
     }
     sizes = (hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings)
+    if model_type == "t5":
+        return AutoModelForSeq2SeqLM.from_config(_t5(*sizes, **common))
     config = _gpt2(*sizes, **common) if model_type == "gpt2" else _llama(*sizes, **common)
     return AutoModelForCausalLM.from_config(config)
 
@@ -119,4 +121,20 @@ def _llama(width: int, layers: int, heads: int, positions: int, **common: Any) -
         num_attention_heads=heads,
         max_position_embeddings=positions,
         **common,
+    )
+
+
+def _t5(width: int, layers: int, heads: int, positions: int, **common: Any) -> Any:
+    from transformers import T5Config
+
+    # Positions are relative: any length will do.
+    del positions
+    return T5Config(
+        d_model=width,
+        d_kv=width // heads,
+        d_ff=4 * width,
+        num_layers=layers,
+        num_heads=heads,
+        dropout_rate=0.0,
+        **{"decoder_start_token_id": common["pad_token_id"], **common},
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import UserError
+from .metrics import get_metric, metric_names
 from .rewards import built_in_names, get_reward
 
 
@@ -24,6 +25,20 @@ class RecipeArguments:
             "'none'."
         },
     )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "A task by its name (`trl-nlpo tasks` lists them) or path (my_module:my_task): it decides data, "
+            "prompt, lengths, rewards and metrics unless the recipe does."
+        },
+    )
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "'tiny': the same recipe with a small model from scratch on rows that the task makes up, for a "
+            "CPU. It beats the recipe's file; keys on the command line beat it."
+        },
+    )
     rewards: list | dict | str | None = field(
         default=None,
         metadata={
@@ -32,11 +47,32 @@ class RecipeArguments:
             "only reports."
         },
     )
+    metrics: list | dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Metrics of the test split beside the rewards, written as rewards are. null: the task's. What a "
+            "metric needs and is not there is said in the table instead of stopping the run."
+        },
+    )
+    judge_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Model (path or Hub id, same tokenizer) whose perplexity of the completions is reported. null: "
+            "the supervised model, or the starting model without a supervised stage."
+        },
+    )
+    supervised_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with the supervised stage's model of another run, to be used instead of training it."
+        },
+    )
     dataset_name: str | None = field(
         default=None,
         metadata={
             "help": "A file (.jsonl, .json, .csv, .parquet), a folder with <split>.jsonl or <prefix>_<split>.jsonl, a "
-            "data set on the Hub, or 'quickstart' for the built-in generator."
+            "data set on the Hub, 'miniature' for rows that the task makes up, or 'quickstart'. null: the task's data "
+            "on the Hub."
         },
     )
     dataset_config: str | None = field(
@@ -75,7 +111,7 @@ class RecipeArguments:
     supervised_batch_size: int = field(
         default=8, metadata={"help": "Rows per device and step of the supervised stage."}
     )
-    model_type: Literal["gpt2", "llama"] = field(
+    model_type: Literal["gpt2", "llama", "t5"] = field(
         default="llama",
         metadata={"help": "Without model_name_or_path: architecture of a small model with random weights."},
     )
@@ -95,10 +131,15 @@ class RecipeArguments:
 
     def __post_init__(self) -> None:
         self.reward_specs = parse_rewards(self.rewards)
+        self.metric_specs = parse_rewards(self.metrics, "metrics")
         if not self.reward_specs:
             raise UserError(f"rewards is missing: name at least one of {', '.join(built_in_names())}.")
-        if not self.dataset_name:
-            raise UserError("dataset_name is missing: give a file, a folder, a data set on the Hub, or 'quickstart'.")
+        if not self.dataset_name and self.task is None:
+            raise UserError(
+                "dataset_name is missing: give a file, a folder, a data set on the Hub, or 'quickstart' (or a task)."
+            )
+        if self.supervised_model is not None and not self.has_supervised_stage:
+            raise UserError(f"supervised_model is set, but algorithm {self.algorithm!r} has no supervised stage.")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -122,6 +163,13 @@ class RecipeArguments:
             UserError: a name or an option that is not known.
         """
         return [spec.name if "/" in spec.name else get_reward(spec.name, **spec.options) for spec in self.reward_specs]
+
+    def check_functions(self) -> None:
+        """Raise a `UserError` for a reward with a name or option that is not known, or an unknown metric."""
+        self.reward_functions()
+        for spec in self.metric_specs:
+            if spec.name not in metric_names() and "." not in spec.name:
+                get_metric(spec.name)
 
 
 _POSITIVE = (
@@ -147,23 +195,23 @@ class RewardSpec:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def parse_rewards(rewards: list | dict | str | None) -> list[RewardSpec]:
-    """The entries of the key `rewards`: one or a list of names and mappings.
+def parse_rewards(rewards: list | dict | str | None, key: str = "rewards") -> list[RewardSpec]:
+    """The entries of the key `rewards` (or `metrics`): one or a list of names and mappings.
 
     Raises:
         UserError: an entry that is neither, or that has no name or no number for a weight.
     """
     entries = rewards if isinstance(rewards, list) else [] if rewards is None else [rewards]
-    return [_parse_reward(entry) for entry in entries]
+    return [_parse_reward(entry, key) for entry in entries]
 
 
-def _parse_reward(entry: Any) -> RewardSpec:
+def _parse_reward(entry: Any, key: str) -> RewardSpec:
     if isinstance(entry, str) and entry.strip():
         return RewardSpec(entry.strip())
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise UserError(f"rewards has the entry {entry!r}: write a name, or {{name: rougeL, weight: 2.0}}.")
-    options = {str(key): value for key, value in entry.items() if key not in ("name", "weight")}
+        raise UserError(f"{key} has the entry {entry!r}: write a name, or {{name: rougeL, weight: 2.0}}.")
+    options = {str(option): value for option, value in entry.items() if option not in ("name", "weight")}
     weight = entry.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        raise UserError(f"rewards: the weight of {entry['name']!r} is {weight!r}, but must be a number.")
+        raise UserError(f"{key}: the weight of {entry['name']!r} is {weight!r}, but must be a number.")
     return RewardSpec(entry["name"], float(weight), options)

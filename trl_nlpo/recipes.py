@@ -81,9 +81,33 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (OSError, ValueError) as error:
         raise UserError(f"{_where(path)}: env has a name or value that cannot be set ({error}).") from None
     given = {key: (value, _where(path)) for key, value in values.items()}
-    for key, value in parse_overrides(overrides).items():
-        given[key] = (value, "command line")
-    return _build(path, given, environment)
+    told = {key: (value, "command line") for key, value in parse_overrides(overrides).items()}
+    return _build(path, _with_task(given, told), environment)
+
+
+def _with_task(given: dict[str, tuple[Any, str]], told: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
+    """What the task decides, beaten by the file (`given`), by the preset, and by the command line (`told`)."""
+    together = {**given, **told}
+    name, where = together.get("task", (None, ""))
+    preset, preset_where = together.pop("preset", (None, ""))
+    if name is None:
+        if preset is not None:
+            raise UserError(f"{preset_where}: preset {preset!r} needs a recipe with a task; this one has none.")
+        return together
+    from .presets import preset_values
+    from .tasks import get_task
+
+    try:
+        task = get_task(str(name))
+        chosen = {key: value for key, (value, _) in together.items()}
+        values = preset_values(str(preset), task, chosen) if preset is not None else {}
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    defaults = {key: (value, f"task {name}") for key, value in task.recipe_values().items()}
+    decided = {key: (value, f"preset {preset}") for key, value in values.items()}
+    told = {key: value for key, value in told.items() if key != "preset"}
+    given = {key: value for key, value in given.items() if key != "preset"}
+    return {**defaults, **given, **decided, **told}
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -172,6 +196,19 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return {key: True if not words else words[0] if len(words) == 1 else words for key, words in found.items()}
 
 
+def arguments_from(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> Any:
+    """An instance of a dataclass from values and the words of a command line.
+
+    Raises:
+        UserError: an unknown key, or a value that does not fit its field.
+    """
+    fields = recipe_fields((cls,))
+    converted = {
+        key: _converted(key, value, "command line", fields) for key, value in parse_overrides(overrides).items()
+    }
+    return cls(**values, **converted)
+
+
 def write_resolved(recipe: Recipe, path: Path) -> None:
     """Keep a recipe as a file that gives the same run, with the versions it ran under."""
     from .environment import versions
@@ -225,7 +262,7 @@ def _converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, An
     if key in _REFUSED:
         raise UserError(f"{where}: {key!r} is no key of a recipe; set {_REFUSED[key]} instead.")
     if key not in fields:
-        hint = did_you_mean(key, fields) or ", which is no field of RecipeArguments, NLPOConfig or TRL's ModelConfig."
+        hint = did_you_mean(key, fields) or f": it is none of the {len(fields)} that there are."
         raise UserError(f"{where}: unknown key {key!r}{hint}")
     hint, choices = fields[key]
     try:

@@ -23,6 +23,7 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
     Raises:
         UserError: the recipe's adapter matches no layer of the model.
     """
+    dataset = _with_short_prompts(dataset, tokenizer, recipe.training)
     make = _encoder_decoder_trainer if model.config.is_encoder_decoder else _causal_trainer
     trainer = make(recipe, model, tokenizer, dataset, folder)
     with showing_progress(trainer, "supervised"):
@@ -35,6 +36,25 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
         trained.save_pretrained(folder.supervised_model)
         tokenizer.save_pretrained(folder.supervised_model)
     trainer.accelerator.wait_for_everyone()
+
+
+def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:
+    """Prompts cut as reinforcement and evaluation cut them; messages and short prompts stay as they are."""
+    limit = training.max_prompt_length
+    if limit is None or not tokenizer.is_fast:
+        return dataset
+
+    def cut(row: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(row["prompt"], str):
+            return row
+        offsets = tokenizer(row["prompt"], return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+        if len(offsets) <= limit:
+            return row
+        if training.prompt_truncation_side == "left":
+            return {**row, "prompt": row["prompt"][offsets[-limit][0] :]}
+        return {**row, "prompt": row["prompt"][: offsets[limit - 1][1]]}
+
+    return dataset.map(cut)
 
 
 def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:

@@ -28,6 +28,24 @@ _METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "cider": ("cider.Cider", {}),
     "spice": ("spice.Spice", {}),
     "parent": ("parent.Parent", {}),
+    # Naturalness.
+    "diversity": ("diversity.Diversity", {}),
+    "distinct1": ("diversity.NgramStatistic", {"kind": "distinct", "n": 1}),
+    "distinct2": ("diversity.NgramStatistic", {"kind": "distinct", "n": 2}),
+    "entropy1": ("diversity.NgramStatistic", {"kind": "entropy", "n": 1}),
+    "entropy2": ("diversity.NgramStatistic", {"kind": "entropy", "n": 2}),
+    "mean_length": ("diversity.MeanLength", {}),
+    "msttr": ("diversity.MSTTR", {}),
+    "unique1": ("diversity.NgramStatistic", {"kind": "unique", "n": 1}),
+    "unique2": ("diversity.NgramStatistic", {"kind": "unique", "n": 2}),
+    # Models.
+    "bertscore": ("bertscore.BertScore", {}),
+    "bleurt": ("bleurt.Bleurt", {}),
+    "classifier": ("classifier.Classifier", {}),
+    "intent": ("intent.Intent", {}),
+    "perplexity": ("perplexity.Perplexity", {}),
+    "preference": ("classifier.Preference", {}),
+    "summac": ("summac.SummaC", {}),
 }
 
 

@@ -18,6 +18,7 @@ from .metric_reward import MetricReward
 _BUILT_IN: dict[str, str] = {
     "grammatical": "trl_nlpo.tasks.quickstart.Grammatical",
     "pleasant_sentence": "trl_nlpo.tasks.quickstart.PleasantSentence",
+    "positive_words": "trl_nlpo.tasks.imdb.PositiveWords",
     "prompt_repetition": "trl_nlpo.rewards.prompt_repetition.PromptRepetition",
 }
 _EVALUATE = "evaluate:"
@@ -49,8 +50,7 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
         [0.6666666666666666]
     """
     if name in _BUILT_IN:
-        cls = import_attribute(_BUILT_IN[name], f"reward {name!r}")
-        return instantiate(cls, name, options, {}, "reward")
+        return _from_class(import_attribute(_BUILT_IN[name], f"reward {name!r}"), name, options)
     if name in metric_names():
         return MetricReward(get_metric(name, **options))
     if name.startswith(_EVALUATE):
@@ -69,8 +69,12 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
 def _from_path(name: str, options: dict[str, Any]) -> Any:
     found = import_attribute(name, f"reward {name!r}")
     if inspect.isclass(found):
-        made = instantiate(found, name, options, {}, "reward")
-        return MetricReward(made) if isinstance(made, Metric) else made
+        return _from_class(found, name, options)
     if not callable(found):
         raise UserError(f"reward {name!r} is {type(found).__name__}, not a function.")
     return functools.partial(found, **options) if options else found
+
+
+def _from_class(cls: type, name: str, options: dict[str, Any]) -> Any:
+    made = instantiate(cls, name, options, {}, "reward")
+    return MetricReward(made) if isinstance(made, Metric) else made

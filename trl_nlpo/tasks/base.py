@@ -1,0 +1,116 @@
+"""What a task is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+Row = dict[str, Any]
+"""`prompt` (text), `references` (list of texts) and further columns for rewards and metrics."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A part of a split of a data set on the Hub: from the share `start` of its rows up to the share `end`."""
+
+    split: str
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
+class HubData:
+    """Where a task's data is on the Hub, in a form that needs no script.
+
+    Attributes:
+        path (`str`): the id.
+        splits (`dict[str, Portion]`): `train`, `validation` and `test`, and what of the data set they are.
+        options (`dict`): further arguments of `datasets.load_dataset`, such as `name`, `revision` or `data_dir`.
+        shuffle_seed (`int`, *optional*): shuffle a split before a portion of it is taken; for data sorted by label.
+    """
+
+    path: str
+    splits: dict[str, Portion]
+    options: dict[str, str] = field(default_factory=dict)
+    shuffle_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A generation task. Everything but the data is a default that a recipe may change.
+
+    Attributes:
+        name (`str`): as recipes and tables call it.
+        summary (`str`): what is to be done, in a line.
+        hub ([`HubData`], *optional*): the data; None for a task that only reads local files.
+        rows (`Callable`): turns the rows of a split on the Hub into [`Row`]s.
+        miniature (`Callable`): yields rows of the same shape for ever, out of a `random.Random`: the task offline.
+        files (`str`): prefix of the task's files in a folder, `<files>_train.jsonl`.
+        prompt_template (`str`): what the model reads, with `{prompt}` and other columns.
+        max_prompt_length (`int`), prompt_truncation_side (`str`): in tokens.
+        response_length (`int`): most tokens of a completion.
+        model_name_or_path (`str`): the paper's model.
+        rewards (`tuple`): default rewards, as a recipe's `rewards`.
+        metrics (`tuple`): the task's own metrics, as a recipe's `metrics`.
+        naturalness (`tuple`): the metrics of how natural the text is.
+        offline_rewards (`tuple`): rewards that need no download, for the miniature.
+    """
+
+    name: str
+    summary: str
+    rows: Callable[[Iterable[Row]], Iterator[Row]]
+    miniature: Callable[[random.Random], Iterator[Row]]
+    files: str
+    response_length: int
+    rewards: tuple[Any, ...]
+    metrics: tuple[Any, ...]
+    hub: HubData | None = None
+    prompt_template: str = "{prompt}"
+    max_prompt_length: int = 512
+    prompt_truncation_side: Literal["left", "right"] = "right"
+    model_name_or_path: str = "google-t5/t5-base"
+    naturalness: tuple[Any, ...] = ({"name": "perplexity", "model": "openai-community/gpt2"}, "diversity")
+    offline_rewards: tuple[Any, ...] = ("rougeL",)
+
+    def recipe_values(self) -> dict[str, Any]:
+        """The keys of a recipe that the task decides unless the recipe does."""
+        return {
+            "dataset_config": self.files,
+            "prompt_template": self.prompt_template,
+            "max_prompt_length": self.max_prompt_length,
+            "prompt_truncation_side": self.prompt_truncation_side,
+            "response_length": self.response_length,
+            "model_name_or_path": self.model_name_or_path,
+            "rewards": list(self.rewards),
+            "metrics": [*self.metrics, *self.naturalness],
+        }
+
+
+def distinct_rows(task: Task, sizes: dict[str, int], seed: int) -> dict[str, list[Row]]:
+    """Rows of a task's miniature for every split; no prompt occurs twice, in whatever split.
+
+    Args:
+        task ([`Task`])
+        sizes (`dict[str, int]`): rows of each split, drawn in this order.
+        seed (`int`): decides everything.
+    """
+    rows = _without_repetition(task.miniature(random.Random(seed)))
+    return {split: [next(rows) for _ in range(size)] for split, size in sizes.items()}
+
+
+def _without_repetition(rows: Iterator[Row]) -> Iterator[Row]:
+    seen: set[str] = set()
+    for row in rows:
+        if row["prompt"] not in seen:
+            seen.add(row["prompt"])
+            yield row
+
+
+def needs_download(spec: Any) -> bool:
+    """Whether a reward or metric of a recipe names a model (or is one: a name with a slash)."""
+    if isinstance(spec, str):
+        return "/" in spec
+    return "model" in spec or "/" in spec["name"]

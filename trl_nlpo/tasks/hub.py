@@ -1,0 +1,41 @@
+"""A task's rows from its data set on the Hub."""
+
+from __future__ import annotations
+
+from ..errors import UserError
+from .base import Portion, Row, Task
+
+
+def rows_from_hub(task: Task, split: str) -> list[Row]:
+    """Rows of a split (`train`, `validation` or `test`) of a task.
+
+    Raises:
+        UserError: the task has no data on the Hub, or the Hub cannot be reached, or has other columns than expected.
+    """
+    if task.hub is None:
+        raise UserError(f"task {task.name!r} has no data on the Hub: set dataset_name to a file or folder.")
+    from datasets import load_dataset
+
+    portion = task.hub.splits[split]
+    try:
+        loaded = load_dataset(task.hub.path, split=portion.split, **task.hub.options)
+    except Exception as error:
+        # The Hub's client fails in many ways (offline, gated, moved); all of them are about the data.
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the data of task {task.name!r} ({task.hub.path}) is not to be had from the Hub: {reason} Set "
+            f"dataset_name to a folder with {task.files}_train.jsonl, or to 'miniature' for rows that are made up."
+        ) from error
+    if task.hub.shuffle_seed is not None:
+        loaded = loaded.shuffle(seed=task.hub.shuffle_seed)
+    try:
+        return _portion(list(task.rows(loaded)), portion)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{task.hub.path} has other columns than task {task.name!r} expects ({error} is not there): it has "
+            f"{', '.join(loaded.column_names)}."
+        ) from error
+
+
+def _portion(rows: list[Row], portion: Portion) -> list[Row]:
+    return rows[round(len(rows) * portion.start) : round(len(rows) * portion.end)]
