@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from trl_nlpo.errors import UserError
+from trl_nlpo.metrics import concepts
 from trl_nlpo.metrics.concepts import ConceptCoverage, base_forms
 
 
@@ -73,3 +77,18 @@ def test_another_column_can_hold_the_concepts_as_a_list_or_one_text():
     metric = ConceptCoverage(column="keywords")
     assert metric.columns == ("keywords",)
     assert metric.score(["A dog.", "A cat."], keywords=[["dog"], "dog"]) == [1.0, 0.0]
+
+
+def test_irregular_forms_are_found_by_their_lemmas():
+    text, wanted = "Mice ran while men held cheese", ["mouse", "run", "man", "hold", "cheese"]
+    assert coverage(text, wanted) == pytest.approx(1 / 5)
+    assert coverage(text, wanted, lemmas=True) == 1.0
+    assert coverage("dancing dogs", ["dance", "dog"], lemmas=True, inflections=False) == 1.0
+
+
+def test_lemmas_without_their_package_say_what_to_install(monkeypatch):
+    concepts._lemma.cache_clear()
+    monkeypatch.setitem(sys.modules, "simplemma", None)
+    with pytest.raises(UserError, match=r'simplemma: install it with `pip install "trl-nlpo\[metrics\]"`'):
+        ConceptCoverage(lemmas=True)
+    assert coverage("dogs", ["dog"]) == 1.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+from ..errors import UserError
 from .base import Metric, as_list
 
 
@@ -21,12 +23,17 @@ class ConceptCoverage(Metric):
     Args:
         column (`str`, defaults to `"concepts"`): the data set's column with a list of base forms (or one string).
         inflections (`bool`, defaults to `True`): find "dance" in "dances", "danced" and "dancing" too.
+        lemmas (`bool`, defaults to `False`, so that no package is needed): find irregular forms too, "run" in "ran",
+            "hold" in "held", "mouse" in "mice", by the lemmas of `simplemma`.
 
     0 for an empty text, None ("does not apply") for a row without concepts.
 
-    Limits: English suffixes only (-s, -es, -ies, -d, -ed, -ied, -ing, doubled consonants, dropped e). Irregular forms
-    (ran, held, men) are not found, and a chance match is possible ("used" for "us"). A bare list of the concepts
+    Limits: English suffixes only (-s, -es, -ies, -d, -ed, -ied, -ing, doubled consonants, dropped e), and irregular
+    forms with `lemmas` only. A chance match is possible ("used" for "us"). A bare list of the concepts
     covers them all: combine it with a reward for text that reads well, or lean on the KL penalty.
+
+    Raises:
+        UserError: `lemmas` without the package `simplemma`.
 
     Example:
         >>> ConceptCoverage().score(["Two dogs stopped."], concepts=[["dog", "stop", "ball"]])
@@ -35,8 +42,10 @@ class ConceptCoverage(Metric):
 
     name = "concept_coverage"
 
-    def __init__(self, column: str = "concepts", inflections: bool = True):
-        self.columns, self.inflections = (column,), inflections
+    def __init__(self, column: str = "concepts", inflections: bool = True, lemmas: bool = False):
+        self.columns, self.inflections, self.lemmas = (column,), inflections, lemmas
+        if lemmas:
+            _lemma("mice")
 
     def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
         return [
@@ -44,11 +53,15 @@ class ConceptCoverage(Metric):
         ]
 
     def _coverage(self, text: str, concepts: list[str]) -> float | None:
-        wanted = {words for concept in concepts if (words := tuple(_words(concept)))}
+        wanted = {words for concept in concepts if (words := tuple(plain_words(concept)))}
         if not wanted:
             return None
-        forms = [base_forms(word) if self.inflections else {word} for word in _words(text)]
+        forms = [self._forms(word) for word in plain_words(text)]
         return sum(_occurs(concept, forms) for concept in wanted) / len(wanted)
+
+    def _forms(self, word: str) -> set[str]:
+        forms = base_forms(word) if self.inflections else {word}
+        return forms | {_lemma(word)} if self.lemmas else forms
 
 
 def base_forms(word: str) -> set[str]:
@@ -74,11 +87,24 @@ def base_forms(word: str) -> set[str]:
     return {form for form in candidates if form == word or (len(form) > 1 and _VOWELS & set(form))}
 
 
+@lru_cache(maxsize=50_000)
+def _lemma(word: str) -> str:
+    try:
+        from simplemma import lemmatize
+    except ImportError:
+        raise UserError(
+            "metric 'concept_coverage' with `lemmas` needs the package simplemma: install it with "
+            '`pip install "trl-nlpo[metrics]"`.'
+        ) from None
+    return lemmatize(word, lang="en").lower()
+
+
 def _occurs(concept: tuple[str, ...], forms: list[set[str]]) -> bool:
     """Whether the words of a concept ("ice", "cream") stand in a row."""
     starts = range(len(forms) - len(concept) + 1)
     return any(all(word in forms[start + i] for i, word in enumerate(concept)) for start in starts)
 
 
-def _words(text: str) -> list[str]:
+def plain_words(text: str) -> list[str]:
+    """Words in lower case, without punctuation; an underscore parts words, an apostrophe does not."""
     return _WORD.findall(text.lower().replace("_", " "))

@@ -19,6 +19,7 @@ _BUILT_IN: dict[str, str] = {
     "grammatical": "trl_nlpo.tasks.quickstart.Grammatical",
     "pleasant_sentence": "trl_nlpo.tasks.quickstart.PleasantSentence",
     "positive_words": "trl_nlpo.tasks.imdb.PositiveWords",
+    "prompt_repetition": "trl_nlpo.rewards.prompt_repetition.PromptRepetition",
 }
 _EVALUATE = "evaluate:"
 
