@@ -17,9 +17,9 @@ from trl_nlpo.tasks import task_names
 
 
 SMALL = [
-    "--preset", "tiny", "--max_steps", "2", "--eval_steps", "2", "--max_train_samples", "64", "--max_eval_samples", "8",
-    "--supervised_num_train_epochs", "1", "--per_device_train_batch_size", "8", "--hidden_size", "32",
-    "--vocab_size", "400",
+    "--preset", "tiny", "--max_steps", "2", "--eval_steps", "2", "--max_train_samples", "64",
+    "--max_eval_samples", "8", "--supervised_num_train_epochs", "1", "--per_device_train_batch_size", "8",
+    "--hidden_size", "32", "--vocab_size", "400",
 ]  # fmt: skip
 
 
