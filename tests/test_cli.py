@@ -106,7 +106,9 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
 
     monkeypatch.setattr(experiment, "run_experiment", interrupt)
     assert main(monkeypatch, "run", recipe) == 130
-    assert capsys.readouterr().err == "trl-nlpo: interrupted.\n"
+    assert capsys.readouterr().err == (
+        "trl-nlpo: interrupted. Go on with --resume; finished stages are not repeated.\n"
+    )
 
 
 def test_help_is_quick_because_it_imports_neither_torch_nor_transformers():

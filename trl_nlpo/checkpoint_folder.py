@@ -118,8 +118,8 @@ def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any]
         report(f"The checkpoint {checkpoint} is damaged ({found}): passing over it to the one before.")
     if checkpoints:
         raise UserError(
-            f"No checkpoint in {output_dir} is whole ({checkpoints[-1].name}: {damage(checkpoints[-1])}): restore one, "
-            "or remove them to start from the beginning."
+            f"No checkpoint in {output_dir} is whole ({checkpoints[-1].name}: {damage(checkpoints[-1])}): restore "
+            "one, or remove them to start from the beginning."
         )
     return None
 

@@ -248,7 +248,7 @@ class NLPOTrainer(TrainerPlumbing):
             `TrainOutput` with the number of updates, the mean policy loss and run-time metrics.
         """
         start = self._begin_training(resume_from_checkpoint)
-        with self._checkpoint_before_failing():
+        with self._kept_safe():
             for batch in self.get_train_dataloader():
                 self._begin_update()
                 rollout = self.collect_rollout(batch)
@@ -295,12 +295,14 @@ class NLPOTrainer(TrainerPlumbing):
         Raises:
             RewardError: a function raised or returned something unusable.
         """
-        return scoring.score_rollout(
-            rollout,
-            self.reward_functions,
-            self.reward_weights,
-            missing_eos_penalty=self.args.missing_eos_penalty,
-            trainer_state=self.state,
+        return self._as_one(
+            lambda: scoring.score_rollout(
+                rollout,
+                self.reward_functions,
+                self.reward_weights,
+                missing_eos_penalty=self.args.missing_eos_penalty,
+                trainer_state=self.state,
+            )
         )
 
     def estimate_advantages(self, rollout: Rollout, scores: Scores) -> Estimates:
@@ -319,6 +321,7 @@ class NLPOTrainer(TrainerPlumbing):
     def update_policy(self, rollout: Rollout, estimates: Estimates) -> UpdateStats:
         """`num_ppo_epochs` x `num_mini_batches` optimizer steps of the clipped objective, and one scheduler step."""
         self._rollouts_since_update = 0
+        self._is_updating = True
         stats = update.update_policy(
             self.model_wrapped,
             rollout,
@@ -332,6 +335,7 @@ class NLPOTrainer(TrainerPlumbing):
             all_sum=self._all_sum,
             generator=torch.Generator().manual_seed(self._seed_of_update()),
         )
+        self._is_updating = False
         self.num_updates_done += 1
         self.masking_policy.policy_moved()
         self._learning_rate = self.lr_scheduler.get_last_lr()[0]
