@@ -6,8 +6,8 @@
 A tiny recipe (supervised+nlpo from random weights, with a reward that draws from the global random generators) runs
 once without a break. Then it runs again and gets `kill -9` at random moments, one in each of as many equal parts of
 the run, in turn during rollouts, updates, evaluations, the writing and renaming of checkpoints, and the supervised
-stage; each time it goes on with `--resume`. At the end the weights of policy and value function, the optimizer's state,
-the random states, the metrics log and the results are compared.
+stage; each time it goes on with `--resume`. At the end the weights of policy and value function, the optimizer's
+state, the random states, the metrics log and the results are compared.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ TIME_ENDINGS = ("_runtime", "_per_second")
 
 
 def noise(completions: list[str], **kwargs: Any) -> list[float]:
-    """A reward that no resumed run gets right by accident: it draws from the generators of Python, NumPy and PyTorch."""
+    """A reward that no run gets right by accident: it draws from the generators of Python, NumPy and PyTorch."""
     import numpy
     import torch
 

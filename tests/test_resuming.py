@@ -1,4 +1,4 @@
-"""A run that died goes on as if it had not: to the last bit, whatever it was doing, and with what is left on the disk."""
+"""A run that died goes on as if it had not, to the last bit, whatever it was doing and with what is left on disk."""
 
 from __future__ import annotations
 
