@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -133,13 +134,13 @@ def start(recipe: Path, resume: bool) -> tuple[subprocess.Popen, Any]:
         text=True,
     )
     os.close(writing)
-    return process, os.fdopen(reading)
+    return process, os.fdopen(reading, "rb", buffering=0)
 
 
 def run_unbroken(recipe: Path) -> list[tuple[str, float]]:
     """Run to the end; the phases in their order, each with its seconds."""
     process, announcements = start(recipe, resume=False)
-    seen = [(line.strip(), time.perf_counter()) for line in announcements]
+    seen = [(line.decode().strip(), time.perf_counter()) for line in announcements]
     _check_ended(process)
     ends = [moment for _, moment in seen[1:]] + [seen[-1][1]]
     return [(phase, end - moment) for (phase, moment), end in zip(seen, ends, strict=True)]
@@ -166,15 +167,16 @@ def run_and_kill(recipe: Path, resume: bool, phase: str, delay: float) -> str:
     """Start or go on, and kill -9 `delay` seconds into a phase; what was being done then."""
     process, announcements = start(recipe, resume)
     for line in announcements:
-        if line.strip() == phase:
-            time.sleep(delay)
+        if line.decode().strip() == phase:
+            # At the end of the phase at the latest, should it be over sooner than the last time.
+            select.select([announcements], [], [], delay)
             process.send_signal(signal.SIGKILL)
             process.wait()
             last = [line, *announcements][-1]
             process.communicate()
-            return last.strip()
+            return last.decode().strip()
     _check_ended(process)
-    return "not killed: it was past that phase"
+    return NOT_KILLED
 
 
 def _check_ended(process: subprocess.Popen) -> None:
@@ -204,6 +206,7 @@ def differences(first: Path, second: Path) -> list[str]:
     return found
 
 
+NOT_KILLED = "not killed, it was past that"
 WEIGHTS = ("model.safetensors", "value_model/value_model.safetensors")
 
 
@@ -246,8 +249,8 @@ def _timeless(value: Any) -> Any:
     return {key: _timeless(item) for key, item in value.items() if key not in TIMES and not key.endswith(TIME_ENDINGS)}
 
 
-def survive(folder: Path, num_kills: int, seed: int) -> list[str]:
-    """The whole measurement in `folder`; the differences found."""
+def survive(folder: Path, num_kills: int, seed: int) -> tuple[int, list[str]]:
+    """The whole measurement in `folder`; how often the run was killed, and the differences found."""
     recipes = []
     for name in ("unbroken", "killed"):
         recipes.append(folder / f"{name}.yaml")
@@ -255,14 +258,16 @@ def survive(folder: Path, num_kills: int, seed: int) -> list[str]:
     begin = time.perf_counter()
     phases = run_unbroken(recipes[0])
     print(f"unbroken run: {len(phases)} phases, {time.perf_counter() - begin:.1f} s")
+    killed = 0
     for number, (phase, delay) in enumerate(choose_moments(phases, num_kills, random.Random(seed))):
         seen = run_and_kill(recipes[1], number > 0, phase, delay)
+        killed += seen != NOT_KILLED
         lines = folder / "killed" / "metrics.jsonl"
         count = len(lines.read_bytes().split(b"\n")) - 1 if lines.is_file() else 0
         print(f"kill {number + 1:2d}: {delay * 1000:6.1f} ms into {phase:30s} last seen: {seen:30s} {count} log lines")
     process, _ = start(recipes[1], resume=True)
     _check_ended(process)
-    return differences(folder / "unbroken", folder / "killed")
+    return killed, differences(folder / "unbroken", folder / "killed")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ spec.loader.exec_module(survival)
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_three_times_equals_one_that_is_not(tmp_path):
-    assert survival.survive(tmp_path, num_kills=3, seed=0) == []
+    assert survival.survive(tmp_path, num_kills=3, seed=0) == (3, [])
 
 
 def folder(path, weight=1.0, reward=0.1, seconds=1.0):

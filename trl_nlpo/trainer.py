@@ -302,6 +302,8 @@ class NLPOTrainer(TrainerPlumbing):
                 self.reward_weights,
                 missing_eos_penalty=self.args.missing_eos_penalty,
                 trainer_state=self.state,
+                failure=self.args.reward_failure,
+                timeout=self.args.reward_timeout,
             )
         )
 
@@ -347,11 +349,11 @@ class NLPOTrainer(TrainerPlumbing):
     def adapt_kl_coef(self, estimates: Estimates) -> float:
         """Move the KL coefficient towards `kl_target`, if there is one; returns the coefficient."""
         if self.args.kl_target is not None:
-            kl, count = self._all_sum(
-                torch.tensor(
-                    [float(estimates.kl.sum()), len(estimates.kl)], dtype=torch.float64, device=estimates.kl.device
-                )
-            ).tolist()
+            skipped = 0 if estimates.skipped is None else int(estimates.skipped.sum())
+            sums = [float(estimates.kl.sum()), len(estimates.kl) - skipped]
+            kl, count = self._all_sum(torch.tensor(sums, dtype=torch.float64, device=estimates.kl.device)).tolist()
+            if not count:
+                return self.kl_coef
             gain = 0.1 if self.args.kl_horizon is None else self.plan.batch_size / self.args.kl_horizon
             self.kl_coef = adapt_kl_coef(self.kl_coef, kl / count, self.args.kl_target, gain)
         return self.kl_coef

@@ -18,6 +18,7 @@ from .checkpoint import Progress
 from .checkpoint_folder import remove_leftovers
 from .disk import explain_full_disk
 from .errors import DiskFullError, OutOfMemoryError, RewardError, TrainingStoppedError
+from .records import UpdateStats
 from .signals import Interrupted, StoppedAtOnce, StopRequest, Terminated, stop_request
 
 
@@ -116,10 +117,37 @@ class FaultHandling:
         number = self._agreed_signal()
         if number is None:
             return
-        if self._checkpoint_step != self.state.global_step and self.args.save_strategy != "no":
-            self._save_now()
+        self._save_if_unsaved()
         message = f"stopped after update {self.state.global_step}; {self._way_on()}"
         raise Interrupted(message) if number == signal.SIGINT else Terminated(message)
+
+    def _count_steps(self, stats: UpdateStats) -> None:
+        progress = self.progress
+        if stats.num_optimizer_steps:
+            progress.policy_loss_sum += stats.policy_loss
+            progress.num_updates += 1
+            progress.skipped_steps_in_a_row = 0
+        progress.skipped_steps_in_a_row += stats.skipped_steps_in_a_row
+
+    def _stop_if_hopeless(self) -> None:
+        """End the run, with a checkpoint, when too many optimizer steps in a row were skipped.
+
+        Raises:
+            TrainingStoppedError: they were.
+        """
+        count = self.progress.skipped_steps_in_a_row
+        if self.args.max_skipped_steps is None or count < self.args.max_skipped_steps:
+            return
+        self._save_if_unsaved()
+        raise TrainingStoppedError(
+            f"The last {count} optimizer steps were skipped (max_skipped_steps), because loss or gradient was not "
+            "finite or no completion had a reward (nlpo/skipped_completions counts these): lower learning_rate, or "
+            f"look at the reward functions, or at the precision; {self._way_on()}"
+        )
+
+    def _save_if_unsaved(self) -> None:
+        if self._checkpoint_step != self.state.global_step and self.args.save_strategy != "no":
+            self._save_now()
 
     def _agreed_signal(self) -> int | None:
         own = None if self._stop_request is None else self._stop_request.signal

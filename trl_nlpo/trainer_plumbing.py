@@ -173,8 +173,7 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
         self.state.global_step += 1
         self.state.episode += self.plan.batch_size
         self.state.epoch = self.state.episode / len(self.prompts)
-        self.progress.policy_loss_sum += stats.policy_loss
-        self.progress.num_updates += 1
+        self._count_steps(stats)
         self.progress.pending_logs.append(self._update_logs(rollout, scores, estimates, stats))
         self._warn_about_leaking(self.progress.pending_logs[-1]["nlpo/mask_mass"])
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
@@ -189,6 +188,7 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
         if self.args.num_sample_generations > 0 and (self.state.global_step - 1) % every == 0:
             self.generate_completions(sampling=True)
         self._evaluate_and_save()
+        self._stop_if_hopeless()
         self._stop_if_asked()
 
     def _evaluate_and_save(self) -> None:
@@ -253,6 +253,8 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
         averages = {}
         for name in latest:
             values = [logs[name] for logs in pending if name in logs]
+            # What could not be measured in one update is averaged over the others.
+            values = [value for value in values if not math.isnan(value)] or values
             averages[name] = sum(values) / len(values) if name not in ("lr", "episode", "eps") else latest[name]
         self.log(averages)
 
