@@ -282,10 +282,8 @@ def main() -> None:
         run_announcing(arguments.recipe, arguments.resume, arguments.pipe)
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = survive(Path(folder), arguments.kills, arguments.seed)
-    print(
-        "\n".join(found) or f"{arguments.kills} kills: weights, optimizer, random states, log and results are equal."
-    )
+        killed, found = survive(Path(folder), arguments.kills, arguments.seed)
+    print("\n".join(found) or f"{killed} kills: weights, optimizer, random states, log and results are equal.")
     sys.exit(bool(found))
 
 

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from .checkpoint import Progress
 from .checkpoint_folder import remove_leftovers
+from .collapse import collapse_signs
 from .disk import explain_full_disk
 from .errors import DiskFullError, OutOfMemoryError, RewardError, TrainingStoppedError
 from .records import UpdateStats
@@ -120,6 +121,20 @@ class FaultHandling:
         self._save_if_unsaved()
         message = f"stopped after update {self.state.global_step}; {self._way_on()}"
         raise Interrupted(message) if number == signal.SIGINT else Terminated(message)
+
+    def _watch_for_collapse(self) -> None:
+        """Say, once per kind, that the run looks like reward hacking; with `stop_on_collapse`, end it as it is."""
+        signs = collapse_signs(self.state.log_history)
+        for kind, sign in signs.items():
+            if kind in self.progress.warned_of:
+                continue
+            self.progress.warned_of.append(kind)
+            if self.state.is_world_process_zero:
+                logger.warning(sign)
+            if self.args.stop_on_collapse:
+                self.control.should_training_stop = True
+        if signs and self.control.should_training_stop:
+            self._save_if_unsaved()
 
     def _count_steps(self, stats: UpdateStats) -> None:
         progress = self.progress

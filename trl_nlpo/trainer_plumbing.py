@@ -188,6 +188,7 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
         if self.args.num_sample_generations > 0 and (self.state.global_step - 1) % every == 0:
             self.generate_completions(sampling=True)
         self._evaluate_and_save()
+        self._watch_for_collapse()
         self._stop_if_hopeless()
         self._stop_if_asked()
 
