@@ -36,7 +36,7 @@ def died(tmp_path):
 BEFORE = [("zero-shot", 0), ("supervised", 10), ("supervised", 0)]
 
 
-@pytest.mark.parametrize("half", ['{"stage": "nlpo", "st', '{"stage": "nlpo", "step": 5}', "\x00\x00"])
+@pytest.mark.parametrize("half", ['{"stage": "nlpo", "st', '{"stage": "nlpo", "step": 5}', "\x00\x00", "\x00\x00\n"])
 def test_a_line_without_its_end_is_dropped_and_the_next_begins_a_line_of_its_own(died, half):
     with (died / "metrics.jsonl").open("a") as file:
         file.write(half)
