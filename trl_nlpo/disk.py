@@ -13,17 +13,21 @@ from .errors import DiskFullError
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# What safetensors (Rust) and torch.save (C++) make of it.
+# What safetensors, which is Rust, makes of it.
 _SAID = ("No space left on device", "Disk quota exceeded", "(os error 28)", "(os error 122)")
+# `torch.save` only says that a write failed. That it was for want of room shows on the disk.
+_SAID_BY_TORCH = ("inline_container", "PytorchStreamWriter failed writing")
+_NO_ROOM = 1_000_000
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that there is no room on the disk."""
+def is_disk_full(error: BaseException, folder: Path) -> bool:
+    """Whether an error, or one that it came from, says that there is no room on the disk that `folder` is on."""
+    has_room = shutil.disk_usage(folder).free > _NO_ROOM
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _FULL:
             return True
-        if any(words in str(seen) for words in _SAID):
+        if any(words in str(seen) for words in (_SAID if has_room else _SAID + _SAID_BY_TORCH)):
             return True
         seen = seen.__cause__ or seen.__context__
     return False
@@ -44,7 +48,7 @@ def explain_full_disk(folder: Path, what: str, last_checkpoint: Path | None = No
     try:
         yield
     except Exception as error:
-        if isinstance(error, DiskFullError) or not is_disk_full(error):
+        if isinstance(error, DiskFullError) or not is_disk_full(error, folder):
             raise
         written = _bytes_in(folder / UNFINISHED)
         needed = max(written, 0 if last_checkpoint is None else checkpoint_bytes(last_checkpoint))
