@@ -34,13 +34,16 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Whatever happens, the handlers are the same afterwards."""
+    """Python's own handlers, also where a shell has the tests ignore Ctrl-C; they are the same afterwards."""
     before = [signal.getsignal(number) for number in NUMBERS]
-    yield before
+    own = [signal.default_int_handler, signal.SIG_DFL]
+    for number, handler in zip(NUMBERS, own, strict=True):
+        signal.signal(number, handler)
+    yield own
     after = [signal.getsignal(number) for number in NUMBERS]
     for number, handler in zip(NUMBERS, before, strict=True):
         signal.signal(number, handler)
-    assert after == before
+    assert after == own
 
 
 class Signalling:
@@ -184,6 +187,7 @@ def test_the_command_line_exits_with_a_code_and_a_line_that_says_how_to_go_on(tm
     process = subprocess.Popen(
         [sys.executable, "-m", "trl_nlpo", "run", "own.yaml"], cwd=tmp_path, env=environment, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     log = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (log.is_file() and '"step": 3,' in log.read_text()):
