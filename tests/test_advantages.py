@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -130,3 +131,21 @@ def test_neither_padding_nor_the_split_over_processes_changes_anything(whiten_re
             )
             noted[process] = mine
     torch.testing.assert_close(torch.cat(halves), whole.advantages)
+
+
+@pytest.mark.parametrize("settings", [{}, {"whiten_rewards": True}])
+def test_a_skipped_completion_is_as_if_it_had_not_been_sampled(settings):
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(4, 3, generator=generator) for name in ("raw", "ref", "values")}
+    real = torch.tensor([[True, True, True], [True, True, False], [True, True, True], [True, False, False]])
+    nan = float("nan")
+    whole = make_rollout(real, **{name: tensor.tolist() for name, tensor in tensors.items()})
+    scores = dataclasses.replace(make_scores([1.0, nan, 2.0, 4.0]), skipped=torch.tensor([False, True, False, False]))
+    kept = torch.tensor([0, 2, 3])
+    part = make_rollout(real[kept], **{name: tensor[kept].tolist() for name, tensor in tensors.items()})
+    with_all = estimate(whole, scores, **settings)
+    without = estimate(part, make_scores([1.0, 2.0, 4.0]), **settings)
+    for name in ("advantages", "returns", "rewards", "kl"):
+        torch.testing.assert_close(getattr(with_all, name)[kept], getattr(without, name), rtol=0, atol=0)
+        assert getattr(with_all, name)[1].tolist() == [0.0, 0.0, 0.0]
+    assert with_all.skipped is scores.skipped

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 import tiny
 from trl_nlpo import UserError
 from trl_nlpo.batch_plan import BatchPlan
-from trl_nlpo.checkpoint import load_run_state, load_value_function, save_run_state, save_value_function
+from trl_nlpo.checkpoint import Progress, load_run_state, load_value_function, save_run_state, save_value_function
 from trl_nlpo.masking_policy import MaskingPolicy
 from trl_nlpo.models.adapters import VALUE_ADAPTER, adapter_parameters, add_value_adapter
 from trl_nlpo.models.policy_and_value import PolicyAndValue
@@ -95,7 +95,7 @@ def run(seed=0, masks=True, sync_steps=3):
     masking_policy = MaskingPolicy(module.policy, sync_steps, masks)
     return SimpleNamespace(
         policy_and_value=module, masking_policy=masking_policy, kl_coef=0.05 + seed, plan=BatchPlan(*PLAN),
-        resumes_by_force=False,
+        resumes_by_force=False, progress=Progress(),
     )  # fmt: skip
 
 
@@ -152,11 +152,23 @@ def test_the_state_is_readable(tmp_path):
     move(subject)
     save(subject, tmp_path)
     assert json.loads((tmp_path / "nlpo_state.json").read_text()) == {
-        "kl_coef": 0.05, "mask_age": 1, "mask_num_syncs": 0, "batches": {
+        "kl_coef": 0.05, "mask_age": 1, "mask_num_syncs": 0,
+        "batches": {
             "processes": 1, "completions of an update": 8, "per_device_train_batch_size": 4, "num_mini_batches": 2,
             "num_ppo_epochs": 3,
         },
+        "progress": {
+            "pending_logs": [], "policy_loss_sum": 0.0, "num_updates": 0, "unfinished": [], "in_update": False,
+            "skipped_steps_in_a_row": 0, "warned_of": [],
+        },
     }  # fmt: skip
+
+
+def test_progress_comes_back_to_the_last_digit(tmp_path):
+    subject = run()
+    subject.progress = Progress([{"reward": 0.1 + 0.2, "lr": 1e-300}], 1 / 3, 7, ["should_evaluate"], True, 2, ["kl"])
+    save(subject, tmp_path)
+    assert resumed(subject, tmp_path).progress == subject.progress
 
 
 def test_weights_that_are_tied_are_written_once_and_come_back_tied(tmp_path):

@@ -106,7 +106,30 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
 
     monkeypatch.setattr(experiment, "run_experiment", interrupt)
     assert main(monkeypatch, "run", recipe) == 130
-    assert capsys.readouterr().err == "trl-nlpo: interrupted.\n"
+    assert capsys.readouterr().err == (
+        "trl-nlpo: interrupted. Go on with --resume; finished stages are not repeated.\n"
+    )
+
+
+def test_sigterm_is_one_line_and_exit_code_143(monkeypatch, recipe, capsys):
+    from trl_nlpo import experiment
+    from trl_nlpo.signals import Terminated
+
+    def terminate(recipe):
+        raise Terminated("stopped after update 3; go on from runs/own/checkpoint-3.")
+
+    monkeypatch.setattr(experiment, "run_experiment", terminate)
+    assert main(monkeypatch, "run", recipe) == 143
+    assert capsys.readouterr().err == "trl-nlpo: stopped after update 3; go on from runs/own/checkpoint-3.\n"
+
+
+@pytest.mark.parametrize("words", [["--resume"], ["--resume_from_checkpoint", "true"]])
+def test_resume_is_short_for_resuming_from_the_newest_checkpoint(monkeypatch, recipe, ran, words):
+    assert main(monkeypatch, "run", recipe, *words) == 0
+    assert main(monkeypatch, "run", recipe) == 0
+    first, second = (recipe.training.resume_from_checkpoint for recipe in ran)
+    assert str(first).lower() == "true"
+    assert not second
 
 
 def test_help_is_quick_because_it_imports_neither_torch_nor_transformers():

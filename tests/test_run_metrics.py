@@ -88,6 +88,8 @@ EXPECTED = {
     "nlpo/mask_mass": MASS,
     "nlpo/mask_age": 3.0,
     "nlpo/mask_syncs": 2.0,
+    "nlpo/skipped_completions": 0.0,
+    "nlpo/skipped_steps": 0.0,
     "nlpo/kl_coef": 0.1,
     "nlpo/first_ratio_deviation": 1.0,
     "rewards/f/mean": 3.0,

@@ -342,3 +342,65 @@ def test_a_logged_column_of_another_length_names_its_function_or_itself():
 
     with pytest.raises(RewardError, match="parsed"):
         score(function)
+
+
+class TestSkipping:
+    """With `failure="skip"`, what could not be scored is marked; nothing is made up for it."""
+
+    def skipped(self, *functions, **settings):
+        return score(*functions, failure="skip", **settings)
+
+    @pytest.mark.parametrize(
+        "value", [float("nan"), float("inf"), "good", None, [1.0, 2.0], [float("nan")], object(), np.nan]
+    )
+    def test_a_completion_with_an_unusable_value_is_skipped_and_the_others_are_not(self, value):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scores = self.skipped(returning([1.0, value, 3.0]))
+        assert scores.skipped.tolist() == [False, True, False]
+        torch.testing.assert_close(scores.totals, torch.tensor([1.0, float("nan"), 3.0]), equal_nan=True)
+
+    def test_one_function_is_enough_to_skip_a_completion_and_none_says_that_it_does_not_apply(self):
+        scores = self.skipped(returning([1.0, 2.0, 3.0]), returning([float("nan"), None, 1.0]), weights=[1.0, 2.0])
+        assert scores.skipped.tolist() == [True, False, False]
+        assert scores.scores[1:].tolist() == [2.0, 5.0]
+        # what the healthy function said is kept for the logs
+        assert scores.per_function[:, 0].tolist() == [1.0, 2.0, 3.0]
+
+    def test_a_function_that_raises_skips_the_batch_with_a_warning(self):
+        def broken(completions, **kwargs):
+            raise KeyError("gold")
+
+        with pytest.warns(UserWarning, match=r"'broken' raised KeyError: 'gold' The completions of this batch are"):
+            scores = self.skipped(broken, returning([1.0, 2.0, 3.0]))
+        assert scores.skipped.all()
+        assert scores.per_function[:, 1].tolist() == [1.0, 2.0, 3.0]
+
+    def test_a_penalty_does_not_turn_a_skipped_completion_into_a_scored_one(self):
+        scores = self.skipped(returning([1.0, None, 3.0]), missing_eos_penalty=1.0)
+        assert scores.scores.isnan().tolist() == [False, True, False]
+
+    def test_rewards_per_token_are_dropped_with_the_completion(self):
+        scores = self.skipped(returning([[1.0, 1.0, 1.0], [2.0], [3.0, 3.0]]), returning([1.0, float("nan"), 1.0]))
+        assert scores.dense_rewards.sum(-1).tolist() == [3.0, 0.0, 6.0]
+
+    @pytest.mark.parametrize("value", [None, [1.0, 2.0], "abc", 3.0])
+    def test_the_wrong_number_or_kind_of_values_is_a_mistake_all_the_same(self, value):
+        with pytest.raises(RewardError):
+            self.skipped(returning(value))
+
+    def test_without_skipping_nothing_is_marked(self):
+        assert score(returning([1.0, 2.0, 3.0])).skipped is None
+
+
+def test_a_function_that_hangs_is_an_error_that_names_it():
+    import threading
+
+    release = threading.Event()
+
+    def stuck(completions, **kwargs):
+        release.wait()
+
+    with pytest.raises(RewardError, match=r"'stuck' did not return within 0\.05 seconds"):
+        score(stuck, timeout=0.05)
+    release.set()

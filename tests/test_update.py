@@ -406,3 +406,125 @@ def test_a_value_model_of_its_own_is_taken_back_apart_and_gets_the_same_gradient
     # two processes with the same rows: each adds up 2 / (2 * tokens)
     same_gradients(apart[1], together[1])
     assert apart[0].num_optimizer_steps == 1
+
+
+def two_rows(broken=None):
+    """Two completions; one of them with an advantage that is not finite, if asked for."""
+    rollout = make_rollout([[2], [3]], [[3, 1], [2]], old_logprobs=torch.tensor([[0.25, 0.25], [0.25, 0.0]]).log())
+    rollout = dataclasses.replace(rollout, old_logprobs=torch.where(rollout.completion_mask, rollout.old_logprobs, 0))
+    advantages = torch.tensor([[1.0, -1.0], [2.0, 0.0]])
+    if broken is not None:
+        advantages[1, 0] = broken
+    return rollout, make_estimates(rollout, advantages, advantages)
+
+
+class TestSkipping:
+    def module(self):
+        return markov.with_values(markov.MarkovModel(UNIFORM), [0.0, 1.0, 2.0, 3.0])
+
+    def test_the_gradient_is_that_of_the_other_completions_alone(self):
+        rollout, estimates = two_rows()
+        skipped = torch.tensor([False, True])
+        _, with_both, _ = update(self.module(), rollout, dataclasses.replace(estimates, skipped=skipped))
+        # What is there must not matter.
+        estimates.advantages[1], estimates.returns[1] = 1e6, -1e6
+        stats, with_others, _ = update(self.module(), rollout, dataclasses.replace(estimates, skipped=skipped))
+        first = make_rollout([[2]], [[3, 1]], old_logprobs=rollout.old_logprobs[:1])
+        alone, expected, _ = update(
+            self.module(), first, make_estimates(first, estimates.advantages[:1], estimates.returns[:1])
+        )
+        for gradients in (with_both, with_others):
+            assert gradients[0].keys() == expected[0].keys()
+            for name, gradient in expected[0].items():
+                torch.testing.assert_close(gradients[0][name], gradient, rtol=0, atol=0)
+        assert stats == alone
+
+    def test_a_minibatch_without_anything_to_learn_from_is_no_step(self):
+        rollout, estimates = two_rows()
+        estimates = dataclasses.replace(estimates, skipped=torch.tensor([False, True]))
+        stats, gradients, _ = update(
+            self.module(), rollout, estimates, num_mini_batches=2, num_ppo_epochs=3, microbatch=1
+        )
+        assert (stats.num_optimizer_steps, stats.num_skipped_steps, len(gradients)) == (3, 3, 3)
+        assert math.isfinite(stats.policy_loss)
+
+    def test_nothing_at_all_to_learn_from_leaves_no_averages(self):
+        rollout, estimates = two_rows()
+        module = self.module()
+        before = [parameter.clone() for parameter in module.parameters()]
+        estimates = dataclasses.replace(estimates, skipped=torch.tensor([True, True]))
+        stats, gradients, _ = update(module, rollout, estimates, num_ppo_epochs=3, learning_rate=1.0)
+        assert not gradients
+        assert all(map(torch.equal, before, module.parameters()))
+        assert (stats.num_optimizer_steps, stats.num_skipped_steps, stats.skipped_steps_in_a_row) == (0, 3, 3)
+        assert math.isnan(stats.policy_loss)
+        assert math.isnan(stats.grad_norm)
+
+
+class TestNotFinite:
+    @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+    def test_the_step_is_not_taken_and_weights_and_optimizer_are_unharmed(self, broken):
+        module = PolicyAndValue(markov.MarkovModel(UNIFORM))
+        rollout, estimates = two_rows(broken)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+        plan = BatchPlan(1, 1, 2, 2, 2, 1)
+        arguments = {
+            "module": module, "optimizer": optimizer, "accelerator": OneProcess(), "objective": OBJECTIVE,
+            "sampling": SamplingSettings(8), "all_sum": lambda tensor: tensor,
+        }  # fmt: skip
+        stats = update_policy(
+            module, rollout, estimates, plan=plan, generator=torch.Generator().manual_seed(0), **arguments
+        )
+        assert (stats.num_optimizer_steps, stats.num_skipped_steps) == (2, 2)
+        assert all(parameter.isfinite().all() for parameter in module.parameters())
+        state = [value for entry in optimizer.state.values() for value in entry.values()]
+        assert state
+        assert all(value.isfinite().all() for value in state)
+        # averages are those of the healthy row: two tokens, whose losses are -1 and 1 before anything is learned
+        assert math.isfinite(stats.policy_loss)
+        assert math.isfinite(stats.grad_norm)
+
+    def test_averages_are_those_of_the_steps_taken(self):
+        rollout, estimates = two_rows(math.nan)
+        both, _, _ = update(markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4), rollout, estimates,
+                            num_mini_batches=2, microbatch=1)  # fmt: skip
+        first = make_rollout([[2]], [[3, 1]], old_logprobs=rollout.old_logprobs[:1])
+        alone, _, _ = update(markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4), first,
+                             make_estimates(first, estimates.advantages[:1], estimates.returns[:1]))  # fmt: skip
+        same = {"num_skipped_steps": 0, "skipped_steps_in_a_row": 0}
+        assert dataclasses.replace(both, **same) == alone
+        assert both.num_skipped_steps == 1
+
+    def test_steps_skipped_since_the_last_one_taken_are_counted(self):
+        rollout, estimates = two_rows(math.nan)
+        rows = []
+        for seed in range(8):
+            stats, _, _ = update(markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4), rollout, estimates,
+                                 num_mini_batches=2, microbatch=1, seed=seed)  # fmt: skip
+            last = torch.randperm(2, generator=torch.Generator().manual_seed(seed))[-1]
+            rows.append((stats.skipped_steps_in_a_row, int(last)))
+        # row 1 is the broken one
+        assert all(skipped == last for skipped, last in rows)
+        assert {last for _, last in rows} == {0, 1}
+
+    def test_a_step_that_another_process_cannot_take_is_taken_by_none(self):
+        rollout, estimates = two_rows()
+
+        def all_sum(tensor):
+            # token counts and statistics of the other process are as ours; its loss is not finite
+            return (
+                torch.ones_like(tensor) if tensor.dtype == torch.long and tensor.ndim == 0 and not tensor else tensor
+            )
+
+        stats, gradients, _ = update(
+            markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4), rollout, estimates, all_sum=all_sum
+        )
+        assert not gradients
+        assert stats.num_skipped_steps == 1
+
+    def test_the_scaler_of_fp16_gets_its_step_to_lower_its_scale(self, monkeypatch):
+        monkeypatch.setattr(OneProcess, "scaler", object(), raising=False)
+        rollout, estimates = two_rows(math.nan)
+        stats, gradients, _ = update(markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4), rollout, estimates)
+        assert len(gradients) == 1
+        assert (stats.num_optimizer_steps, stats.num_skipped_steps) == (0, 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from .checkpoint_folder import MANIFEST_NAME
 from .errors import UserError
 from .models.adapters import ADAPTER_FILE, load_adapter_weights, save_adapter
 from .models.policy_and_value import PolicyAndValue
@@ -18,6 +20,29 @@ STATE_NAME = "nlpo_state.json"
 VALUE_FOLDER = "value_model"
 VALUE_NAME = "value_model.safetensors"
 MASK_NAME = "masking_policy.safetensors"
+
+
+@dataclass
+class Progress:
+    """What a run counts and remembers from one update to the next, beside `TrainerState`.
+
+    Attributes:
+        pending_logs (`list` of `dict`): metrics of the updates since the last log.
+        policy_loss_sum (`float`), num_updates (`int`): for the mean loss of the whole run.
+        unfinished (`list` of `str`): events of the last update that were still to come when the checkpoint was
+            written, as a failure in an evaluation leaves it: names of `TrainerControl`, such as `"should_evaluate"`.
+        in_update (`bool`): the weights were in the middle of an update; such a run goes on, but not bit for bit.
+        skipped_steps_in_a_row (`int`): optimizer steps that were skipped since the last that was taken.
+        warned_of (`list` of `str`): what is said once and has been said.
+    """
+
+    pending_logs: list[dict[str, float]] = field(default_factory=list)
+    policy_loss_sum: float = 0.0
+    num_updates: int = 0
+    unfinished: list[str] = field(default_factory=list)
+    in_update: bool = False
+    skipped_steps_in_a_row: int = 0
+    warned_of: list[str] = field(default_factory=list)
 
 
 def save_value_function(module: PolicyAndValue, folder: str | Path) -> None:
@@ -52,19 +77,29 @@ def load_value_function(module: PolicyAndValue, folder: str | Path) -> None:
     module.value_model.load_state_dict(saved, strict=False)
 
 
+def is_checkpoint(folder: str | Path) -> bool:
+    """Whether [`NLPOTrainer`] wrote this folder, as far as its files tell."""
+    return (Path(folder) / STATE_NAME).is_file() or (Path(folder) / MANIFEST_NAME).is_file()
+
+
 def save_run_state(folder: str | Path, trainer: Any) -> None:
-    """Write masking policy, its age and the KL coefficient of an [`NLPOTrainer`]."""
+    """Write masking policy, its age, the KL coefficient and the progress of an [`NLPOTrainer`]."""
     folder = Path(folder)
     masking_policy = trainer.masking_policy
     if not masking_policy.is_current:
         save_file(_separate(masking_policy.state_dict()), folder / MASK_NAME, metadata={"format": "pt"})
-    state = {"kl_coef": trainer.kl_coef, "mask_age": masking_policy.age, "mask_num_syncs": masking_policy.num_syncs}
-    state["batches"] = trainer.plan.sizes
+    state = {
+        "kl_coef": trainer.kl_coef,
+        "mask_age": masking_policy.age,
+        "mask_num_syncs": masking_policy.num_syncs,
+        "batches": trainer.plan.sizes,
+        "progress": asdict(trainer.progress),
+    }
     (folder / STATE_NAME).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
 def load_run_state(folder: str | Path, trainer: Any) -> None:
-    """Restore value function, masking policy, its age and the KL coefficient; the policy is loaded already.
+    """Restore value function, masking policy, its age, KL coefficient and progress; the policy is loaded already.
 
     Raises:
         UserError: the folder has no such state, as one that TRL's PPO wrote.
@@ -79,6 +114,7 @@ def load_run_state(folder: str | Path, trainer: Any) -> None:
         trainer.plan.check_resumed(state.get("batches", {}), folder)
     load_value_function(trainer.policy_and_value, folder)
     trainer.kl_coef = state["kl_coef"]
+    trainer.progress = Progress(**state.get("progress", {}))
     if (folder / MASK_NAME).is_file():
         weights = load_file(folder / MASK_NAME)
         trainer.masking_policy.load_state_dict(weights, state["mask_age"], state["mask_num_syncs"])

@@ -28,7 +28,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point. A user's mistake is one line on stderr and exit code 2, Ctrl-C one line and 130."""
+    """Entry point. A user's mistake is one line on stderr and exit code 2; Ctrl-C 130, SIGTERM 143."""
     # TRL's trainers send usage statistics; a run of ours does not. Set it to 0 to have them sent.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # What transformers will rename, or which kernel bitsandbytes misses, is no concern of whoever runs a recipe.
@@ -43,7 +43,7 @@ def main() -> None:
         # Commands return nothing; what comes back is the exit code of a `typer.Exit`.
         code = app(standalone_mode=False) or 0
     except UserError as error:
-        code = _complain(str(error), 2)
+        sys.exit(_complain(str(error), getattr(error, "exit_code", 2)))
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except Exception as error:
@@ -96,11 +96,12 @@ def run(
     config: Annotated[Optional[str], typer.Option(help="The recipe, as in TRL's commands.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and print it resolved.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Resume a run with another recipe than its own.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in the same output_dir ended.")] = False,
 ) -> None:
     from .recipes import load_recipe
 
     name, overrides = _recipe_and_overrides(arguments or [], config)
-    recipe = load_recipe(name, overrides)
+    recipe = load_recipe(name, [*overrides, "--resume_from_checkpoint", "true"] if resume else overrides)
     if dry_run:
         import yaml
 
@@ -110,8 +111,10 @@ def run(
         typer.echo(yaml.safe_dump(recipe.resolved, sort_keys=False, allow_unicode=True).rstrip())
         return
     from .experiment import run_experiment
+    from .signals import ending_with_a_line
 
-    run_experiment(recipe, force)
+    with ending_with_a_line("Go on with --resume; finished stages are not repeated."):
+        run_experiment(recipe, force)
     if _are_several():
         from accelerate import PartialState
 

@@ -60,6 +60,19 @@ class NLPOConfig(PPOConfig):
             Which end of a long prompt is cut.
         chat_template_kwargs (`dict` or `str`, *optional*):
             Extra arguments of the chat template, for conversational prompts.
+        reward_failure (`str`, *optional*, defaults to `"raise"`):
+            What to do where a reward function raises, hangs, or returns NaN, infinity or no number: `"raise"` writes a
+            checkpoint and ends the run; `"skip"` learns nothing from the completions concerned, nor from those for
+            which every function returned None, and logs their number as `nlpo/skipped_completions`.
+        reward_timeout (`float`, *optional*):
+            Seconds after which a reward function is taken to hang. It cannot be ended: it goes on in a thread of its
+            own until the process ends. `None`: wait for ever.
+        max_skipped_steps (`int`, *optional*, defaults to `10`):
+            Optimizer steps whose loss or gradient is not finite are skipped (`nlpo/skipped_steps`); after this many in
+            a row the run writes a checkpoint and ends. `None`: never.
+        stop_on_collapse (`bool`, *optional*, defaults to `False`):
+            Stop, with a checkpoint, when the run looks like reward hacking; otherwise that is a warning. See
+            `trl_nlpo/collapse.py`.
         remove_unused_columns (`bool`, *optional*, defaults to `False`):
             Must stay `False`: all columns reach the reward functions.
 
@@ -182,6 +195,32 @@ class NLPOConfig(PPOConfig):
         metadata={"help": "Extra arguments of the chat template for conversational prompts, as a dict or JSON."},
     )
 
+    reward_failure: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "What to do where a reward function raises, hangs or returns no finite number: 'raise' (after a "
+            "checkpoint), or 'skip': learn nothing from these completions and count them."
+        },
+    )
+    reward_timeout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds after which a reward function is taken to hang. Its thread goes on until the process "
+            "ends. None: wait for ever."
+        },
+    )
+    max_skipped_steps: int | None = field(
+        default=10,
+        metadata={
+            "help": "End the run, with a checkpoint, after this many optimizer steps in a row were skipped because "
+            "loss or gradient was not finite. None: never."
+        },
+    )
+    stop_on_collapse: bool = field(
+        default=False,
+        metadata={"help": "Stop, with a checkpoint, when the run looks like reward hacking, instead of warning only."},
+    )
+
     def __post_init__(self) -> None:
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and torch.cuda.is_available() and _bf16_is_supported()
@@ -246,6 +285,10 @@ class NLPOConfig(PPOConfig):
             self.prompt_truncation_side,
             "'left' or 'right'",
         )
+        require(self.reward_failure in ("raise", "skip"), "reward_failure", self.reward_failure, "'raise' or 'skip'")
+        for name in ("reward_timeout", "max_skipped_steps"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, name, limit, "greater than 0, or None for no limit")
         require(
             self.max_prompt_length is None or self.max_prompt_length >= 1,
             "max_prompt_length",

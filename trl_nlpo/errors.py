@@ -8,3 +8,15 @@ class UserError(ValueError):
 
 class RewardError(UserError):
     """A reward function raised, or returned something that is not one finite number (or None) per completion."""
+
+
+class DiskFullError(UserError):
+    """There is no room for a checkpoint or a log line. What was whole before is still whole."""
+
+
+class OutOfMemoryError(UserError):
+    """An update needs more memory than there is; the message names the settings to lower."""
+
+
+class TrainingStoppedError(UserError):
+    """A run that has no use in going on, such as one whose gradients stay non-finite. Its checkpoint is written."""

@@ -32,7 +32,8 @@ class Evaluation:
         metrics (`dict[str, float]`): `reward` and `reward_std` (of the weighted scores); `rewards/<name>/mean` of each
             function; `perplexity` of the completions under the judge (exp of minus the mean log-probability per token,
             temperature 1); `completions/mean_length` (tokens), `completions/eos_ratio`; `distinct_1`, `distinct_2`
-            (share of different word n-grams among all).
+            (share of different word n-grams among all). Completions without a score, with `reward_failure="skip"`, are
+            left out of the means and counted as `skipped_completions`, which is there only then.
         samples (`list[dict]`): one row per prompt: `prompt`, `completion`, `score` and each reward function's value.
     """
 
@@ -139,6 +140,8 @@ def evaluate_rows(
                 weights,
                 missing_eos_penalty=args.missing_eos_penalty,
                 trainer_state=trainer_state,
+                failure=args.reward_failure,
+                timeout=args.reward_timeout,
             )
             judged = None
             if judge_logits is not None:
@@ -179,12 +182,15 @@ def summarize(rows: list[dict[str, Any]]) -> Evaluation:
     """Averages over all rows, and their samples."""
     num_tokens = max(sum(row["num_tokens"] for row in rows), 1)
     scores = torch.tensor([row["score"] for row in rows], dtype=torch.float64)
+    scored = scores[~scores.isnan()]
     metrics = {
-        "reward": float(scores.mean()),
-        "reward_std": float(scores.std()) if len(rows) > 1 else 0.0,
+        "reward": float(scores.nanmean()),
+        "reward_std": float(scored.std()) if len(scored) > 1 else 0.0,
         "completions/mean_length": num_tokens / len(rows),
         "completions/eos_ratio": sum(row["ended"] for row in rows) / len(rows),
     }
+    if len(scored) < len(rows):
+        metrics["skipped_completions"] = len(rows) - len(scored)
     for name in rows[0]["rewards"]:
         metrics[f"rewards/{name}/mean"] = float(torch.tensor([row["rewards"][name] for row in rows]).nanmean())
     if rows[0]["judge_logprob"] is not None:

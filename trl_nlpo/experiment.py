@@ -12,8 +12,8 @@ from typing import Any
 from accelerate import PartialState
 from rich.console import Console
 from rich.markup import escape
-from transformers.trainer_utils import get_last_checkpoint
 
+from .checkpoint_folder import newest_whole_checkpoint
 from .data import Splits, load_splits
 from .evaluation import evaluate_policy, prompt_tokenizer
 from .metric_suite import compute_metrics
@@ -123,19 +123,21 @@ def _run_stages(run: _Run) -> None:
 def _supervised_stage(run: _Run, model: Any) -> Any:
     """Train on the references and evaluate; returns the supervised model as it lies on disk."""
     saved = run.supervised_model
-    if run.recipe.arguments.supervised_model or (run.resuming and "supervised" in run.folder.results):
+    if run.recipe.arguments.supervised_model is not None:
         return starting_model(run.recipe, run.tokenizer, saved)
+    is_done = run.resuming and "supervised" in run.folder.results
     start = time.time()
-    train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
+    if not is_done:
+        train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
     seconds = time.time() - start
     model = starting_model(run.recipe, run.tokenizer, saved)
-    _evaluate(run, "supervised", model, judge=_judge(run, model), training_seconds=seconds)
-    if run.recipe.arguments.judge_model is not None:
-        return model
-    run.console.print(
-        "The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:"
-    )
-    _evaluate(run, "zero-shot", starting_model(run.recipe, run.tokenizer), judge=model)
+    if not is_done:
+        _evaluate(run, "supervised", model, judge=_judge(run, model), training_seconds=seconds)
+    if "perplexity" not in run.folder.results["zero-shot"]:
+        run.console.print(
+            "The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:"
+        )
+        _evaluate(run, "zero-shot", starting_model(run.recipe, run.tokenizer), judge=model)
     return model
 
 
@@ -182,7 +184,8 @@ def _checkpoint(run: _Run) -> str | None:
     wanted = str(run.recipe.training.resume_from_checkpoint)
     if not run.resuming or wanted.lower() != "true":
         return wanted if run.resuming else None
-    return get_last_checkpoint(str(run.folder.path))
+    newest = newest_whole_checkpoint(run.folder.path, lambda line: run.console.print(escape(line), soft_wrap=True))
+    return None if newest is None else str(newest)
 
 
 def _check_fit(run: _Run, model: Any) -> None:

@@ -310,7 +310,7 @@ def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
         "output_dir": str(Path("runs") / path.stem),
         "report_to": "none",
         "save_steps": 0.25,
-        "save_total_limit": 1,
+        "save_total_limit": 2,
         "num_sample_generations": 0,
     }
     if values.get("load_best_model_at_end"):

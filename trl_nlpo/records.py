@@ -153,6 +153,8 @@ class Scores:
         dense_rewards (`(B, T)`, *optional*): weighted rewards of single tokens, not part of `scores`.
         metrics (`dict[str, list[float]]`): what the functions passed to `log_metric`.
         extra_columns (`dict[str, list]`): what the functions passed to `log_extra`, for the completions table.
+        skipped (`(B,)` bool, *optional*): True for completions that could not be scored: their score is NaN, and
+            nothing is learned from them. None: all were scored.
     """
 
     scores: torch.Tensor
@@ -161,6 +163,7 @@ class Scores:
     dense_rewards: torch.Tensor | None = None
     metrics: dict[str, list[float]] = field(default_factory=dict)
     extra_columns: dict[str, list] = field(default_factory=dict)
+    skipped: torch.Tensor | None = None
 
     @property
     def totals(self) -> torch.Tensor:
@@ -178,6 +181,7 @@ class Estimates:
         rewards (`(B, T)`): the token rewards they come from, KL penalty included.
         kl (`(B, T)`): KL estimate per token, unmasked, 0 on padding.
         kl_coef (`float`): beta at the time.
+        skipped (`(B,)` bool, *optional*): True for completions that nothing is learned from; all else is 0 there.
     """
 
     advantages: torch.Tensor
@@ -185,6 +189,7 @@ class Estimates:
     rewards: torch.Tensor
     kl: torch.Tensor
     kl_coef: float
+    skipped: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ class UpdateStats:
     """Exact averages over the real tokens of all microbatches of an update.
 
     Attributes:
-        num_optimizer_steps (`int`): steps taken.
+        num_optimizer_steps (`int`): steps taken. Where there is none, the averages are NaN.
         policy_loss, value_loss (`float`), policy_clipfrac, value_clipfrac (`float`, share of tokens).
         approx_kl (`float`): mean of 0.5 (log ratio)^2: how far the update moved the policy.
         entropy (`float`): of the masked policy, nats per token.
@@ -200,6 +205,9 @@ class UpdateStats:
         grad_norm (`float`): mean gradient norm before clipping.
         first_ratio_deviation (`float`): largest |ratio - 1| in the first optimizer step, before any learning: 0 up to
             rounding, or something is wrong.
+        num_skipped_steps (`int`): steps not taken, as their loss or gradient was not finite or there was nothing to
+            learn from.
+        skipped_steps_in_a_row (`int`): those since the last step taken.
     """
 
     num_optimizer_steps: int
@@ -213,6 +221,13 @@ class UpdateStats:
     ratio_variance: float
     grad_norm: float
     first_ratio_deviation: float
+    num_skipped_steps: int = 0
+    skipped_steps_in_a_row: int = 0
+
+
+def without_skipped(mask: torch.Tensor, skipped: torch.Tensor | None) -> torch.Tensor:
+    """A `(B, T)` mask, False also in the rows where `skipped`, `(B,)` bool, is True."""
+    return mask if skipped is None else mask & ~skipped[:, None]
 
 
 def concatenate_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list]:

@@ -6,10 +6,13 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+
+from .disk import explain_full_disk
 
 
 class RunFolder:
@@ -23,7 +26,8 @@ class RunFolder:
 
     Args:
         path (`str` or `Path`): created if need be.
-        resume (`bool`): go on with the results that are there instead of starting afresh.
+        resume (`bool`): go on with the results that are there instead of starting afresh. What a killed run had half
+            done is dropped: half a line of `metrics.jsonl`, and the log of an evaluation whose result was not kept.
         writes (`bool`): False on all processes but the first.
     """
 
@@ -32,12 +36,16 @@ class RunFolder:
         self.writes = writes
         self.results: dict[str, dict[str, Any]] = {}
         self._samples: list[dict[str, Any]] = []
+        num_kept = 0
         if resume and (self.path / "results.json").is_file():
-            self.results = json.loads((self.path / "results.json").read_text(encoding="utf-8"))["stages"]
+            kept = json.loads((self.path / "results.json").read_text(encoding="utf-8"))
+            self.results, num_kept = kept["stages"], kept.get("metrics_lines", 0)
             self._samples = [json.loads(line) for line in self._lines("samples.jsonl")]
         if writes:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not resume:
+            if resume:
+                self._keep_lines(lambda number, line: number < num_kept or not _is_result(line))
+            else:
                 for name in ("metrics.jsonl", "results.json", "samples.jsonl"):
                     (self.path / name).unlink(missing_ok=True)
 
@@ -51,8 +59,31 @@ class RunFolder:
         if not self.writes:
             return
         line = {"stage": stage, "step": step, "time": round(time.time(), 3), **_plain(metrics)}
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        path = self.path / "metrics.jsonl"
+        size = path.stat().st_size if path.is_file() else 0
+        with explain_full_disk(self.path, "a line of metrics.jsonl"):
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                os.truncate(path, size)
+                raise
+
+    def begin_stage(self, stage: str, step: int) -> None:
+        """Drop what a run that did not get to its end has logged of a stage after `step`, which is done again.
+
+        Args:
+            stage (`str`): a stage that trains.
+            step (`int`): of the checkpoint that it goes on from; 0: it begins.
+        """
+        if self.writes:
+
+            def is_before(_: int, line: dict[str, Any]) -> bool:
+                return line["stage"] != stage or (0 < step >= line["step"] and not _is_result(line))
+
+            self._keep_lines(is_before)
 
     def add_result(self, stage: str, metrics: dict[str, Any], samples: list[dict[str, Any]], seconds: float) -> None:
         """Keep the evaluation of a stage; a second one of the same stage takes the place of the first."""
@@ -63,18 +94,41 @@ class RunFolder:
             row[stage] = _plain({key: value for key, value in sample.items() if key != "prompt"})
         self.log(stage, 0, {f"test_{key}": value for key, value in metrics.items()})
         if self.writes:
-            self._replace("results.json", json.dumps({"stages": self.results}, indent=2) + "\n")
             self._replace("samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._samples))
+            # A stage is finished when it is in this file, which therefore comes last.
+            kept = {"stages": self.results, "metrics_lines": len(self._lines("metrics.jsonl"))}
+            self._replace("results.json", json.dumps(kept, indent=2) + "\n")
 
     def _lines(self, name: str) -> list[str]:
         path = self.path / name
-        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+
+    def _keep_lines(self, wanted: Callable[[int, dict[str, Any]], bool]) -> None:
+        """Cut `metrics.jsonl` before the first line that is not whole or not wanted, by its number and content."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return
+        lines = path.read_bytes().split(b"\n")[:-1]
+        size = 0
+        for number, line in enumerate(lines):
+            try:
+                is_wanted = wanted(number, json.loads(line))
+            except ValueError:
+                is_wanted = False
+            if not is_wanted:
+                break
+            size += len(line) + 1
+        os.truncate(path, size)
 
     def _replace(self, name: str, text: str) -> None:
         """Write beside and rename, so that a reader never sees half a file."""
         temporary = self.path / f".{name}.part"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        with explain_full_disk(self.path, name):
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path / name)
 
 
 class MetricsLog(TrainerCallback):
@@ -83,9 +137,17 @@ class MetricsLog(TrainerCallback):
     def __init__(self, folder: RunFolder, stage: str):
         self.folder, self.stage = folder, stage
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.folder.begin_stage(self.stage, state.global_step)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.folder.log(self.stage, state.global_step, logs or {})
+
+
+def _is_result(line: dict[str, Any]) -> bool:
+    """Whether a log line is the evaluation at the end of a stage."""
+    return any(key.startswith("test_") for key in line)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

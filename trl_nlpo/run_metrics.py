@@ -71,6 +71,8 @@ def update_metrics(
         "nlpo/mask_mass": float(columns["mask_mass"].sum()) / tokens,
         "nlpo/mask_age": float(mask_age),
         "nlpo/mask_syncs": float(mask_syncs),
+        "nlpo/skipped_completions": float(columns["skipped"].sum()),
+        "nlpo/skipped_steps": float(stats.num_skipped_steps),
     }
     for name in scores.names:
         metrics[f"rewards/{name}/mean"] = mean[f"rewards/{name}"]
@@ -86,9 +88,11 @@ def _per_completion(
     """`(B,)` numbers of each completion."""
     real = rollout.completion_mask
     ends = torch.tensor(list(end_token_ids), dtype=torch.long, device=real.device)
+    skipped = torch.zeros_like(rollout.ended) if estimates.skipped is None else estimates.skipped
     table = {
         "total": scores.totals,
-        "kl": estimates.kl.sum(-1),
+        "skipped": skipped,
+        "kl": estimates.kl.sum(-1).masked_fill(skipped, float("nan")),
         "entropy": -rollout.raw_logprobs.sum(-1),
         "ref_logprob": rollout.ref_logprobs.sum(-1),
         "length": real.sum(-1),

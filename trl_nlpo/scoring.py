@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from .errors import RewardError, UserError
 from .records import Completions, Scores
-
-
-RewardFunction = Callable[..., Any]
+from .reward_calls import FunctionFailedError, RewardFunction, call_all
 
 
 def score_rollout(
@@ -27,6 +22,8 @@ def score_rollout(
     *,
     missing_eos_penalty: float | None = None,
     trainer_state: Any = None,
+    failure: str = "raise",
+    timeout: float | None = None,
 ) -> Scores:
     """Ask every reward function about every completion.
 
@@ -39,13 +36,16 @@ def score_rollout(
         weights: F factors.
         missing_eos_penalty (`float`, *optional*): taken from completions that no stop token ended.
         trainer_state: passed on.
+        failure (`str`): what to do where a function raises, hangs, or returns what is no finite number: `"raise"`, or
+            `"skip"` the completions concerned, and those for which every function returned None.
+        timeout (`float`, *optional*): seconds after which a function is taken to hang; see `reward_calls.call_all`.
 
     Returns:
         [`Scores`] on the rollout's device.
 
     Raises:
-        RewardError: a function raised, or returned the wrong number of values or something that is no finite number;
-            the message names the function and the sample.
+        RewardError: a function raised, or did not return in time, or returned something that is no finite number; the
+            message names the function and the sample. With `"skip"`, only for the wrong number or kind of values.
     """
     recorder = _Recorder(len(rollout))
     call = {
@@ -58,8 +58,13 @@ def score_rollout(
         "log_extra": recorder.log_extra,
     }
     names = reward_names(reward_functions)
-    results = _call_all(reward_functions, names, call, rollout)
-    return _combine(rollout, results, names, weights, missing_eos_penalty, recorder)
+    results = call_all(reward_functions, names, call, rollout, timeout)
+    failures = [result for result in results if isinstance(result, FunctionFailedError)]
+    if failures and failure == "raise":
+        raise failures[0]
+    for failed in failures:
+        warnings.warn(f"{failed} The completions of this batch are skipped.", stacklevel=2)
+    return _combine(rollout, results, names, weights, missing_eos_penalty, recorder, failure == "skip")
 
 
 def reward_names(reward_functions: Sequence[RewardFunction]) -> list[str]:
@@ -105,65 +110,6 @@ class _Recorder:
         self.columns[column] = list(values)
 
 
-def _call_all(
-    functions: Sequence[RewardFunction], names: list[str], call: dict[str, Any], rollout: Completions
-) -> list[Any]:
-    results: list[Any] = [None] * len(functions)
-    pending = []
-    for index, (function, name) in enumerate(zip(functions, names, strict=True)):
-        if not hasattr(function, "score_completions") and _is_async(function):
-            pending.append((index, _guarded(function, name, _accepted(function, call))))
-            continue
-        try:
-            if hasattr(function, "score_completions"):
-                results[index] = function.score_completions(rollout)
-            else:
-                results[index] = function(**_accepted(function, call))
-        except RewardError:
-            raise
-        except Exception as error:
-            raise RewardError(_raised(name, error)) from error
-    if pending:
-        for (index, _), result in zip(pending, _run_together([coroutine for _, coroutine in pending]), strict=True):
-            results[index] = result
-    return results
-
-
-def _raised(name: str, error: Exception) -> str:
-    return f"The reward function {name!r} raised {type(error).__name__}: {error}"
-
-
-async def _guarded(function: RewardFunction, name: str, arguments: dict[str, Any]) -> Any:
-    try:
-        return await function(**arguments)
-    except Exception as error:
-        raise RewardError(_raised(name, error)) from error
-
-
-def _run_together(coroutines: list) -> list:
-    async def gather() -> list:
-        return list(await asyncio.gather(*coroutines))
-
-    # A notebook has an event loop running already, in which `asyncio.run` is not allowed; a thread has none.
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        return executor.submit(asyncio.run, gather()).result()
-
-
-def _is_async(function: RewardFunction) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-
-
-def _accepted(function: RewardFunction, call: dict[str, Any]) -> dict[str, Any]:
-    """All keywords, or those that a function without `**kwargs` names."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return call
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return call
-    return {key: value for key, value in call.items() if key in parameters}
-
-
 def _combine(
     rollout: Completions,
     results: list[Any],
@@ -171,26 +117,37 @@ def _combine(
     weights: Sequence[float],
     missing_eos_penalty: float | None,
     recorder: _Recorder,
+    skips: bool,
 ) -> Scores:
     device, (B, T) = rollout.completion_ids.device, rollout.completion_ids.shape
     per_function = torch.full((B, len(names)), float("nan"))
-    scores = torch.zeros(B)
-    dense = torch.zeros(B, T)
-    has_dense = False
+    scores, dense, has_dense = torch.zeros(B), torch.zeros(B, T), False
+    skipped = torch.zeros(B, dtype=torch.bool)
+    lengths = rollout.completion_mask.sum(-1).tolist()
     for index, (result, name) in enumerate(zip(results, names, strict=True)):
-        values = _as_rows(result, name, B)
-        for row, value in enumerate(values):
-            if value is None:
+        if isinstance(result, FunctionFailedError):
+            skipped[:] = True
+            continue
+        for row, value in enumerate(_as_rows(result, name, B)):
+            try:
+                number, tokens = _checked(value, name, row, lengths[row])
+            except RewardError:
+                if not skips:
+                    raise
+                skipped[row] = True
                 continue
-            if isinstance(value, list):
-                tokens = _token_rewards(value, name, row, int(rollout.completion_mask[row].sum()))
-                per_function[row, index] = float(tokens.sum())
+            per_function[row, index] = number
+            if tokens is not None:
                 dense[row, : len(tokens)] += weights[index] * tokens
                 has_dense = True
-            else:
-                per_function[row, index] = _number(value, name, row)
+            elif value is not None:
                 scores[row] += weights[index] * per_function[row, index]
-    _warn_about_unscored_rows(per_function)
+    unscored = per_function.isnan().all(-1)
+    if skips:
+        skipped |= unscored
+        scores[skipped], dense[skipped] = float("nan"), 0.0
+    else:
+        _warn_about_unscored_rows(unscored)
     if missing_eos_penalty is not None:
         scores = scores - missing_eos_penalty * (~rollout.ended).float().to(scores.device)
     return Scores(
@@ -200,7 +157,18 @@ def _combine(
         dense_rewards=dense.to(device) if has_dense else None,
         metrics=recorder.metrics,
         extra_columns=recorder.columns,
+        skipped=skipped.to(device) if skips else None,
     )
+
+
+def _checked(value: Any, name: str, row: int, num_tokens: int) -> tuple[float, torch.Tensor | None]:
+    """A function's value for a completion as one number, NaN for None, and its rewards per token, if it gave these."""
+    if value is None:
+        return float("nan"), None
+    if isinstance(value, list):
+        tokens = _token_rewards(value, name, row, num_tokens)
+        return float(tokens.sum()), tokens
+    return _number(value, name, row), None
 
 
 def _as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
@@ -248,11 +216,11 @@ def _number(value: Any, name: str, row: int) -> float:
     return float(value)
 
 
-def _warn_about_unscored_rows(per_function: torch.Tensor) -> None:
-    unscored = per_function.isnan().all(-1).nonzero().flatten().tolist()
-    if unscored:
+def _warn_about_unscored_rows(unscored: torch.Tensor) -> None:
+    rows = unscored.nonzero().flatten().tolist()
+    if rows:
         warnings.warn(
-            f"Every reward function returned None for {len(unscored)} completion(s), the first of them sample "
-            f"{unscored[0]}: their reward counts as 0.",
+            f"Every reward function returned None for {len(rows)} completion(s), the first of them sample {rows[0]}: "
+            "their reward counts as 0.",
             stacklevel=2,
         )

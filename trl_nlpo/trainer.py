@@ -253,7 +253,7 @@ class NLPOTrainer(TrainerPlumbing):
             `TrainOutput` with the number of updates, the mean policy loss and run-time metrics.
         """
         start = self._begin_training(resume_from_checkpoint)
-        with self._checkpoint_before_failing():
+        with self._kept_safe():
             for batch in self.get_train_dataloader():
                 self._begin_update()
                 rollout = self.collect_rollout(batch)
@@ -308,6 +308,8 @@ class NLPOTrainer(TrainerPlumbing):
                 self.reward_weights,
                 missing_eos_penalty=self.args.missing_eos_penalty,
                 trainer_state=self.state,
+                failure=self.args.reward_failure,
+                timeout=self.args.reward_timeout,
             )
         metrics: dict[str, list[float]] = {}
         for logged in of_all([scores.metrics]):
@@ -331,6 +333,7 @@ class NLPOTrainer(TrainerPlumbing):
     def update_policy(self, rollout: Rollout, estimates: Estimates) -> UpdateStats:
         """`num_ppo_epochs` x `num_mini_batches` optimizer steps of the clipped objective, and one scheduler step."""
         self._rollouts_since_update = 0
+        self._is_updating = True
         stats = update.update_policy(
             self.model_wrapped,
             rollout,
@@ -344,6 +347,7 @@ class NLPOTrainer(TrainerPlumbing):
             all_sum=self._all_sum,
             generator=torch.Generator().manual_seed(self._seed_of_update()),
         )
+        self._is_updating = False
         self.num_updates_done += 1
         self.masking_policy.policy_moved()
         self._learning_rate = self.lr_scheduler.get_last_lr()[0]
@@ -355,11 +359,11 @@ class NLPOTrainer(TrainerPlumbing):
     def adapt_kl_coef(self, estimates: Estimates) -> float:
         """Move the KL coefficient towards `kl_target`, if there is one; returns the coefficient."""
         if self.args.kl_target is not None:
-            kl, count = self._all_sum(
-                torch.tensor(
-                    [float(estimates.kl.sum()), len(estimates.kl)], dtype=torch.float64, device=estimates.kl.device
-                )
-            ).tolist()
+            skipped = 0 if estimates.skipped is None else int(estimates.skipped.sum())
+            sums = [float(estimates.kl.sum()), len(estimates.kl) - skipped]
+            kl, count = self._all_sum(torch.tensor(sums, dtype=torch.float64, device=estimates.kl.device)).tolist()
+            if not count:
+                return self.kl_coef
             gain = 0.1 if self.args.kl_horizon is None else self.plan.batch_size / self.args.kl_horizon
             self.kl_coef = adapt_kl_coef(self.kl_coef, kl / count, self.args.kl_target, gain)
         return self.kl_coef

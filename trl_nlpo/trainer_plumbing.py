@@ -14,17 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerState
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import SaveStrategy, TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import SaveStrategy, TrainOutput
 from transformers.utils import logging
 
 from ._trl import TrainerBase, init_transformers_trainer
 from .batch_plan import BatchPlan
-from .checkpoint import load_run_state, save_run_state, save_value_function
+from .checkpoint import Progress, is_checkpoint, load_run_state, save_run_state, save_value_function
+from .checkpoint_folder import (
+    UNFINISHED,
+    damage,
+    newest_whole_checkpoint,
+    publish_checkpoint,
+    remove_leftovers,
+    remove_old_checkpoints,
+)
 from .completions import append_completions, print_completions
-from .errors import RewardError, UserError
+from .errors import UserError
 from .evaluation import Evaluation, evaluate_rows, summarize
 from .generation import evaluation_mode
 from .masking_policy import MaskingPolicy
@@ -33,6 +42,7 @@ from .processes import of_all, shared_out
 from .prompts import PromptDataset, UpdateSampler, collate_prompts
 from .records import Estimates, Rollout, Scores, UpdateStats
 from .run_metrics import completion_rows, update_metrics
+from .trainer_faults import FaultHandling
 
 
 logger = logging.get_logger(__name__)
@@ -48,7 +58,7 @@ class NLPOTrainerState(TrainerState):
     episode: int = 0
 
 
-class TrainerPlumbing(TrainerBase):
+class TrainerPlumbing(FaultHandling, TrainerBase):
     """The Hugging Face side of [`NLPOTrainer`]; a step of the trainer is an update."""
 
     # Set by `transformers.Trainer` and `NLPOTrainer`.
@@ -64,16 +74,16 @@ class TrainerPlumbing(TrainerBase):
     trained_adapter: str
     resumes_by_force: bool = False
     """Whether to go on from a checkpoint that was written with other batches or another number of processes."""
+    progress: Progress
 
     def __init__(self, **kwargs: Any) -> None:
         init_transformers_trainer(self, **kwargs)
-        self._pending_logs: list[dict[str, float]] = []
-        self._policy_losses: list[float] = []
-        self._first_episode = 0
+        self.progress = Progress()
+        self._first_update = 0
+        self._unfinished_folder: Path | None = None
         self._mask_age = 0
         self._learning_rate = 0.0
         self._started = time.time()
-        self._has_warned = False
 
     # Data
 
@@ -88,7 +98,9 @@ class TrainerPlumbing(TrainerBase):
             num_processes=self.accelerator.num_processes,
             first_update=self.state.global_step,
         )
-        return DataLoader(self.prompts, batch_sampler=sampler, collate_fn=collate_prompts)
+        # A loader draws a seed when it starts. Not from the global generator, which a resumed run goes on with.
+        generator = torch.Generator()
+        return DataLoader(self.prompts, batch_sampler=sampler, collate_fn=collate_prompts, generator=generator)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Held-out prompts in order, a [`PromptBatch`] each."""
@@ -112,10 +124,14 @@ class TrainerPlumbing(TrainerBase):
     def _begin_training(self, resume_from_checkpoint: str | bool | None) -> float:
         """Fresh or restored state, and the first events; returns the time."""
         args = self.args
+        if self.args.should_save:
+            remove_leftovers(args.output_dir)
+        self.accelerator.wait_for_everyone()
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         self.is_in_train = True
-        self.state = self._new_state()
+        self.state, self.progress = self._new_state(), Progress()
         self.num_updates_done = 0
+        self._newest_checkpoint, self._checkpoint_step = None, None
         if checkpoint is not None:
             self._resume(checkpoint)
         self.state.max_steps = self.plan.num_updates
@@ -126,13 +142,28 @@ class TrainerPlumbing(TrainerBase):
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
         self.callback_handler.train_dataloader = None
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
-        self._first_episode, self._policy_losses, self._pending_logs = self.state.episode, [], []
+        self._first_update = self.state.global_step
         self._started = time.time()
-        if checkpoint is None and args.eval_on_start:
+        if checkpoint is not None:
+            self._load_rng_state(checkpoint)
+            self._finish_what_was_begun()
+        elif args.eval_on_start:
             self._evaluate_and_track()
         return self._started
 
+    def _finish_what_was_begun(self) -> None:
+        """Events of the checkpoint's update that a failure kept from happening."""
+        unfinished, self.progress.unfinished = self.progress.unfinished, []
+        for name in unfinished:
+            setattr(self.control, name, True)
+        if unfinished:
+            with self._kept_safe():
+                if self.control.should_log and self.progress.pending_logs:
+                    self._log_pending()
+                self._evaluate_and_save()
+
     def _begin_update(self) -> None:
+        self._note_random_state()
         self._mask_age = self.masking_policy.age
         if self.state.episode % len(self.prompts) < self.plan.batch_size:
             self.control = self.callback_handler.on_epoch_begin(self.args, self.state, self.control)
@@ -144,24 +175,32 @@ class TrainerPlumbing(TrainerBase):
         self.state.global_step += 1
         self.state.episode += self.plan.batch_size
         self.state.epoch = self.state.episode / len(self.prompts)
-        self._policy_losses.append(stats.policy_loss)
-        self._pending_logs.append(self._update_logs(rollout, scores, estimates, stats))
-        self._warn_about_leaking(self._pending_logs[-1]["nlpo/mask_mass"])
+        self._count_steps(stats)
+        self.progress.pending_logs.append(self._update_logs(rollout, scores, estimates, stats))
+        self._warn_about_leaking(self.progress.pending_logs[-1]["nlpo/mask_mass"])
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
         if self.state.episode // len(self.prompts) > passes_before:
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
         is_last = self.state.global_step >= self.state.max_steps
-        if self.control.should_log or (is_last and self._pending_logs and self.args.logging_strategy != "no"):
+        if self.control.should_log or (is_last and self.args.logging_strategy != "no"):
             self._log_pending()
             if self.args.log_completions:
                 self._show_completions(of_all(completion_rows(rollout, scores, estimates)))
-        if self.control.should_evaluate:
-            self._evaluate_and_track()
-        if self.control.should_save:
-            self._save_now()
         every = max(1, self.plan.num_updates // max(self.args.num_sample_generations, 1))
         if self.args.num_sample_generations > 0 and (self.state.global_step - 1) % every == 0:
             self.generate_completions(sampling=True)
+        self._evaluate_and_save()
+        self._watch_for_collapse()
+        self._stop_if_hopeless()
+        self._stop_if_asked()
+
+    def _evaluate_and_save(self) -> None:
+        """The end of an update. Saving comes last, so that a checkpoint holds all that came before it."""
+        if self.control.should_evaluate:
+            self._note_random_state()
+            self._evaluate_and_track()
+        if self.control.should_save:
+            self._save_now()
 
     def _end_training(self, start: float) -> TrainOutput:
         seconds = time.time() - start
@@ -171,34 +210,23 @@ class TrainerPlumbing(TrainerBase):
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         self._finish_current_push()
         self.is_in_train = False
-        loss = sum(self._policy_losses) / max(len(self._policy_losses), 1)
-        episodes = self.state.episode - self._first_episode
+        loss = self.progress.policy_loss_sum / max(self.progress.num_updates, 1)
+        updates = self.state.global_step - self._first_update
         metrics = {
             "train_runtime": round(seconds, 4),
-            "train_samples_per_second": round(episodes / max(seconds, 1e-9), 3),
-            "train_steps_per_second": round(len(self._policy_losses) / max(seconds, 1e-9), 3),
+            "train_samples_per_second": round(updates * self.plan.batch_size / max(seconds, 1e-9), 3),
+            "train_steps_per_second": round(updates / max(seconds, 1e-9), 3),
             "train_loss": loss,
         }
         return TrainOutput(self.state.global_step, loss, metrics)
-
-    @contextlib.contextmanager
-    def _checkpoint_before_failing(self) -> Iterator[None]:
-        """Keep what a run has earned when a reward function fails or the user interrupts it."""
-        try:
-            yield
-        except (RewardError, KeyboardInterrupt):
-            if self.state.global_step > 0 and self.args.save_strategy != "no":
-                self._save_checkpoint(self.model, trial=None)
-            raise
 
     # Logs
 
     def _update_logs(
         self, rollout: Rollout, scores: Scores, estimates: Estimates, stats: UpdateStats
     ) -> dict[str, float]:
-        metrics: dict[str, float] = {
-            "eps": int((self.state.episode - self._first_episode) / max(time.time() - self._started, 1e-9))
-        }
+        episodes = (self.state.global_step - self._first_update) * self.plan.batch_size
+        metrics: dict[str, float] = {"eps": int(episodes / max(time.time() - self._started, 1e-9))}
         metrics |= update_metrics(
             rollout,
             scores,
@@ -214,8 +242,8 @@ class TrainerPlumbing(TrainerBase):
     def _warn_about_leaking(self, mask_mass: float) -> None:
         """Say once that the policy has moved probability out of an old mask, where no gradient reaches it."""
         held = self.args.mask_top_p if self.args.mask_strategy == "top_p" else 0.0
-        if mask_mass < LEAKING * held and not self._has_warned and self.is_world_process_zero():
-            self._has_warned = True
+        if mask_mass < LEAKING * held and "leaking" not in self.progress.warned_of and self.is_world_process_zero():
+            self.progress.warned_of.append("leaking")
             logger.warning(
                 f"The policy gives only {mask_mass:.2f} of its probability to the tokens of a mask that held more "
                 f"than {held:.2f} when it was made; the rest will be sampled after the next sync. Lower "
@@ -224,12 +252,14 @@ class TrainerPlumbing(TrainerBase):
 
     def _log_pending(self) -> None:
         """Log the averages over the updates since the last log; `lr` and `episode` are the latest."""
-        latest = self._pending_logs[-1]
+        pending, self.progress.pending_logs = self.progress.pending_logs, []
+        latest = pending[-1]
         averages = {}
         for name in latest:
-            values = [logs[name] for logs in self._pending_logs if name in logs]
+            values = [logs[name] for logs in pending if name in logs]
+            # What could not be measured in one update is averaged over the others.
+            values = [value for value in values if not math.isnan(value)] or values
             averages[name] = sum(values) / len(values) if name not in ("lr", "episode", "eps") else latest[name]
-        self._pending_logs = []
         self.log(averages)
 
     def _show_completions(self, rows: list[dict[str, Any]]) -> None:
@@ -341,13 +371,51 @@ class TrainerPlumbing(TrainerBase):
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        name = self.args.hub_model_id.split("/")[-1] if self.args.hub_model_id else Path(self.args.output_dir).name
-        self.create_model_card(model_name=name)
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save and not self.args.save_only_model:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            if folder.is_dir():
+        """Write a checkpoint beside the others and give it its name when it is whole; then remove old ones."""
+        run_dir = Path(self._get_output_dir(trial=trial))
+        folder = run_dir / UNFINISHED / f"checkpoint-{self.state.global_step}"
+        checkpoint = run_dir / folder.name
+        with self._explained_when_the_disk_is_full(run_dir):
+            name = self.args.hub_model_id.split("/")[-1] if self.args.hub_model_id else run_dir.name
+            self.create_model_card(model_name=name)
+            self._write_checkpoint(model, trial, folder, checkpoint)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                publish_checkpoint(run_dir, folder.name)
+        self.accelerator.wait_for_everyone()
+        self._note_checkpoint(checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint))
+        if self.args.should_save and not self.progress.in_update:
+            best = self.state.best_model_checkpoint
+            protected = {checkpoint} if best is None else {checkpoint, Path(best)}
+            remove_old_checkpoints(run_dir, self.args.save_total_limit, protected)
+
+    def _write_checkpoint(self, model: Any, trial: Any, folder: Path, checkpoint: Path) -> None:
+        """All files of a checkpoint into `folder`, which is going to be `checkpoint`."""
+        best = self.state.best_model_checkpoint
+        self._unfinished_folder = folder.parent
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.state.best_model_checkpoint != best:
+                # `transformers` noticed the best model at the place where it is written.
+                best = str(checkpoint)
+        finally:
+            self._unfinished_folder = None
+            self.state.best_model_checkpoint = best
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+            if not self.args.save_only_model:
+                self.progress.unfinished = self._events_to_come()
                 save_run_state(folder, self)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._unfinished_folder or super()._get_output_dir(trial))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # The upload runs beside the training, from a folder that must stay: the checkpoint under its final name.
+        if self._unfinished_folder is None:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the model card (`README.md`) into `output_dir`; arguments as in TRL."""
@@ -372,18 +440,25 @@ class TrainerPlumbing(TrainerBase):
         if not resume_from_checkpoint:
             return None
         if isinstance(resume_from_checkpoint, bool):
-            newest = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+            report = logger.warning if self.is_world_process_zero() else logger.debug
+            newest = newest_whole_checkpoint(self.args.output_dir, report)
             if newest is None:
                 raise UserError(f"There is no checkpoint to resume from in {self.args.output_dir}.")
-            return newest
+            return str(newest)
         if not os.path.isdir(resume_from_checkpoint):
             raise UserError(
                 f"The checkpoint {resume_from_checkpoint} does not exist: give a folder, or True for the newest."
             )
+        found = damage(resume_from_checkpoint) if is_checkpoint(resume_from_checkpoint) else None
+        if found is not None:
+            raise UserError(
+                f"The checkpoint {resume_from_checkpoint} is damaged ({found}): give another, or True for the newest "
+                "whole one."
+            )
         return str(resume_from_checkpoint)
 
     def _resume(self, checkpoint: str) -> None:
-        """Policy, value function, masking policy, optimizer, scheduler, counters and random states of a checkpoint."""
+        """Policy, value function, masking policy, optimizer, scheduler, counters and callbacks of a checkpoint."""
         if is_adapter_model(self.policy_and_value.policy):
             self._load_adapter(checkpoint)
         else:
@@ -391,11 +466,41 @@ class TrainerPlumbing(TrainerBase):
                 self._load_from_checkpoint(checkpoint)
         load_run_state(checkpoint, self)
         self.state = NLPOTrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+        self.state.is_local_process_zero = self.is_local_process_zero()
+        self.state.is_world_process_zero = self.is_world_process_zero()
         self._load_callback_state()
         self._load_optimizer_and_scheduler(checkpoint)
-        self._load_rng_state(checkpoint)
         self.state.episode = self.state.global_step * self.plan.batch_size
         self.num_updates_done = self.state.global_step
+        self._note_checkpoint(Path(checkpoint))
+        if self.progress.in_update:
+            self.progress.in_update = False
+            logger.warning(
+                f"{checkpoint} was written when an update failed half-way: the run goes on from there, but is not "
+                "equal to an unbroken one."
+            )
+
+    def _load_callback_state(self) -> None:
+        """Counters of callbacks, such as the patience of early stopping; what they were built with stays as it is."""
+        if self.args.restore_callback_states_from_checkpoint:
+            super()._load_callback_state()
+            return
+        saved = self.state.stateful_callbacks
+        for name, callbacks in self._stateful_callbacks().items():
+            states = saved.get(name, [])
+            states = states if isinstance(states, list) else [states]
+            # `transformers` adds to the list of callbacks of one class at every save; the last are the latest.
+            for callback, state in zip(callbacks, states[-len(callbacks) :], strict=False):
+                for attribute, value in state.get("attributes", {}).items():
+                    setattr(callback, attribute, value)
+        self.state.stateful_callbacks = self._new_state().stateful_callbacks
+
+    def _stateful_callbacks(self) -> dict[str, list[Any]]:
+        by_class: dict[str, list[Any]] = {}
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):
+                by_class.setdefault(type(callback).__name__, []).append(callback)
+        return by_class
 
     def _new_state(self) -> NLPOTrainerState:
         stateful: Any = [

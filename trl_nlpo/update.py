@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from .batch_plan import BatchPlan
 from .functional.losses import clipped_policy_loss, clipped_value_loss
 from .functional.statistics import AllSum
 from .models.policy_and_value import PolicyAndValue
-from .records import Estimates, Rollout, UpdateStats
+from .records import Estimates, Rollout, UpdateStats, without_skipped
 from .sampling import SamplingSettings, action_logprobs
 
 
@@ -44,7 +45,8 @@ def update_policy(
     """`num_ppo_epochs` x `num_mini_batches` optimizer steps on one rollout (paper, section 4; PPO, algorithm 1).
 
     The gradient of a step is that of the mean over all real tokens of its minibatch, however the minibatch is cut into
-    microbatches and spread over processes.
+    microbatches and spread over processes. Completions that `estimates` skips are not among them. A step whose loss or
+    gradient is not finite is not taken.
 
     Args:
         model: the policy and value function as accelerate wrapped it; called on [`Sequences`].
@@ -59,33 +61,54 @@ def update_policy(
         [`UpdateStats`].
     """
     totals = _Totals(rollout.completion_ids.device)
+    learned = without_skipped(rollout.completion_mask, estimates.skipped)
     model.train()
     for microbatches in plan.minibatches(len(rollout), generator):
-        num_tokens = all_sum(rollout.completion_mask[torch.cat(microbatches)].sum())
+        num_tokens = all_sum(learned[torch.cat(microbatches)].sum())
+        if estimates.skipped is not None and not num_tokens:
+            totals.skip_step()
+            continue
+        totals.begin_step()
         for number, rows in enumerate(microbatches, start=1):
             # Gradients are added up over processes in the last backward of a step only.
             is_last = number == len(microbatches)
             with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-                microbatch = _Microbatch(rollout, estimates, rows)
+                microbatch = _Microbatch(rollout, estimates, learned, rows)
                 for part in module.parts if plan.num_processes == 1 else ("both",):
                     with module.computing(part):
                         logits, values = model(microbatch.sequences, part)
                         loss = microbatch.loss(logits, values, objective, sampling, totals)
                         # Processes average their gradients, and the mean is over the tokens of all of them.
                         accelerator.backward(loss * plan.num_processes / num_tokens)
+                        totals.add_loss(loss)
                         del logits, values, loss
-        totals.add_step(_clip_gradients(model, accelerator, objective.max_grad_norm))
-        optimizer.step()
-        optimizer.zero_grad()
+        _step(optimizer, accelerator, _clip_gradients(model, accelerator, objective.max_grad_norm), totals, all_sum)
     return totals.stats(all_sum)
+
+
+def _step(
+    optimizer: torch.optim.Optimizer, accelerator: Any, grad_norm: torch.Tensor, totals: _Totals, all_sum: AllSum
+) -> None:
+    """An optimizer step, or none, which leaves all as it is, where loss or gradient of any process is not finite."""
+    is_finite = grad_norm.to(totals.loss_is_finite.device).isfinite() & totals.loss_is_finite
+    if not all_sum((~is_finite).long()):
+        optimizer.step()
+        totals.add_step(grad_norm)
+    else:
+        totals.skip_step()
+        # With fp16 that is part of the game: the scaler takes no step either, and lowers its scale.
+        if getattr(accelerator, "scaler", None) is not None and not grad_norm.isfinite():
+            optimizer.step()
+    optimizer.zero_grad()
 
 
 class _Microbatch:
     """Some rows of a rollout and their estimates, cut to the width that these rows need."""
 
-    def __init__(self, rollout: Rollout, estimates: Estimates, rows: torch.Tensor):
+    def __init__(self, rollout: Rollout, estimates: Estimates, learned: torch.Tensor, rows: torch.Tensor):
         self.sequences = rollout.sequences(rows)
         width = self.sequences.width
+        self.learned = learned[rows, :width]
         self.old_logprobs, self.old_values = rollout.old_logprobs[rows, :width], rollout.values[rows, :width]
         self.advantages, self.returns = estimates.advantages[rows, :width], estimates.returns[rows, :width]
 
@@ -97,18 +120,18 @@ class _Microbatch:
         sampling: SamplingSettings,
         totals: _Totals,
     ) -> torch.Tensor:
-        """The loss, of policy and value function or of the one that is there, summed over the real tokens."""
+        """The loss, of policy and value function or of the one that is there, summed over the tokens learned from."""
         per_token = torch.zeros_like(self.old_logprobs)
         if logits is not None:
             per_token = per_token + self._policy_loss(logits, objective, sampling, totals)
         if values is not None:
             per_token = per_token + objective.vf_coef * self._value_loss(values, objective, totals)
-        return torch.where(self.sequences.completion_mask, per_token, 0.0).sum()
+        return torch.where(self.learned, per_token, 0.0).sum()
 
     def _policy_loss(
         self, logits: torch.Tensor, objective: Objective, sampling: SamplingSettings, totals: _Totals
     ) -> torch.Tensor:
-        real = self.sequences.completion_mask
+        real = self.learned
         logprobs, entropies = action_logprobs(logits, self.sequences, sampling)
         logprobs = torch.where(real, logprobs, 0.0)
         loss, clipped = clipped_policy_loss(logprobs, self.old_logprobs, self.advantages, objective.cliprange)
@@ -117,7 +140,7 @@ class _Microbatch:
 
     def _value_loss(self, values: torch.Tensor, objective: Objective, totals: _Totals) -> torch.Tensor:
         loss, clipped = clipped_value_loss(values, self.old_values, self.returns, objective.cliprange_value)
-        totals.add(self.sequences.completion_mask, value_loss=loss, value_clipfrac=clipped)
+        totals.add(self.learned, value_loss=loss, value_clipfrac=clipped)
         return loss
 
 
@@ -140,6 +163,15 @@ class _Totals:
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
         self.grad_norms: list[torch.Tensor] = []
         self.first_ratio_deviation = torch.zeros((), device=device)
+        self.num_skipped = self.skipped_in_a_row = 0
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        self._before = (self.sums.clone(), self.first_ratio_deviation)
+        self.loss_is_finite = torch.ones((), dtype=torch.bool, device=self.sums.device)
+
+    def add_loss(self, loss: torch.Tensor) -> None:
+        self.loss_is_finite &= loss.detach().isfinite()
 
     @torch.no_grad()
     def add_policy(
@@ -173,17 +205,26 @@ class _Totals:
 
     def add_step(self, grad_norm: torch.Tensor) -> None:
         self.grad_norms.append(grad_norm)
+        self.skipped_in_a_row = 0
+
+    def skip_step(self) -> None:
+        """Leave the step that was begun out of all averages."""
+        self.sums, self.first_ratio_deviation = self._before
+        self.num_skipped += 1
+        self.skipped_in_a_row += 1
 
     def stats(self, all_sum: AllSum) -> UpdateStats:
         sums = dict(zip(self.NAMES, all_sum(self.sums).tolist(), strict=True))
-        tokens = max(sums.pop("tokens"), 1.0)
+        tokens = sums.pop("tokens") or math.nan
         means = {name: value / tokens for name, value in sums.items()}
         deviation = means.pop("ratio")
         return UpdateStats(
             num_optimizer_steps=len(self.grad_norms),
             ratio=1.0 + deviation,
             ratio_variance=max(means.pop("ratio_squares") - deviation**2, 0.0),
-            grad_norm=float(torch.stack(self.grad_norms).mean()),
+            grad_norm=float(torch.stack(self.grad_norms).mean()) if self.grad_norms else math.nan,
             first_ratio_deviation=float(self.first_ratio_deviation),
+            num_skipped_steps=self.num_skipped,
+            skipped_steps_in_a_row=self.skipped_in_a_row,
             **means,
         )
