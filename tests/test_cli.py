@@ -115,7 +115,7 @@ def test_sigterm_is_one_line_and_exit_code_143(monkeypatch, recipe, capsys):
     from trl_nlpo import experiment
     from trl_nlpo.signals import Terminated
 
-    def terminate(recipe):
+    def terminate(recipe, force):
         raise Terminated("stopped after update 3; go on from runs/own/checkpoint-3.")
 
     monkeypatch.setattr(experiment, "run_experiment", terminate)

@@ -264,15 +264,3 @@ def test_a_checkpoint_from_the_middle_of_an_update_says_so_when_it_is_resumed(tm
     said.clear()
     trainer(tmp_path).train(resume_from_checkpoint=True)
     assert not said
-
-
-def test_with_several_processes_all_raise_what_one_did(tmp_path, monkeypatch):
-    from trl_nlpo import trainer_faults
-
-    subject = trainer(tmp_path, tiny.length_reward)
-    monkeypatch.setattr(type(subject.accelerator), "num_processes", 2)
-    monkeypatch.setattr(trainer_faults, "gather_object", lambda own: [*own, "the other one's reward failed"])
-    with pytest.raises(RewardError, match="the other one's reward failed"):
-        subject._as_one(lambda: "scores")
-    monkeypatch.setattr(trainer_faults, "gather_object", lambda own: [*own, None])
-    assert subject._as_one(lambda: "scores") == "scores"
