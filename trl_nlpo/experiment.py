@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class _Run:
     console: Console
     resuming: bool
     force: bool
+    told: set[str] = field(default_factory=set)
+    """Metrics of which was said that they cannot be computed."""
 
     @property
     def supervised_model(self) -> Path:
@@ -213,7 +215,9 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
     predictions = [completion_text(sample["completion"]) for sample in evaluation.samples]
     suite = compute_metrics(arguments.metric_specs, predictions, metric_columns(test))
     for name, reason in suite.unavailable.items():
-        run.console.print(f"  without {name}: {escape(reason)}", soft_wrap=True)
+        if name not in run.told:
+            run.told.add(name)
+            run.console.print(f"  without {name}: {escape(reason)}", soft_wrap=True)
     metrics = evaluation.metrics | {f"metrics/{name}": value for name, value in suite.metrics.items()}
     samples = [
         {**sample, "metrics": {name: scores[index] for name, scores in suite.rows.items()}}

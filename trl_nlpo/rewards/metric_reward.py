@@ -25,5 +25,9 @@ class MetricReward:
     def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
         for column in self.metric.columns:
             require_column(columns, column, f"reward {self.__name__!r}")
-        scores = self.metric.score([completion_text(completion) for completion in completions], **columns)
+        texts = [completion_text(completion) for completion in completions]
+        if not texts:
+            return []
+        self.metric.check(texts, columns)
+        scores = self.metric.score(texts, **columns)
         return [None if score is None else self.metric.as_reward(score) for score in scores]
