@@ -121,7 +121,9 @@ class _ActionSampler(LogitsProcessor):
         self.masking_logits = StepwiseLogits(prompt_ids, prompt_mask)
         self.records = mask is not None and (self.mask is not None or sampling.restricts_tokens or forces_tokens)
         self.warpers = sampling.logits_warpers(prompt_ids.device)
-        self.draws = None if draws is None else draws.to(prompt_ids.device)
+        # Apple's GPUs have no float64.
+        exactness = torch.float32 if prompt_ids.device.type == "mps" else torch.float64
+        self.draws = None if draws is None else draws.to(exactness).to(prompt_ids.device)
         self.vocab_size = 0
         self._packed: list[torch.Tensor] = []
 
@@ -206,8 +208,7 @@ def row_draws(seed: int, rows: Sequence[int], num_tokens: int) -> torch.Tensor:
         `torch.Tensor` of shape `(B, T)`, float64.
     """
     streams = [np.random.default_rng((seed, row)).random(num_tokens) for row in rows]
-    # A little below 1, so that rounding never moves past the last allowed token.
-    return torch.from_numpy(np.stack(streams)).clamp(max=1.0 - 2.0**-32)
+    return torch.from_numpy(np.stack(streams))
 
 
 def tokens_at(draws: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
@@ -220,8 +221,10 @@ def tokens_at(draws: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(B, 1)`, long.
     """
-    cumulative = actions.softmax(-1, dtype=torch.float64).cumsum(-1)
-    return torch.searchsorted(cumulative, draws.unsqueeze(-1) * cumulative[:, -1:], right=True)
+    cumulative = actions.softmax(-1, dtype=draws.dtype).cumsum(-1)
+    # A little below 1, so that rounding never moves past the last allowed token.
+    shares = draws.unsqueeze(-1).clamp(max=1.0 - torch.finfo(draws.dtype).eps)
+    return torch.searchsorted(cumulative, shares * cumulative[:, -1:], right=True)
 
 
 @contextlib.contextmanager
