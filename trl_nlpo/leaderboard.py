@@ -174,14 +174,16 @@ def _best(name: str, rows: dict[str, dict[str, Any]]) -> list[str]:
     means = {label: direction * row[name]["mean"] for label, row in rows.items() if name in row}
     if direction == 0 or not means:
         return []
-    return [label for label, value in means.items() if math.isclose(value, max(means.values()))]
+    best = [label for label, value in means.items() if math.isclose(value, max(means.values()))]
+    # Where all are equal, such as a BLEU of 0 everywhere, none is the best.
+    return best if len(best) < len(means) else []
 
 
 def _cell(entry: dict[str, Any] | None, is_best: bool) -> str:
     if entry is None:
         return "-"
     mean = entry["mean"]
-    digits = 3 if abs(mean) < 10 else 1
+    digits = 4 if abs(mean) < 0.01 else 3 if abs(mean) < 10 else 1
     text = f"{mean:.{digits}f}" + (f" ± {entry['std']:.{digits}f}" if entry["seeds"] > 1 else "")
     return f"**{text}**" if is_best else text
 
