@@ -53,6 +53,9 @@ class NLPOConfig(PPOConfig):
             Print sample completions with their rewards at every log, and keep them under `completions/`.
         num_completions_to_print (`int`, *optional*, defaults to `5`):
             How many sample completions are printed.
+        value_trains_backbone (`bool`, *optional*, defaults to `True`):
+            With a value head on the policy's own states (no value model, no adapter): let the value loss train the
+            backbone too. `False` trains the head alone.
         max_prompt_length (`int`, *optional*):
             Longer text prompts are cut to this many tokens. `None`: no cut; a prompt that leaves no room for the
             completion in the model's context is an error.
@@ -181,6 +184,13 @@ class NLPOConfig(PPOConfig):
     num_completions_to_print: int = field(
         default=5,
         metadata={"help": "How many completions log_completions and generate_completions print."},
+    )
+    value_trains_backbone: bool = field(
+        default=True,
+        metadata={
+            "help": "With a value head on the policy's own states (no value_model, no adapter): let the value loss "
+            "train the policy's backbone too. False: the head alone, which disturbs a good policy less."
+        },
     )
     max_prompt_length: int | None = field(
         default=None,

@@ -149,7 +149,7 @@ class NLPOTrainer(TrainerPlumbing):
             args.gradient_checkpointing_kwargs = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
 
         super().__init__(
-            model=PolicyAndValue(policy, value_model, value_adapter),
+            model=PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone),
             args=args,
             data_collator=collate_prompts,
             train_dataset=train_dataset,

@@ -289,6 +289,22 @@ def test_a_value_model_with_an_adapter_reads_every_row_as_if_alone():
             close(values[row, : len(completion)], expected)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_the_value_loss_of_a_head_reaches_the_policy_or_the_head_alone(family):
+    for reaches in (True, False):
+        module = PolicyAndValue(tiny.policy(family), value_trains_backbone=reaches)
+        prompt, completion = torch.tensor([[5, 6]]), torch.tensor([[7, 8, 9]])
+        sequences = Sequences(
+            prompt, torch.ones_like(prompt).bool(), completion, torch.ones_like(completion).bool(), family == "t5"
+        )
+        logits, values = module(sequences)
+        values.sum().backward(retain_graph=True)
+        assert module.value_model.weight.grad.abs().sum() > 0
+        assert any(weight.grad is not None for weight in module.policy.parameters()) is reaches
+        logits.sum().backward()
+        assert any(weight.grad is not None for weight in module.policy.parameters())
+
+
 def test_beside_an_adapter_that_trains_biases_there_is_no_room_for_a_second():
     # PEFT: "LoraModel supports only 1 adapter with bias."
     config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", bias="all")

@@ -46,10 +46,19 @@ class PolicyAndValue(nn.Module):
             `AutoModelForSequenceClassification` builds it.
         value_adapter (`str`, *optional*): the adapter of the policy's base model that the head reads; None: the
             policy's.
+        value_trains_backbone (`bool`): whether the value loss of a head on the policy's own states reaches the
+            policy.
     """
 
-    def __init__(self, policy: Any, value_model: Any = None, value_adapter: str | None = None):
+    def __init__(
+        self,
+        policy: Any,
+        value_model: Any = None,
+        value_adapter: str | None = None,
+        value_trains_backbone: bool = True,
+    ):
         super().__init__()
+        self.value_trains_backbone = value_trains_backbone
         self.policy: Any = policy
         self.value_model: Any = ValueHead.for_policy(policy) if value_model is None else value_model
         self.value_adapter = value_adapter
@@ -75,7 +84,7 @@ class PolicyAndValue(nn.Module):
         """
         if self.shares_backbone:
             both, hidden = completion_logits_and_hidden(self.policy, sequences)
-            return both, self._values_of(hidden)
+            return both, self._values_of(hidden if self.value_trains_backbone else hidden.detach())
         logits: torch.Tensor | None = None
         values: torch.Tensor | None = None
         if part != "value":
