@@ -230,10 +230,10 @@ class NLPOConfig(PPOConfig):
         if self.load_best_model_at_end and getattr(self, "metric_for_best_model", None) is None:
             self.metric_for_best_model: str | None = "reward"
             self.greater_is_better: bool | None = True
-        if self.world_size is None and (self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED")):
-            # `transformers` works out DeepSpeed's batch sizes with it, long before the trainer fills it in.
-            self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        # `transformers` works out DeepSpeed's batch sizes with it, long before the trainer fills it in.
+        given, self.world_size = self.world_size, self.world_size or int(os.environ.get("WORLD_SIZE", "1"))
         super().__post_init__()
+        self.world_size = given
         self._validate()
 
     def _validate(self) -> None:

@@ -68,6 +68,8 @@ def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "bf16": training.bf16,
         "fp16": training.fp16,
         "use_cpu": training.use_cpu,
+        "ddp_backend": training.ddp_backend,
+        "deepspeed": training.deepspeed,
         "gradient_checkpointing": training.gradient_checkpointing,
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
         "dataloader_pin_memory": training.device.type == "cuda",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -125,6 +126,7 @@ class NLPOTrainer(TrainerPlumbing):
     ) -> None:
         args = as_nlpo_config(args)
         check_launch(args)
+        args.world_size = PartialState().num_processes
         _check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
         output_layer(model)
         policy = with_adapter(model, peft_config)

@@ -7,10 +7,12 @@ processes, clips and takes the optimizer step inside the last `backward` of a st
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch import nn
 
@@ -35,7 +37,8 @@ def check_zero(args: Any) -> None:
         args ([`NLPOConfig`]): built under the launcher, which tells it of DeepSpeed.
 
     Raises:
-        UserError: a stage that cuts weights or nothing, `use_cpu`, or an optimizer or scheduler of DeepSpeed's.
+        UserError: a stage that cuts weights or nothing, a launch that is none of DeepSpeed's, or an optimizer or
+            scheduler of DeepSpeed's.
     """
     plugin = getattr(args, "deepspeed_plugin", None)
     if plugin is None:
@@ -54,6 +57,16 @@ def check_zero(args: Any) -> None:
             "DeepSpeed and use_cpu exclude each other, as accelerate would train with DDP: leave use_cpu out; on a "
             "machine without a GPU set the variable DS_ACCELERATOR=cpu."
         )
+    state = PartialState()
+    if not is_zero(state):
+        raise UserError(
+            f"DeepSpeed was asked for, but accelerate runs {state.distributed_type.value}: launch with torchrun or "
+            "accelerate launch, and make no Accelerator before the training arguments."
+        )
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise UserError(
+            "accelerate takes each of these processes for the only one, as it finds no GPU: set ddp_backend to gloo."
+        )
     for name in ("optimizer", "scheduler"):
         if name in plugin.deepspeed_config:
             raise UserError(
@@ -66,15 +79,10 @@ def configure_zero(accelerator: Any, args: Any) -> None:
     """Tell the engine, before it is made, what the training arguments say of clipping, precision and batches.
 
     Raises:
-        UserError: DeepSpeed was asked for and does not run, or its configuration says otherwise than `args`.
+        UserError: its configuration says otherwise than `args`.
     """
-    if getattr(args, "deepspeed_plugin", None) is None:
-        return
     if not is_zero(accelerator):
-        raise UserError(
-            f"DeepSpeed was asked for, but accelerate runs {accelerator.distributed_type.value}: launch with torchrun "
-            "or accelerate launch, and make no Accelerator before the trainer."
-        )
+        return
     plugin = accelerator.state.deepspeed_plugin
     mismatches = [line.strip(" -") for line in getattr(plugin.hf_ds_config, "mismatches", [])]
     mismatches = [line for line in mismatches if not any(name in line for name in _BATCH_SIZES)]
