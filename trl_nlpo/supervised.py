@@ -9,6 +9,7 @@ from .progress import showing_progress
 from .recipes import Recipe
 from .run_folder import MetricsLog, RunFolder
 from .starting_model import adapter_config
+from .zero import release_zero
 
 
 def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> None:
@@ -36,6 +37,7 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
         trained.save_pretrained(folder.supervised_model)
         tokenizer.save_pretrained(folder.supervised_model)
     trainer.accelerator.wait_for_everyone()
+    release_zero(trainer.accelerator)
 
 
 def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import nn
 
@@ -141,6 +142,12 @@ def load_zero(engine: Any, checkpoint: str) -> None:
 
     # Frozen weights under an adapter are not in it.
     deepspeed_load_checkpoint(engine, checkpoint, load_module_strict=False)
+
+
+def release_zero(accelerator: Any) -> None:
+    """Make room for the next trainer's DeepSpeed settings: accelerate keeps those of one at a time."""
+    if is_zero(accelerator):
+        AcceleratorState._reset_state()
 
 
 def weights_were_set(accelerator: Any, optimizer: Any) -> None:
