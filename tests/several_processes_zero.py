@@ -7,14 +7,21 @@ import os
 import sys
 from pathlib import Path
 
-import several_processes
-import tiny
 import torch
 
+import several_processes
+import tiny
 from trl_nlpo import NLPOTrainer, update
 
 
 several_processes.SCENARIOS["clipped microbatches"] = {"microbatches": 2, "max_grad_norm": 0.05}
+SCENARIOS_OF_STAGE = {
+    1: ["clipped microbatches"],
+    2: [
+        "value head", "value model", "adapters, checkpointing", "encoder-decoder", "minibatches",
+        "clipped microbatches",
+    ],
+}  # fmt: skip
 # `accelerate` ignores DeepSpeed under use_cpu, and without a GPU it has to be told of gloo.
 ON_CPU = {"use_cpu": False, "bf16": False, "ddp_backend": "gloo"}
 

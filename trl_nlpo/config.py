@@ -231,7 +231,8 @@ class NLPOConfig(PPOConfig):
             self.metric_for_best_model: str | None = "reward"
             self.greater_is_better: bool | None = True
         # `transformers` works out DeepSpeed's batch sizes with it, long before the trainer fills it in.
-        given, self.world_size = self.world_size, self.world_size or int(os.environ.get("WORLD_SIZE", "1"))
+        given = vars(self)["world_size"]
+        self.world_size: Any = given or int(os.environ.get("WORLD_SIZE", "1"))
         super().__post_init__()
         self.world_size = given
         self._validate()

@@ -67,6 +67,7 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
     model: Any
     state: Any
     control: Any
+    is_deepspeed_enabled: bool
     optimizer: Any
     lr_scheduler: Any
     plan: BatchPlan

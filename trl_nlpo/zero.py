@@ -66,7 +66,8 @@ def check_zero(args: Any) -> None:
         )
     if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
         raise UserError(
-            "accelerate takes each of these processes for the only one, as it finds no GPU: set ddp_backend to gloo."
+            "accelerate takes each of these processes for the only one, as it finds no GPU: set ddp_backend to gloo "
+            "and, in place of the key `deepspeed`, the variable ACCELERATE_USE_DEEPSPEED=true."
         )
     for name in ("optimizer", "scheduler"):
         if name in plugin.deepspeed_config:
