@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 from pathlib import Path
@@ -87,6 +88,23 @@ class TestRefusals:
         lines = ["- ds gradient_clipping=1.0 vs hf max_grad_norm=0.5", "- ds train_batch_size=8 vs hf batch=4"]
         with pytest.raises(UserError, match=r"\(ds gradient_clipping=1.0 vs hf max_grad_norm=0.5\): write 'auto'"):
             zero.configure_zero(running(mismatches=lines), SimpleNamespace())
+
+    @pytest.mark.parametrize(
+        ("kind", "shares", "message"),
+        [
+            (DistributedType.DEEPSPEED, 0, "under no DeepSpeed, and this run has DeepSpeed with 2 processes: resume"),
+            (DistributedType.DEEPSPEED, 3, "under DeepSpeed with 3 processes, and this run has DeepSpeed with 2"),
+            (DistributedType.MULTI_GPU, 2, "under DeepSpeed with 2 processes, and this run has no DeepSpeed: resume"),
+            (DistributedType.DEEPSPEED, 2, None),
+            (DistributedType.NO, 0, None),
+        ],
+    )
+    def test_optimizer_states_of_another_launch_are_refused(self, tmp_path, kind, shares, message):
+        (tmp_path / "global_step4").mkdir()
+        for rank in range(shares):
+            (tmp_path / "global_step4" / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+        with contextlib.nullcontext() if message is None else pytest.raises(UserError, match=message):
+            zero.check_resumed_zero(running(kind), str(tmp_path))
 
 
 class TestSettings:

@@ -43,7 +43,7 @@ from .prompts import PromptDataset, UpdateSampler, collate_prompts
 from .records import Estimates, Rollout, Scores, UpdateStats
 from .run_metrics import completion_rows, update_metrics
 from .trainer_faults import FaultHandling
-from .zero import load_zero, weights_were_set
+from .zero import check_resumed_zero, load_zero, weights_were_set
 
 
 logger = logging.get_logger(__name__)
@@ -471,6 +471,7 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
 
     def _resume(self, checkpoint: str) -> None:
         """Policy, value function, masking policy, optimizer, scheduler, counters and callbacks of a checkpoint."""
+        check_resumed_zero(self.accelerator, checkpoint)
         if is_adapter_model(self.policy_and_value.policy):
             self._load_adapter(checkpoint)
         else:

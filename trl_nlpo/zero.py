@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -135,6 +136,22 @@ def spoiled_unless(is_finite: torch.Tensor, accelerator: Any, scale: torch.Tenso
     DeepSpeed steps before it can be asked not to; what it never takes is a step with gradients that are not finite.
     """
     return torch.where(is_finite, scale, torch.nan) if is_zero(accelerator) else scale
+
+
+def check_resumed_zero(accelerator: Any, checkpoint: str) -> None:
+    """Refuse to go on from optimizer states that this launch cannot read, `--force` or not.
+
+    Raises:
+        UserError: a checkpoint of DDP under DeepSpeed or the other way round, or of another number of processes.
+    """
+    shares = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+    expected = accelerator.num_processes if is_zero(accelerator) else 0
+    if shares != expected:
+        kinds = [f"DeepSpeed with {count} processes" if count else "no DeepSpeed" for count in (shares, expected)]
+        raise UserError(
+            f"The optimizer states in {checkpoint} were written under {kinds[0]}, and this run has {kinds[1]}: resume "
+            "it as it was launched."
+        )
 
 
 def load_zero(engine: Any, checkpoint: str) -> None:
