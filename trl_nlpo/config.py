@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -239,7 +240,11 @@ class NLPOConfig(PPOConfig):
         if self.load_best_model_at_end and getattr(self, "metric_for_best_model", None) is None:
             self.metric_for_best_model: str | None = "reward"
             self.greater_is_better: bool | None = True
+        # `transformers` works out DeepSpeed's batch sizes with it, long before the trainer fills it in.
+        given = vars(self)["world_size"]
+        self.world_size: Any = given or int(os.environ.get("WORLD_SIZE", "1"))
         super().__post_init__()
+        self.world_size = given
         self._validate()
 
     def _validate(self) -> None:

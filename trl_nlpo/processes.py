@@ -19,6 +19,7 @@ from torch import nn
 
 from .environment import is_first_process
 from .errors import UserError
+from .zero import check_zero
 
 
 T = TypeVar("T")
@@ -36,11 +37,12 @@ def check_launch(args: Any) -> None:
         args ([`NLPOConfig`]): its `fsdp` and `deepspeed`.
 
     Raises:
-        UserError: FSDP, DeepSpeed, Megatron-LM or another kind of parallelism than DDP.
+        UserError: FSDP, ZeRO-3, Megatron-LM or another kind of parallelism than DDP, ZeRO-1 and ZeRO-2.
     """
+    if getattr(args, "deepspeed_plugin", None) is not None or _is_set("ACCELERATE_USE_DEEPSPEED"):
+        check_zero(args)
     asked = {
         "FSDP": bool(getattr(args, "fsdp", None)) or _is_set("ACCELERATE_USE_FSDP"),
-        "DeepSpeed": bool(getattr(args, "deepspeed", None)) or _is_set("ACCELERATE_USE_DEEPSPEED"),
         "Megatron-LM": _is_set("ACCELERATE_USE_MEGATRON_LM"),
         "Tensor or context parallelism": _is_set("ACCELERATE_USE_PARALLELISM_CONFIG"),
     }
@@ -48,8 +50,8 @@ def check_launch(args: Any) -> None:
         if is_asked:
             raise UserError(
                 f"{name} is not supported, as every process samples from a whole policy: launch with DDP (torchrun or "
-                "accelerate launch --multi_gpu), and save memory by an adapter (use_peft, peft_config), "
-                "load_in_4bit, gradient_checkpointing or a smaller per_device_train_batch_size."
+                "accelerate launch --multi_gpu) or DeepSpeed ZeRO-2, and save memory by an adapter (use_peft, "
+                "peft_config), load_in_4bit, gradient_checkpointing or a smaller per_device_train_batch_size."
             )
 
 

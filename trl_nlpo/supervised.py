@@ -9,6 +9,7 @@ from .progress import showing_progress
 from .recipes import Recipe
 from .run_folder import MetricsLog, RunFolder
 from .starting_model import adapter_config
+from .zero import release_zero
 
 
 def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> None:
@@ -36,6 +37,7 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
         trained.save_pretrained(folder.supervised_model)
         tokenizer.save_pretrained(folder.supervised_model)
     trainer.accelerator.wait_for_everyone()
+    release_zero(trainer.accelerator)
 
 
 def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:
@@ -68,6 +70,8 @@ def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "bf16": training.bf16,
         "fp16": training.fp16,
         "use_cpu": training.use_cpu,
+        "ddp_backend": training.ddp_backend,
+        "deepspeed": training.deepspeed,
         "gradient_checkpointing": training.gradient_checkpointing,
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
         "dataloader_pin_memory": training.device.type == "cuda",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -42,6 +43,7 @@ from .prompts import PromptDataset, collate_prompts
 from .records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateStats
 from .sampling import MaskSettings, SamplingSettings
 from .trainer_plumbing import TrainerPlumbing
+from .zero import cast_like_zero, configure_zero
 
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ class NLPOTrainer(TrainerPlumbing):
     ) -> None:
         args = as_nlpo_config(args)
         check_launch(args)
+        args.world_size = PartialState().num_processes
         _check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
         output_layer(model)
         policy = with_adapter(model, peft_config)
@@ -160,9 +163,12 @@ class NLPOTrainer(TrainerPlumbing):
         )
         # Microbatches are accumulated in the update itself, by tokens; accelerate must not divide a second time.
         self.accelerator.gradient_accumulation_steps = 1
+        configure_zero(self.accelerator, args)
         self.plan = BatchPlan.from_config(args, self.accelerator.num_processes, len(self.prompts))
         _fill_in_batch_sizes(args, self.plan)
         start_equal(self.model)
+        for module in (self.model, ref_model):
+            cast_like_zero(self.accelerator, module)
         device = self.accelerator.device
         self.reward_functions = as_reward_functions(
             reward_model if reward_funcs is None else reward_funcs,

@@ -43,6 +43,7 @@ from .prompts import PromptDataset, UpdateSampler, collate_prompts
 from .records import Estimates, Rollout, Scores, UpdateStats
 from .run_metrics import completion_rows, update_metrics
 from .trainer_faults import FaultHandling
+from .zero import check_resumed_zero, load_zero, weights_were_set
 
 
 logger = logging.get_logger(__name__)
@@ -66,6 +67,7 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
     model: Any
     state: Any
     control: Any
+    is_deepspeed_enabled: bool
     optimizer: Any
     lr_scheduler: Any
     plan: BatchPlan
@@ -359,10 +361,19 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
     @contextlib.contextmanager
     def _as_plain_trainer(self) -> Iterator[None]:
         """Let `transformers.Trainer` see the policy alone, which is what it saves, loads, describes and pushes."""
-        own = self.model
-        self.model = self.policy_and_value.policy
+        own = self.model, self.is_deepspeed_enabled
+        # ZeRO-1 and ZeRO-2 leave the weights whole; the engine would save and load the value function with them.
+        self.model, self.is_deepspeed_enabled = self.policy_and_value.policy, False
         try:
             yield
+        finally:
+            self.model, self.is_deepspeed_enabled = own
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        own, self.model = self.model, self.policy_and_value.policy
+        try:
+            # By the policy `transformers` sees whether there are frozen weights, which DeepSpeed need not write.
+            super()._save_optimizer_and_scheduler(output_dir)
         finally:
             self.model = own
 
@@ -429,6 +440,7 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
         else:
             with self._as_plain_trainer():
                 super()._load_best_model()
+        weights_were_set(self.accelerator, self.optimizer)
         self.masking_policy.policy_moved()
 
     def _load_adapter(self, checkpoint: str) -> None:
@@ -459,12 +471,15 @@ class TrainerPlumbing(FaultHandling, TrainerBase):
 
     def _resume(self, checkpoint: str) -> None:
         """Policy, value function, masking policy, optimizer, scheduler, counters and callbacks of a checkpoint."""
+        check_resumed_zero(self.accelerator, checkpoint)
         if is_adapter_model(self.policy_and_value.policy):
             self._load_adapter(checkpoint)
         else:
             with self._as_plain_trainer():
                 self._load_from_checkpoint(checkpoint)
         load_run_state(checkpoint, self)
+        if self.is_deepspeed_enabled:
+            load_zero(self.model_wrapped, checkpoint)
         self.state = NLPOTrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from .functional.statistics import AllSum
 from .models.policy_and_value import PolicyAndValue
 from .records import Estimates, Rollout, UpdateStats, without_skipped
 from .sampling import SamplingSettings, action_logprobs
+from .zero import accumulating, is_zero, spoiled_unless
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ def update_policy(
             continue
         totals.begin_step()
         for number, rows in enumerate(microbatches, start=1):
-            # Gradients are added up over processes in the last backward of a step only.
             is_last = number == len(microbatches)
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
+            with accumulating(model, accelerator, is_last):
                 microbatch = _Microbatch(rollout, estimates, learned, rows)
-                for part in module.parts if plan.num_processes == 1 else ("both",):
+                for part in ("both",) if plan.num_processes > 1 or is_zero(accelerator) else module.parts:
                     with module.computing(part):
                         logits, values = model(microbatch.sequences, part)
                         loss = microbatch.loss(logits, values, objective, sampling, totals)
-                        # Processes average their gradients, and the mean is over the tokens of all of them.
-                        accelerator.backward(loss * plan.num_processes / num_tokens)
                         totals.add_loss(loss)
+                        # Processes average their gradients, and the mean is over the tokens of all of them.
+                        scale = spoiled_unless(totals.loss_is_finite, accelerator, plan.num_processes / num_tokens)
+                        accelerator.backward(loss * scale)
                         del logits, values, loss
         _step(optimizer, accelerator, _clip_gradients(model, accelerator, objective.max_grad_norm), totals, all_sum)
     return totals.stats(all_sum)
@@ -89,7 +89,10 @@ def update_policy(
 def _step(
     optimizer: torch.optim.Optimizer, accelerator: Any, grad_norm: torch.Tensor, totals: _Totals, all_sum: AllSum
 ) -> None:
-    """An optimizer step, or none, which leaves all as it is, where loss or gradient of any process is not finite."""
+    """An optimizer step, or none, which leaves all as it is, where loss or gradient of any process is not finite.
+
+    DeepSpeed has taken it, or not taken it by the same rule, in the last backward pass: then this only counts.
+    """
     is_finite = grad_norm.to(totals.loss_is_finite.device).isfinite() & totals.loss_is_finite
     if not all_sum((~is_finite).long()):
         optimizer.step()
