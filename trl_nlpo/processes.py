@@ -24,7 +24,7 @@ from .zero import check_zero
 
 T = TypeVar("T")
 
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 """Seconds that a process which fails waits for the others to fail too."""
 
 
@@ -117,7 +117,7 @@ def say_once(say: Callable[[], Any]) -> None:
 
 
 def meet(place: str) -> int | None:
-    """Wait for the other processes to get here too, 10 seconds at most; they may all be failing.
+    """Wait for the other processes to get here too, 30 seconds at most; they may all be failing.
 
     A launcher ends all processes when it sees that one has ended: whoever is late could neither speak nor end by
     itself. They meet in the launcher's own store, as the processes may not talk to one another yet, or any more.
