@@ -42,17 +42,17 @@ def main() -> None:
     try:
         # Commands return nothing; what comes back is the exit code of a `typer.Exit`.
         code = app(standalone_mode=False) or 0
+        if code == _INTERRUPTED:
+            _complain("interrupted.", code)
     except UserError as error:
-        sys.exit(_complain(str(error), getattr(error, "exit_code", 2)))
+        code = _complain(str(error), getattr(error, "exit_code", 2))
     except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
+        code = _complain("interrupted.", _INTERRUPTED)
     except Exception as error:
         # Typer's own complaints (no such command, an option without a value) know how to say themselves.
         if not hasattr(error, "format_message"):
             raise
         code = _complain(error.format_message(), 2)
-    if code == _INTERRUPTED:
-        _complain("interrupted.", code)
     if code and _are_several():
         # Registered before what the libraries register, so called after it.
         leaving.append(code)
