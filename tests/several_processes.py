@@ -42,6 +42,7 @@ SCENARIOS = {
     "encoder-decoder": {"family": "t5"},
     "microbatches": {"microbatches": 2},
     "minibatches": {"num_mini_batches": 2},
+    "clipped microbatches": {"microbatches": 2, "max_grad_norm": 0.05},
 }
 """What every scenario changes. `microbatches`: how many a process cuts its rows into."""
 

@@ -14,7 +14,6 @@ import tiny
 from trl_nlpo import NLPOTrainer, update
 
 
-several_processes.SCENARIOS["clipped microbatches"] = {"microbatches": 2, "max_grad_norm": 0.05}
 SCENARIOS_OF_STAGE = {
     1: ["clipped microbatches"],
     2: [
