@@ -85,7 +85,7 @@ def run_announcing(recipe: str, resume: bool, pipe: int) -> None:
     """Run the command line, and write a line to `pipe` whenever a phase begins."""
     from transformers import Trainer
 
-    from trl_nlpo import cli, experiment, trainer_plumbing
+    from trl_nlpo import cli, experiment, trainer_checkpoints
     from trl_nlpo.trainer import NLPOTrainer
 
     def announce(phase: str, number: Any) -> None:
@@ -111,7 +111,7 @@ def run_announcing(recipe: str, resume: bool, pipe: int) -> None:
         "evaluate": "evaluation",
     }.items():
         announced(NLPOTrainer, name, phase, lambda args: args[0].state.global_step)
-    announced(trainer_plumbing, "publish_checkpoint", "renaming", lambda args: args[1])
+    announced(trainer_checkpoints, "publish_checkpoint", "renaming", lambda args: args[1])
     announced(experiment, "_evaluate", "test", lambda args: args[1])
     sys.argv = ["trl-nlpo", "run", recipe, *(["--resume"] if resume else [])]
     cli.main()

@@ -64,7 +64,7 @@ def test_what_must_not_know_text_or_optimizers_does_not():
 
 
 def test_imports_run_down_only():
-    order = ["cli", "experiment", "trainer", "trainer_plumbing", *ROOMS]
+    order = ["cli", "experiment", "trainer", "trainer_plumbing", "trainer_checkpoints", "trainer_faults", *ROOMS]
     for index, name in enumerate(order):
         path = PACKAGE / f"{name}.py"
         above = [f"trl_nlpo.{higher}" for higher in order[:index]]

@@ -20,6 +20,7 @@ from trl_nlpo.from_scratch import build_model, train_tokenizer
 from trl_nlpo.recipes import load_recipe
 from trl_nlpo.run_folder import RunFolder
 from trl_nlpo.run_summary import load_command
+from trl_nlpo.starting_model import starting_model
 
 
 TINY = {
@@ -334,6 +335,18 @@ def test_an_adapter_of_another_base_is_a_users_mistake(llama, other, capsys):
     with pytest.raises(UserError, match="does not fit the base model 'base': it was trained on another one") as caught:
         run_experiment(tiny(algorithm="nlpo", model_name_or_path=str(folder), output_dir="other"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_supervised_model_of_another_run_is_where_reinforcement_starts_and_is_loaded_once(monkeypatch, capsys):
+    supervised = run_experiment(tiny(algorithm="supervised", output_dir="first")) / "supervised"
+    loaded = []
+    monkeypatch.setattr(
+        experiment, "starting_model", lambda *given: loaded.append(given[2:]) or starting_model(*given)
+    )
+    folder = run_experiment(tiny(algorithm="supervised+ppo", supervised_model=str(supervised), output_dir="second"))
+    assert list(stages(folder)) == ["supervised+ppo"]
+    assert loaded == [(supervised,)]
+    assert str(supervised) in capsys.readouterr().out.replace("\n", "")
 
 
 def test_layers_that_an_adapter_does_not_find_are_a_users_mistake(capsys):

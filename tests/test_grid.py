@@ -88,6 +88,17 @@ def test_the_supervised_model_is_trained_first_and_once_per_seed_and_judges_all(
     assert run.recipes[-1].training.mask_sync_steps is None
 
 
+def test_a_supervised_run_with_keys_of_its_own_is_trained_and_not_taken_from_the_plain_one(tmp_path):
+    run = FakeRun()
+    variant = parse_variant("supervised[supervised_learning_rate=0.5]")
+    assert run_grid(Grid(("commongen",), (variant,), 1, tmp_path / "grid"), run, lambda line: None) == []
+    plain, own = run.recipes
+    assert own.arguments.supervised_learning_rate == 0.5
+    assert own.arguments.supervised_model is None
+    assert own.arguments.judge_model == str(tmp_path / "grid/commongen/supervised/seed-0/supervised")
+    assert plain.arguments.judge_model is None
+
+
 def test_a_grid_goes_on_where_it_stopped(tmp_path):
     stopped = FakeRun(fails=["supervised+nlpo"], error=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):

@@ -63,7 +63,7 @@ def test_a_tiny_model_is_of_the_kind_of_the_recipes():
 @pytest.mark.parametrize(
     ("overrides", "keys", "message"),
     [
-        (["--preset", "tinny"], {}, "preset is 'tinny', did you mean 'tiny'"),
+        (["--preset", "tinny"], {}, "command line: preset is 'tinny', did you mean 'tiny'"),
         (["--preset", "tiny"], {"task": None}, "command line: preset 'tiny' needs a recipe with a task"),
         (["--task", "comongen"], {}, "command line: unknown task 'comongen', did you mean 'commongen'"),
         ([], {"metrics": ["rougel"], "rewards": "rougeL"}, "unknown metric 'rougel', did you mean 'rougeL'"),

@@ -12,7 +12,7 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 import tiny
-from trl_nlpo import NLPOConfig, NLPOTrainer, UserError, trainer_plumbing
+from trl_nlpo import NLPOConfig, NLPOTrainer, UserError, trainer_checkpoints
 from trl_nlpo.errors import RewardError
 
 
@@ -89,14 +89,14 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_pat
     path = tmp_path / "checkpoint-4" / file
     path.write_bytes(path.read_bytes()[:-1])
     said = []
-    monkeypatch.setattr(trainer_plumbing.logger, "warning", said.append)
+    monkeypatch.setattr(trainer_checkpoints.logger, "warning", said.append)
     resumed = trainer(tmp_path, seed_everything=False)
     resumed.train(resume_from_checkpoint=True)
     assert_equal_ends(unbroken, resumed)
     assert len(said) == 1
     assert f"checkpoint-4 is damaged ({file} has" in said[0]
     # the run has written a whole one in its place
-    assert trainer_plumbing.damage(tmp_path / "checkpoint-4") is None
+    assert trainer_checkpoints.damage(tmp_path / "checkpoint-4") is None
 
 
 def test_a_damaged_checkpoint_that_was_asked_for_is_refused_in_one_line(tmp_path):
@@ -150,7 +150,9 @@ def test_the_best_model_is_kept_and_found_under_its_name(tmp_path):
 def test_the_hub_gets_a_checkpoint_that_is_whole(tmp_path, monkeypatch):
     pushed = []
     monkeypatch.setattr(
-        Trainer, "_push_from_checkpoint", lambda self, folder: pushed.append((folder, trainer_plumbing.damage(folder)))
+        Trainer,
+        "_push_from_checkpoint",
+        lambda self, folder: pushed.append((folder, trainer_checkpoints.damage(folder))),
     )
     monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, token=None: None)
     subject = trainer(tmp_path, max_steps=2)
@@ -257,7 +259,7 @@ def test_a_checkpoint_from_the_middle_of_an_update_says_so_when_it_is_resumed(tm
     with pytest.raises(ZeroDivisionError):
         subject.train()
     said = []
-    monkeypatch.setattr(trainer_plumbing.logger, "warning", said.append)
+    monkeypatch.setattr(trainer_checkpoints.logger, "warning", said.append)
     assert trainer(tmp_path).train(resume_from_checkpoint=True).global_step == 4
     assert len(said) == 1
     assert "failed half-way" in said[0]

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from trl_nlpo import run_folder
+from trl_nlpo.disk import replace_file
 from trl_nlpo.errors import DiskFullError
 from trl_nlpo.run_folder import MetricsLog, RunFolder
 
@@ -88,12 +90,12 @@ def test_a_new_stage_drops_nothing(died):
 def test_samples_are_kept_before_the_result_that_says_the_stage_is_done(died, monkeypatch):
     folder = RunFolder(died, resume=True)
 
-    def kill(name, text):
-        if name == "results.json":
+    def kill(path, text):
+        if path.name == "results.json":
             raise SystemExit
-        RunFolder._replace(folder, name, text)
+        replace_file(path, text)
 
-    monkeypatch.setattr(folder, "_replace", kill)
+    monkeypatch.setattr(run_folder, "replace_file", kill)
     with pytest.raises(SystemExit):
         folder.add_result("nlpo", {"reward": 0.9}, sample("c"), 1.0)
     assert "nlpo" in json.loads((died / "samples.jsonl").read_text())

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from trl_nlpo.cli import main
+from trl_nlpo.data import load_splits
 from trl_nlpo.errors import UserError
 from trl_nlpo.experiment import run_experiment
 from trl_nlpo.label_classifier import ClassifierArguments, train_classifier
@@ -84,7 +85,7 @@ def test_predictions_of_another_system_are_scored_by_order_or_prompt(trained, wo
     ("rows", "message"),
     [
         ([{"prediction": "a"}], "has 1 predictions, but the test split has 8 prompts"),
-        ([{"text": "a"}], "line 1: a row needs the text of a `prediction`"),
+        ([{"text": "a"}], "row 1: a row needs the text of a `prediction`"),
         ([{"prompt": "x", "prediction": "a"}], "no prediction for 8 prompts of the test split, such as 'generate"),
         ([], "is empty"),
     ],
@@ -92,6 +93,34 @@ def test_predictions_of_another_system_are_scored_by_order_or_prompt(trained, wo
 def test_predictions_that_do_not_fit_are_a_users_mistake(rows, message, working_directory):
     with pytest.raises(UserError, match=message):
         evaluate_on_task(predictions(working_directory / "p.jsonl", rows), "commongen", SMALL)
+
+
+def test_rewards_of_predictions_are_called_as_in_training(working_directory):
+    (working_directory / "own.py").write_text(
+        "async def words(completions):\n    return [float(len(text.split())) for text in completions]\n"
+        "def half(completions, concepts):\n    return [None if i % 2 else 1.0 for i, _ in enumerate(concepts)]\n"
+        "def of_tokens(completion_ids, **kwargs):\n    return [0.0 for ids in completion_ids]\n"
+    )
+    path = predictions(working_directory / "p.jsonl", [{"prediction": "a dog runs"}] * 8)
+    rewards = '["own.words", {"name": "own.half", "weight": 2.0}, "own.of_tokens", "folder/classifier"]'
+    found = evaluate_on_task(path, "commongen", [*SMALL, "--rewards", rewards])
+    assert found.metrics["rewards/words/mean"] == 3.0
+    assert found.metrics["rewards/half/mean"] == 1.0
+    # a row that a function does not apply to earns nothing by it, as in training: 3 + 2 * 1 / 2
+    assert found.metrics["reward"] == 4.0
+    assert set(found.unavailable) >= {"of_tokens", "folder/classifier"}
+
+
+@pytest.mark.filterwarnings("error:.*document frequencies.*")
+def test_document_frequencies_of_a_reward_are_the_train_splits_here_too(working_directory):
+    path = predictions(working_directory / "p.jsonl", [{"prediction": "A dog eats a cake in the park."}] * 8)
+    found = evaluate_on_task(path, "commongen", [*SMALL, "--rewards", "cider"])
+    splits = load_splits(load_recipe("commongen", SMALL).arguments)
+    expected = get_reward("cider", document_frequencies=[list(row) for row in splits.train["references"]])(
+        completions=["A dog eats a cake in the park."] * 8, references=list(splits.test["references"])
+    )
+    assert found.metrics["reward"] == pytest.approx(sum(expected) / 8)
+    assert found.metrics["reward"] > 0
 
 
 def run_cli(monkeypatch, capsys, *words):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError
+from .errors import UserError, one_line
 from .presets import MINIATURE
 from .recipe_arguments import RecipeArguments
 from .tasks.base import distinct_rows
@@ -89,7 +89,7 @@ def _load(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
         return _quickstart(arguments, seed)
     path = Path(name).expanduser()
     if path.is_file():
-        return _cut(_read_file(path), arguments, seed)
+        return _cut(read_file(path), arguments, seed)
     wanted = [train, test] + ([arguments.dataset_validation_split] if arguments.dataset_validation_split else [])
     if path.is_dir():
         return _read_folder(path, wanted, arguments)
@@ -149,7 +149,7 @@ def _read_folder(folder: Path, wanted: list[str], arguments: RecipeArguments) ->
     for split in wanted:
         path = _file_of_split(folder, split, arguments.dataset_config)
         if path is not None:
-            found[split] = _read_file(path)
+            found[split] = read_file(path)
         elif split != arguments.dataset_validation_split:
             have = (
                 ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)) or "no data file"
@@ -167,11 +167,11 @@ def read_rows(path: Path, split: str, prefix: str | None = None) -> list[dict[st
         UserError: nothing there, or not readable.
     """
     if path.is_file():
-        return list(_read_file(path)) if split == "train" else []
+        return list(read_file(path)) if split == "train" else []
     if not path.is_dir():
         raise UserError(f"{path} is not there (looked in {Path.cwd()}).")
     found = _file_of_split(path, split, prefix)
-    return [] if found is None else list(_read_file(found))
+    return [] if found is None else list(read_file(found))
 
 
 def _file_of_split(folder: Path, split: str, prefix: str | None) -> Path | None:
@@ -190,8 +190,12 @@ def _file_of_split(folder: Path, split: str, prefix: str | None) -> Path | None:
     return matches[0] if matches else None
 
 
-def _read_file(path: Path) -> Any:
-    """Rows of a file, as a list or a `Dataset`."""
+def read_file(path: Path) -> Any:
+    """Rows of a file (`.jsonl`, `.json`, `.csv` or `.parquet`), as a list or a `Dataset`.
+
+    Raises:
+        UserError: not there, or not readable; the message names the line.
+    """
     try:
         if path.suffix == ".parquet":
             from datasets import Dataset
@@ -230,9 +234,8 @@ def _load_from_hub(name: str, wanted: list[str], arguments: RecipeArguments) -> 
         splits = load_dataset(name, arguments.dataset_config)
     except Exception as error:
         # The Hub's client fails in many ways (offline, no such name, gated, a script); all of them are about the name.
-        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"dataset_name {name!r} is no file or folder, and not to be had from the Hub: {reason}"
+            f"dataset_name {name!r} is no file or folder, and not to be had from the Hub: {one_line(error, 300)}"
         ) from error
     for split in wanted:
         if split not in splits and split != arguments.dataset_validation_split:

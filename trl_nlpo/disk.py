@@ -1,9 +1,10 @@
-"""A full disk, told from other failures and said in one line."""
+"""Files that are whole or not there, and a full disk, told from other failures and said in one line."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,21 @@ def explain_full_disk(folder: Path, what: str, last_checkpoint: Path | None = No
             f"The disk is full: there is no room for {what}{size} in {folder}, where {_readable(free)} are free. "
             f"Make room, or keep fewer checkpoints with save_total_limit{goes_on}."
         ) from error
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write beside and rename, so that a reader never sees half a file, and a crash leaves the old or the new one.
+
+    Raises:
+        DiskFullError: there is no room; the old file is still there.
+    """
+    temporary = path.parent / f".{path.name}.part"
+    with explain_full_disk(path.parent, path.name):
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 def _bytes_in(folder: Path) -> int:

@@ -1,6 +1,8 @@
 """Errors that a user can mend. The command line prints their one line and exits with code 2; everything else is a bug
 of ours and keeps its traceback."""
 
+from __future__ import annotations
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: one line that says what was wrong, where, and what to do."""
@@ -20,3 +22,8 @@ class OutOfMemoryError(UserError):
 
 class TrainingStoppedError(UserError):
     """A run that has no use in going on, such as one whose gradients stay non-finite. Its checkpoint is written."""
+
+
+def one_line(error: BaseException, longest: int | None = None) -> str:
+    """What an error says, without line breaks, cut after `longest` characters; its class where it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__

@@ -16,15 +16,13 @@ from rich.markup import escape
 from .checkpoint_folder import newest_whole_checkpoint
 from .data import Splits, load_splits
 from .evaluation import evaluate_policy, prompt_tokenizer
-from .metric_suite import compute_metrics
-from .metrics.base import as_list
+from .metric_suite import fit_rewards, judge_samples
 from .models.inputs import longest_prompt
 from .processes import check_launch
 from .progress import showing_progress
 from .prompts import PromptDataset
 from .recipes import Recipe, write_resolved
 from .resume_check import check_resumed_recipe
-from .rewards.texts import completion_text
 from .run_folder import MetricsLog, RunFolder
 from .run_summary import load_command, results_table
 from .starting_model import adapter_config, starting_model, starting_tokenizer
@@ -111,12 +109,13 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
 
 def _run_stages(run: _Run) -> None:
     arguments = run.recipe.arguments
-    model = starting_model(run.recipe, run.tokenizer)
+    given = arguments.supervised_model
+    model = starting_model(run.recipe, run.tokenizer, Path(given) if given else None)
     _introduce(run, model)
     _check_fit(run, model)
-    if arguments.supervised_model is None and not (run.resuming and "zero-shot" in run.folder.results):
+    if given is None and not (run.resuming and "zero-shot" in run.folder.results):
         _evaluate(run, "zero-shot", model, judge=_judge(run, None if arguments.has_supervised_stage else model))
-    if arguments.has_supervised_stage:
+    if arguments.has_supervised_stage and given is None:
         model = _supervised_stage(run, model)
     if arguments.reinforcement:
         _reinforcement_stage(run, model)
@@ -125,8 +124,6 @@ def _run_stages(run: _Run) -> None:
 def _supervised_stage(run: _Run, model: Any) -> Any:
     """Train on the references and evaluate; returns the supervised model as it lies on disk."""
     saved = run.supervised_model
-    if run.recipe.arguments.supervised_model is not None:
-        return starting_model(run.recipe, run.tokenizer, saved)
     is_done = run.resuming and "supervised" in run.folder.results
     start = time.time()
     if not is_done:
@@ -212,31 +209,12 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
         share_out=True,
         description=f"the {arguments.dataset_test_split} split",
     )
-    predictions = [completion_text(sample["completion"]) for sample in evaluation.samples]
-    suite = compute_metrics(arguments.metric_specs, predictions, metric_columns(test))
-    for name, reason in suite.unavailable.items():
+    numbers, samples, unavailable = judge_samples(arguments.metric_specs, evaluation.samples, test)
+    for name, reason in unavailable.items():
         if name not in run.told:
             run.told.add(name)
             run.console.print(f"  without {name}: {escape(reason)}", soft_wrap=True)
-    metrics = evaluation.metrics | {f"metrics/{name}": value for name, value in suite.metrics.items()}
-    samples = [
-        {**sample, "metrics": {name: scores[index] for name, scores in suite.rows.items()}}
-        for index, sample in enumerate(evaluation.samples)
-    ]
-    run.folder.add_result(stage, metrics, samples if suite.rows else evaluation.samples, training_seconds)
-
-
-def fit_rewards(rewards: list[Any], train: Any) -> None:
-    """Give metrics that count words over many texts (CIDEr) the references of the train split to count in."""
-    for reward in rewards:
-        metric: Any = getattr(reward, "metric", None)
-        if hasattr(metric, "fit") and metric.columns[0] in train.column_names:
-            metric.fit([as_list(row) for row in train[metric.columns[0]]])
-
-
-def metric_columns(rows: Any) -> dict[str, list[Any]]:
-    """The columns of a data set as metrics see them; prompts are `prompts`."""
-    return {("prompts" if name == "prompt" else name): list(rows[name]) for name in rows.column_names}
+    run.folder.add_result(stage, evaluation.metrics | numbers, samples, training_seconds)
 
 
 def _introduce(run: _Run, model: Any) -> None:
@@ -246,7 +224,8 @@ def _introduce(run: _Run, model: Any) -> None:
     if recipe.arguments.task is not None:
         name = f"{recipe.arguments.task}, {name}"
     data = f"{name} ({len(splits.train)} rows to train on, {len(splits.test)} to test on)"
-    source = recipe.model.model_name_or_path or f"{recipe.arguments.model_type} with random weights"
+    scratch = f"{recipe.arguments.model_type} with random weights"
+    source = recipe.arguments.supervised_model or recipe.model.model_name_or_path or scratch
     run.console.print(
         f"[bold]{escape(recipe.name)}[/bold]: {recipe.arguments.algorithm} on {escape(data)}; {escape(source)}, "
         f"{size / 1e6:.1f} M parameters, on {recipe.training.device}."

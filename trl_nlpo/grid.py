@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from .errors import RewardError, UserError
+from .disk import replace_file
+from .errors import UserError
 from .naming import did_you_mean
 from .recipe_arguments import Algorithm
 from .recipes import find_recipe, load_recipe
@@ -40,6 +40,15 @@ class Variant:
     def is_supervised(self) -> bool:
         """Whether it begins with the supervised stage."""
         return self.algorithm.startswith("supervised")
+
+    @property
+    def starts_supervised(self) -> bool:
+        """Whether it goes on from a supervised model."""
+        return self.algorithm.startswith("supervised+")
+
+
+SUPERVISED = Variant("supervised", "supervised")
+"""The run whose model others start from, and which judges their perplexity."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +98,7 @@ class Grid:
         """Every cell in the order of running: the supervised one of a task and seed comes first, as others need it."""
         variants = list(self.variants)
         if any(variant.is_supervised for variant in variants):
-            first = Variant("supervised", "supervised")
-            variants = [first, *(variant for variant in variants if variant.label != first.label)]
+            variants = [SUPERVISED, *(variant for variant in variants if variant != SUPERVISED)]
         return [
             self._cell(recipe, variant, seed)
             for recipe in self.recipes
@@ -102,7 +110,7 @@ class Grid:
         """The supervised model of a cell's task and seed; None where the grid has none."""
         if not any(variant.is_supervised for variant in self.variants):
             return None
-        return self._cell(cell.recipe, Variant("supervised", "supervised"), cell.seed).folder / "supervised"
+        return self._cell(cell.recipe, SUPERVISED, cell.seed).folder / "supervised"
 
     def _cell(self, recipe: str, variant: Variant, seed: int) -> Cell:
         label = variant.label.replace("/", "_")
@@ -164,7 +172,7 @@ def _run_cell(grid: Grid, cell: Cell, run: Callable[[Any], Any], say: Callable[[
         run(load_recipe(cell.recipe, _overrides(grid, cell)))
         results = json.loads((cell.folder / "results.json").read_text(encoding="utf-8"))["stages"]
         _write(cell, {"status": "done", "metrics": results[cell.stage]})
-    except (UserError, RewardError) as error:
+    except UserError as error:
         _write(cell, {"status": "failed", "error": str(error)})
         say(f"  failed: {error}")
     except Exception as error:
@@ -178,9 +186,9 @@ def _overrides(grid: Grid, cell: Cell) -> list[str]:
     words = [*grid.overrides, *cell.variant.overrides]
     words += ["--algorithm", cell.variant.algorithm, "--seed", str(cell.seed), "--output_dir", str(cell.folder)]
     supervised = grid.supervised_model(cell)
-    if supervised is not None and cell.variant.label != "supervised":
+    if supervised is not None and cell.variant != SUPERVISED:
         words += ["--judge_model", str(supervised)]
-        if cell.variant.is_supervised:
+        if cell.variant.starts_supervised:
             words += ["--supervised_model", str(supervised)]
     return words
 
@@ -201,11 +209,8 @@ def _remember(grid: Grid) -> None:
 
 
 def _write(cell: Cell, content: dict[str, Any]) -> None:
-    """Write beside and rename: a cell is done or it is not."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    temporary = cell.folder / f".{CELL_NAME}.part"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, cell.folder / CELL_NAME)
+    replace_file(cell.folder / CELL_NAME, json.dumps(content, indent=2) + "\n")
 
 
 def split_names(text: str) -> list[str]:

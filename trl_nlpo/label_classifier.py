@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import read_rows
-from .errors import UserError
+from .errors import UserError, one_line
 from .from_scratch import train_tokenizer
 
 
@@ -105,8 +105,7 @@ def _starting_point(arguments: ClassifierArguments, texts: list[str], labels: li
                 arguments.model, num_labels=len(labels), ignore_mismatched_sizes=True, **mapping
             )
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"model {arguments.model!r} cannot be loaded: {reason}") from error
+            raise UserError(f"model {arguments.model!r} cannot be loaded: {one_line(error, 300)}") from error
     else:
         tokenizer = train_tokenizer(texts, arguments.vocab_size)
         config = DistilBertConfig(

@@ -1,4 +1,4 @@
-"""A task's whole mix of metrics over completions that are there."""
+"""A task's whole mix of metrics over completions that are there, and what metrics are given of a data set."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import UserError
-from .metrics.base import Metric
+from .metrics.base import Metric, as_list
 from .metrics.registry import get_metric
+from .rewards.texts import completion_text
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,41 @@ def compute_metrics(specs: Sequence[Any], predictions: Sequence[str], columns: d
     for spec in specs:
         _compute(spec, predictions, columns, result)
     return result
+
+
+def judge_samples(
+    specs: Sequence[Any], samples: list[dict[str, Any]], rows: Any
+) -> tuple[dict[str, float], list[dict[str, Any]], dict[str, str]]:
+    """The mix of metrics over the samples of an evaluation.
+
+    Args:
+        specs: as for [`compute_metrics`].
+        samples (`list[dict]`): a row per prompt with its `completion`.
+        rows: the data set that they are about, in the same order.
+
+    Returns:
+        The numbers as `metrics/<name>`; the samples, each with its `metrics`; and what could not be computed, and why.
+    """
+    texts = [completion_text(sample["completion"]) for sample in samples]
+    suite = compute_metrics(specs, texts, metric_columns(rows))
+    scored = [
+        {**sample, "metrics": {name: scores[index] for name, scores in suite.rows.items()}} if suite.rows else sample
+        for index, sample in enumerate(samples)
+    ]
+    return {f"metrics/{name}": value for name, value in suite.metrics.items()}, scored, suite.unavailable
+
+
+def metric_columns(rows: Any) -> dict[str, list[Any]]:
+    """The columns of a data set as metrics and rewards see them; prompts are `prompts`."""
+    return {("prompts" if name == "prompt" else name): list(rows[name]) for name in rows.column_names}
+
+
+def fit_rewards(rewards: Sequence[Any], train: Any) -> None:
+    """Give metrics that count words over many texts (CIDEr) the references of the train split to count in."""
+    for reward in rewards:
+        metric: Any = getattr(reward, "metric", None)
+        if hasattr(metric, "fit") and metric.columns[0] in train.column_names:
+            metric.fit([as_list(row) for row in train[metric.columns[0]]])
 
 
 def _compute(spec: Any, predictions: Sequence[str], columns: dict[str, list[Any]], result: SuiteResult) -> None:

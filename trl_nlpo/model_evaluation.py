@@ -8,15 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .data import load_splits
+from .data import load_splits, read_file
 from .errors import UserError
 from .evaluation import evaluate_policy
-from .experiment import metric_columns
-from .metric_suite import compute_metrics
+from .metric_suite import fit_rewards, judge_samples, metric_columns
 from .recipes import Recipe, load_recipe
-from .rewards.texts import completion_text
-from .scoring import check_weights
+from .reward_calls import call_all
+from .scoring import check_weights, reward_names
 from .starting_model import starting_model, starting_tokenizer
+
+
+_NEEDS_TOKENS = "a bare classifier reads tokens, which predictions do not have: write {name: classifier, model: ...}."
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class TaskScores:
 
     Attributes:
         metrics (`dict[str, float]`): rewards (`reward`, `rewards/<name>/mean`) and the task's metrics.
-        unavailable (`dict[str, str]`): metrics that could not be computed, and why.
+        unavailable (`dict[str, str]`): metrics and rewards that could not be computed, and why.
         samples (`list[dict]`): prompt, prediction and scores of every row.
     """
 
@@ -54,49 +56,55 @@ def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = (
     is_file = system.endswith(".jsonl")
     words = [*overrides, "--algorithm", "zero_shot"]
     recipe = load_recipe(recipe_name, words if is_file else [*words, "--model_name_or_path", system])
-    test = load_splits(recipe.arguments, recipe.training.seed).test
-    metrics: dict[str, float] = {}
-    if is_file:
-        predictions = matched_predictions(Path(system), test)
-        samples = [
-            {"prompt": prompt, "completion": text} for prompt, text in zip(test["prompt"], predictions, strict=True)
-        ]
-        metrics |= _rewards(recipe, test, predictions)
-    else:
-        model, tokenizer = starting_model(recipe), starting_tokenizer(recipe)
-        judge = (
-            starting_model(recipe, folder=Path(recipe.arguments.judge_model)) if recipe.arguments.judge_model else None
-        )
-        rewards = recipe.arguments.reward_functions()
-        evaluation = evaluate_policy(
-            model, tokenizer, test, rewards, recipe.training, judge, description="the test split"
-        )
-        metrics |= evaluation.metrics
-        samples = evaluation.samples
-        predictions = [completion_text(sample["completion"]) for sample in samples]
-    suite = compute_metrics(recipe.arguments.metric_specs, predictions, metric_columns(test))
-    metrics |= {f"metrics/{name}": value for name, value in suite.metrics.items()}
-    rows = [
-        {**sample, "metrics": {name: scores[index] for name, scores in suite.rows.items()}}
-        for index, sample in enumerate(samples)
-    ]
-    return TaskScores(metrics, suite.unavailable, rows)
+    splits = load_splits(recipe.arguments, recipe.training.seed)
+    rewards = recipe.arguments.reward_functions()
+    fit_rewards(rewards, splits.train)
+    score = _score_predictions if is_file else _score_model
+    metrics, samples, unavailable = score(system, recipe, rewards, splits.test)
+    numbers, samples, missing = judge_samples(recipe.arguments.metric_specs, samples, splits.test)
+    return TaskScores(metrics | numbers, {**unavailable, **missing}, samples)
 
 
-def _rewards(recipe: Recipe, test: Any, predictions: list[str]) -> dict[str, float]:
-    functions = recipe.arguments.reward_functions()
-    weights = check_weights(recipe.training.reward_weights, len(functions))
-    columns = metric_columns(test)
+_Scored = tuple[dict[str, float], list[dict[str, Any]], dict[str, str]]
+
+
+def _score_model(system: str, recipe: Recipe, rewards: list[Any], test: Any) -> _Scored:
+    judge = recipe.arguments.judge_model
+    evaluation = evaluate_policy(
+        starting_model(recipe),
+        starting_tokenizer(recipe),
+        test,
+        rewards,
+        recipe.training,
+        judge=starting_model(recipe, folder=Path(judge)) if judge else None,
+        description="the test split",
+    )
+    return evaluation.metrics, evaluation.samples, {}
+
+
+def _score_predictions(system: str, recipe: Recipe, rewards: list[Any], test: Any) -> _Scored:
+    """The rewards of texts alone; one that needs tokens, or fails otherwise, is named and left out of the reward."""
+    predictions = matched_predictions(Path(system), test)
+    weights = check_weights(recipe.training.reward_weights, len(rewards))
+    weighted = [pair for pair in zip(rewards, weights, strict=True) if callable(pair[0])]
+    functions = [function for function, _ in weighted]
+    names = reward_names(functions)
+    unavailable = {name: _NEEDS_TOKENS for name in rewards if isinstance(name, str)}
+    answers = call_all(functions, names, {**metric_columns(test), "completions": predictions}, None)
     metrics, total = {}, 0.0
-    for function, weight in zip(functions, weights, strict=True):
-        if isinstance(function, str):
-            # A bare classifier reads the policy's tokens, which predictions do not have.
+    for name, (_, weight), values in zip(names, weighted, answers, strict=True):
+        if isinstance(values, Exception):
+            unavailable[name] = str(values)
             continue
-        values = [value for value in function(completions=predictions, **columns) if value is not None]
-        if values:
-            metrics[f"rewards/{function.__name__}/mean"] = sum(values) / len(values)
-            total += weight * metrics[f"rewards/{function.__name__}/mean"]
-    return {"reward": total, **metrics}
+        numbers = [float(value) for value in values if value is not None]
+        if numbers:
+            metrics[f"rewards/{name}/mean"] = sum(numbers) / len(numbers)
+        # A row that a function does not apply to earns nothing by it, as in training.
+        total += weight * sum(numbers) / len(predictions)
+    samples = [
+        {"prompt": prompt, "completion": text} for prompt, text in zip(test["prompt"], predictions, strict=True)
+    ]
+    return {"reward": total, **metrics}, samples, unavailable
 
 
 def matched_predictions(path: Path, test: Any) -> list[str]:
@@ -126,21 +134,11 @@ def matched_predictions(path: Path, test: Any) -> list[str]:
 
 
 def _prediction_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable: {error}.") from None
     rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}).") from None
-        text = row.get("prediction", row.get("completion")) if isinstance(row, dict) else None
+    for number, row in enumerate(read_file(path), 1):
+        text = row.get("prediction", row.get("completion"))
         if not isinstance(text, str):
-            raise UserError(f"{path}, line {number}: a row needs the text of a `prediction`.")
+            raise UserError(f"{path}, row {number}: a row needs the text of a `prediction`.")
         rows.append({**row, "prediction": text})
     if not rows:
         raise UserError(f"{path} is empty.")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
-from .errors import UserError
+from .errors import UserError, one_line
 from .naming import did_you_mean
+from .presets import preset_values
 from .recipe_arguments import RecipeArguments
 from .recipe_values import WrongValueError, convert
+from .tasks.registry import get_task
 
 
 if TYPE_CHECKING:
@@ -89,25 +91,29 @@ def _with_task(given: dict[str, tuple[Any, str]], told: dict[str, tuple[Any, str
     """What the task decides, beaten by the file (`given`), by the preset, and by the command line (`told`)."""
     together = {**given, **told}
     name, where = together.get("task", (None, ""))
-    preset, preset_where = together.pop("preset", (None, ""))
-    if name is None:
+    preset, preset_where = together.get("preset", (None, ""))
+    decided: dict[str, tuple[Any, str]] = {}
+    defaults: dict[str, tuple[Any, str]] = {}
+    if name is not None:
+        task = _told_where(where, get_task, str(name))
+        defaults = {key: (value, f"task {name}") for key, value in task.recipe_values().items()}
         if preset is not None:
-            raise UserError(f"{preset_where}: preset {preset!r} needs a recipe with a task; this one has none.")
-        return together
-    from .presets import preset_values
-    from .tasks import get_task
+            chosen = {key: value for key, (value, _) in together.items()}
+            values = _told_where(preset_where, preset_values, str(preset), task, chosen)
+            decided = {key: (value, f"preset {preset}") for key, value in values.items()}
+    elif preset is not None:
+        raise UserError(f"{preset_where}: preset {preset!r} needs a recipe with a task; this one has none.")
+    merged = {**defaults, **given, **decided, **told}
+    # What a preset stands for is there now; in a resolved recipe it would beat what beat it.
+    merged.pop("preset", None)
+    return merged
 
+
+def _told_where(where: str, find: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        task = get_task(str(name))
-        chosen = {key: value for key, (value, _) in together.items()}
-        values = preset_values(str(preset), task, chosen) if preset is not None else {}
+        return find(*arguments)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    defaults = {key: (value, f"task {name}") for key, value in task.recipe_values().items()}
-    decided = {key: (value, f"preset {preset}") for key, value in values.items()}
-    told = {key: value for key, value in told.items() if key != "preset"}
-    given = {key: value for key, value in given.items() if key != "preset"}
-    return {**defaults, **given, **decided, **told}
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -154,7 +160,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line}: byte {error.object[error.start]:#04x} is no UTF-8.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {_one_line(error)}.") from None
+        raise UserError(f"{path} cannot be read: {one_line(error)}.") from None
     try:
         content = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.reader.ReaderError as error:
@@ -164,7 +170,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}, line {line}: {error.problem or 'not YAML'}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not readable as YAML: {_one_line(error)}.") from None
+        raise UserError(f"{path} is not readable as YAML: {one_line(error)}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping of keys to values, not {type(content).__name__}.")
     return {str(key): value for key, value in content.items()}
@@ -254,7 +260,7 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
 
 def _named(error: Exception, path: Path, given: dict[str, tuple[Any, str]], values: dict[str, Any]) -> str:
     """What is wrong, with the key that it is about: found by leaving out one after the other where nobody says so."""
-    text = _one_line(error)
+    text = one_line(error)
     if any(key in text for key in recipe_fields(_classes())):
         return f"{_where(path)}: {text}"
     for key, (value, where) in given.items():
@@ -351,7 +357,3 @@ def _environment(env: Any, path: Path) -> dict[str, str]:
 
 def _where(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

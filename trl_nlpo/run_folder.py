@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from .disk import explain_full_disk
+from .disk import explain_full_disk, replace_file
 
 
 class RunFolder:
@@ -94,10 +94,12 @@ class RunFolder:
             row[stage] = _plain({key: value for key, value in sample.items() if key != "prompt"})
         self.log(stage, 0, {f"test_{key}": value for key, value in metrics.items()})
         if self.writes:
-            self._replace("samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._samples))
+            replace_file(
+                self.path / "samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._samples)
+            )
             # A stage is finished when it is in this file, which therefore comes last.
             kept = {"stages": self.results, "metrics_lines": len(self._lines("metrics.jsonl"))}
-            self._replace("results.json", json.dumps(kept, indent=2) + "\n")
+            replace_file(self.path / "results.json", json.dumps(kept, indent=2) + "\n")
 
     def _lines(self, name: str) -> list[str]:
         path = self.path / name
@@ -120,16 +122,6 @@ class RunFolder:
             size += len(line) + 1
         os.truncate(path, size)
 
-    def _replace(self, name: str, text: str) -> None:
-        """Write beside and rename, so that a reader never sees half a file."""
-        temporary = self.path / f".{name}.part"
-        with explain_full_disk(self.path, name):
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
-
 
 class MetricsLog(TrainerCallback):
     """Every log line of a trainer into the run folder's `metrics.jsonl`."""
@@ -150,8 +142,8 @@ def _is_result(line: dict[str, Any]) -> bool:
     return any(key.startswith("test_") for key in line)
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Values that JSON has: infinity and NaN become None."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
+def _plain(values: Any) -> Any:
+    """Values that JSON has: infinity and NaN become None, inside of mappings too."""
+    if isinstance(values, dict):
+        return {key: _plain(value) for key, value in values.items()}
+    return None if isinstance(values, float) and not math.isfinite(values) else values

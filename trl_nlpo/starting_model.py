@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._trl import peft_config_from, quantization_config_from
-from .errors import UserError
+from .errors import UserError, one_line
 from .from_scratch import build_model, train_tokenizer
 from .recipes import Recipe
 
@@ -105,7 +105,7 @@ def _with_saved_adapter(folder: str, recipe: Recipe, options: dict[str, Any]) ->
         # Other layers, or layers of another size.
         raise UserError(
             f"the adapter {folder!r} does not fit the base model {base_name!r}: it was trained on another one "
-            f"({_shortened(error)})."
+            f"({one_line(error, 300)})."
         ) from error
 
 
@@ -129,11 +129,7 @@ def _loaded(class_name: str, name: str, recipe: Recipe, **options: Any) -> Any:
             name, trust_remote_code=recipe.arguments.trust_remote_code, **options
         )
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"model_name_or_path {name!r} cannot be loaded: {_shortened(error)}") from error
-
-
-def _shortened(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        raise UserError(f"model_name_or_path {name!r} cannot be loaded: {one_line(error, 300)}") from error
 
 
 def _texts(splits: Splits) -> list[str]:

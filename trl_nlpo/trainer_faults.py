@@ -7,7 +7,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ logger = logging.get_logger(__name__)
 
 _ON_ALL_PROCESSES = (RewardError, TrainingStoppedError)
 """Errors that every process raises at the same place, so that all can write a checkpoint together."""
-
-Result = TypeVar("Result")
 
 
 class FaultHandling:

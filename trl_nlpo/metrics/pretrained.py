@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 
 # Where a tokenizer knows no limit, transformers writes 10^30.
@@ -219,7 +219,7 @@ class Pretrained:
         except Exception as error:
             # A name that is not there, no network, a broken file, a missing package: all are about the name.
             what = {"AutoTokenizer": "the tokenizer of model", "AutoConfig": "the config of model"}.get(class_name, "")
-            reason = " ".join(str(error).split()).rstrip(".")[:200]
+            reason = one_line(error, 200).rstrip(".")
             raise UserError(
                 f"{self.who}: {what or 'model'} {name!r} cannot be loaded: {_advice(name)} ({reason}.)"
             ) from error

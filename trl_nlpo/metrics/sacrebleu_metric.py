@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .base import Metric, as_list
 
 
@@ -90,7 +90,7 @@ def scorer(name: str, kind: str, options: Options, references: tuple[str, ...]) 
         return getattr(library(name), kind)(**dict(options), references=[[text] for text in references])
     except (ImportError, RuntimeError) as error:
         # Some tokenizers need packages or files of their own.
-        raise UserError(f"metric {name!r}: sacrebleu says: {' '.join(str(error).split())}") from None
+        raise UserError(f"metric {name!r}: sacrebleu says: {one_line(error)}") from None
 
 
 def library(name: str) -> Any:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .base import Metric, require_column
 from .classifier import SequenceClassifier
 from .prompts import check_flag, prompt_text
@@ -185,7 +185,7 @@ class _Convolution:
         try:
             weights = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise UserError(f"metric 'summac': {self.path} cannot be read as PyTorch weights: {reason}") from error
         for key, shape in shapes.items():
             have = tuple(getattr(weights.get(key), "shape", ())) if isinstance(weights, dict) else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..metrics.base import require_column
 from .texts import completion_text
 
@@ -42,8 +42,7 @@ class EvaluateReward:
             self.module = evaluate.load(module)
         except Exception as error:
             # A missing name, no network, a package that the module needs: all are about the name.
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"reward 'evaluate:{module}' cannot be loaded: {reason}") from error
+            raise UserError(f"reward 'evaluate:{module}' cannot be loaded: {one_line(error, 300)}") from error
         self.key, self.scale, self.column, self.options = key, scale, column, options
         self.__name__ = module.rstrip("/").split("/")[-1].removesuffix(".py")
 

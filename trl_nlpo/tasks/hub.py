@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .base import Portion, Row, Task
 
 
@@ -21,10 +21,9 @@ def rows_from_hub(task: Task, split: str) -> list[Row]:
         loaded = load_dataset(task.hub.path, split=portion.split, **task.hub.options)
     except Exception as error:
         # The Hub's client fails in many ways (offline, gated, moved); all of them are about the data.
-        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"the data of task {task.name!r} ({task.hub.path}) is not to be had from the Hub: {reason} Set "
-            f"dataset_name to a folder with {task.files}_train.jsonl, or to 'miniature' for rows that are made up."
+            f"the data of task {task.name!r} ({task.hub.path}) is not to be had from the Hub: {one_line(error, 300)} "
+            f"Set dataset_name to a folder with {task.files}_train.jsonl, or to 'miniature' for rows that are made up."
         ) from error
     if task.hub.shuffle_seed is not None:
         loaded = loaded.shuffle(seed=task.hub.shuffle_seed)
