@@ -95,8 +95,8 @@ def test_samples_are_kept_before_the_result_that_says_the_stage_is_done(died, mo
             raise SystemExit
         replace_file(path, text)
 
-    monkeypatch.setattr(run_folder, "replace_file", kill)
-    with pytest.raises(SystemExit):
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(run_folder, "replace_file", kill)
         folder.add_result("nlpo", {"reward": 0.9}, sample("c"), 1.0)
     assert "nlpo" in json.loads((died / "samples.jsonl").read_text())
     again = RunFolder(died, resume=True)
