@@ -16,6 +16,7 @@ import torch
 import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.batch_plan import BatchPlan
+from trl_nlpo.sharding import whole_to_hold
 
 
 torch.set_num_threads(1)
@@ -121,20 +122,24 @@ def trainer(folder, num_processes, rank, reward_funcs=reward, model=None, **sett
     )
 
 
+def weights_of(subject):
+    with whole_to_hold(subject.model_wrapped, subject.accelerator):
+        return {key: value.detach().clone() for key, value in subject.policy_and_value.state_dict().items()}
+
+
 def run(name, folder, num_processes, rank):
     """Train a scenario; returns what there is to compare."""
     subject = trainer(folder / name.replace(" ", "_"), num_processes, rank, **SCENARIOS[name])
     if num_processes == 1 and subject.plan.num_mini_batches == 2:
         subject.plan = AsTwoProcesses(**vars(subject.plan))
     subject.train()
-    weights = {key: value.detach().clone() for key, value in subject.policy_and_value.state_dict().items()}
     return {
         "kind": str(subject.accelerator.distributed_type),
         "num_processes": subject.accelerator.num_processes,
         "wrapped": type(subject.model_wrapped).__name__,
         "rows": subject.noted,
         "lines": subject.lines,
-        "weights": weights,
+        "weights": weights_of(subject),
         "mask": subject.masking_policy.state_dict(),
         "mask_syncs": subject.masking_policy.num_syncs,
         "kl_coef": subject.kl_coef,
@@ -169,7 +174,7 @@ def lengths_apart(folder, num_processes, rank):
         subject.update_policy(rollout, estimates)
         subject.sync_masking_policy()
         lengths.append(rollout.completion_mask.sum(-1).tolist())
-    return {"lengths": lengths, "weights": {k: v.clone() for k, v in subject.policy_and_value.state_dict().items()}}
+    return {"lengths": lengths, "weights": weights_of(subject)}
 
 
 def main(folder):

@@ -25,10 +25,6 @@ SCENARIOS_OF_STAGE = {
 ON_CPU = {"use_cpu": False, "bf16": False, "ddp_backend": "gloo"}
 
 
-def weights_of(subject):
-    return {key: value.detach().clone() for key, value in subject.policy_and_value.state_dict().items()}
-
-
 def updated(subject, spoil_loss=False, spoil_advantages=False):
     """One update, with a loss or advantages of this process that are not finite; what it did, and the weights."""
     rollout = subject.collect_rollout(["w1", "w2", "w3 w4", "w5"])
@@ -43,14 +39,14 @@ def updated(subject, spoil_loss=False, spoil_advantages=False):
         stats = subject.update_policy(rollout, estimates)
     finally:
         update._Microbatch.loss = loss
-    return {"steps": stats.num_optimizer_steps, "skipped": stats.num_skipped_steps, "weights": weights_of(subject)}
+    return {"steps": stats.num_optimizer_steps, "skipped": stats.num_skipped_steps, "weights": several_processes.weights_of(subject)}
 
 
 def spoiled(folder, rank):
     """Updates in which only the second process meets something that is not finite, and one that is well."""
     subject = several_processes.trainer(folder / "spoiled", 2, rank, tiny.length_reward, microbatches=2)
     return {
-        "start": weights_of(subject),
+        "start": several_processes.weights_of(subject),
         "advantages": updated(subject, spoil_advantages=rank == 1),
         "loss": updated(subject, spoil_loss=rank == 1),
         "well": updated(subject),
@@ -65,14 +61,14 @@ def resumed(folder, rank, **settings):
     again = several_processes.trainer(folder, 2, rank, tiny.length_reward, **settings)
     again.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
     found = {
-        "whole": weights_of(whole),
-        "again": weights_of(again),
+        "whole": several_processes.weights_of(whole),
+        "again": several_processes.weights_of(again),
         "masks": (whole.masking_policy.state_dict(), again.masking_policy.state_dict()),
         "files": {path.name: path.stat().st_size for path in (folder / "checkpoint-2").rglob("*") if path.is_file()},
     }
     again.state.best_model_checkpoint = str(folder / "checkpoint-1")
     again._load_best_model()
-    found["best"] = weights_of(again)
+    found["best"] = several_processes.weights_of(again)
     for group in again.optimizer.param_groups:
         group["lr"] = 0.0
     found["after best"] = updated(again)["weights"]

@@ -95,9 +95,10 @@ def test_samples_are_kept_before_the_result_that_says_the_stage_is_done(died, mo
             raise SystemExit
         replace_file(path, text)
 
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(run_folder, "replace_file", kill)
+    monkeypatch.setattr(run_folder, "replace_file", kill)
+    with pytest.raises(SystemExit):
         folder.add_result("nlpo", {"reward": 0.9}, sample("c"), 1.0)
+    monkeypatch.undo()
     assert "nlpo" in json.loads((died / "samples.jsonl").read_text())
     again = RunFolder(died, resume=True)
     assert "nlpo" not in again.results

@@ -163,3 +163,15 @@ def conversational(example: dict[str, Any]) -> bool:
 
 
 RewardFunction = Callable[..., list]
+
+
+@contextlib.contextmanager
+def without_zero3_hooks(engine: Any) -> Iterator[None]:
+    """Keep DeepSpeed's hooks off the layers of an engine, by TRL's functions for it."""
+    from trl.models.utils import add_hooks, remove_hooks
+
+    remove_hooks(engine)
+    try:
+        yield
+    finally:
+        add_hooks(engine)

@@ -11,6 +11,7 @@ import torch
 
 from ._trl import PPOConfig
 from .errors import UserError
+from .zero import load_models_whole
 
 
 @dataclass
@@ -245,6 +246,8 @@ class NLPOConfig(PPOConfig):
         self.world_size: Any = given or int(os.environ.get("WORLD_SIZE", "1"))
         super().__post_init__()
         self.world_size = given
+        if getattr(self, "deepspeed_plugin", None) is not None:
+            load_models_whole()
         self._validate()
 
     def _validate(self) -> None:

@@ -158,7 +158,9 @@ def _reinforcement_stage(run: _Run, model: Any) -> None:
         trainer.train(resume_from_checkpoint=_checkpoint(run))
     trainer.save_model(str(run.folder.path))
     seconds = time.time() - start
-    _evaluate(run, name, trainer.policy_model, judge=_judge(run, _reference(run, trainer)), training_seconds=seconds)
+    judge = _judge(run, _reference(run, trainer))
+    with trainer.whole_weights() as module:
+        _evaluate(run, name, module.policy, judge=judge, training_seconds=seconds)
     if recipe.training.push_to_hub:
         trainer.push_to_hub(dataset_name=recipe.arguments.dataset_name)
         run.console.print(f"Model pushed to the Hub in https://huggingface.co/{trainer.hub_model_id}.")

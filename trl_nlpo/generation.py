@@ -77,6 +77,8 @@ def sample_completions(
             **inputs,
             generation_config=config,
             logits_processor=LogitsProcessorList([] if sampling.is_left_to_generate else [actions]),
+            # Weights are whole, and processes may have other numbers of rows: none waits for another.
+            synced_gpus=False,
         )
     completion_ids = output[: len(prompt_ids), actions.prefix_width :]
     lengths, ended = completion_lengths(completion_ids, sampling.stop_token_ids)

@@ -13,9 +13,18 @@ from torch import nn
 from .models.adapters import MASK_ADAPTER, add_frozen_adapter, is_adapter_model, takes_mixed_batches, trained_weights
 
 
-def frozen_copy(model: Any) -> Any:
-    """A copy of `model` that takes no gradient and stays in evaluation mode."""
-    return copy.deepcopy(model).requires_grad_(False).eval()
+def frozen_copy(model: Any, dtype: torch.dtype | None = None) -> Any:
+    """A copy of `model` that takes no gradient and stays in evaluation mode; `dtype` as in [`MaskingPolicy`]."""
+    return with_dtype(copy.deepcopy(model).requires_grad_(False).eval(), dtype)
+
+
+def with_dtype(model: Any, dtype: torch.dtype | None) -> Any:
+    """The same model with its weights cast, but not its buffers; None: as they are."""
+    if dtype is not None:
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    return model
 
 
 class MaskingPolicy:
@@ -32,6 +41,8 @@ class MaskingPolicy:
         in_one_batch (`bool`): of a LoRA model, keep the copy as an adapter, so that rollouts can compute the rows of
             policy and masking policy in one batch: twice the rows instead of twice the passes. Meant for GPUs, where
             a pass is bound by reading weights; see `benchmarks/README.md`.
+        dtype (`torch.dtype`, *optional*): of the copy's weights, where the policy computes in another precision than
+            it is kept in, as under FSDP2. None: the policy's.
     """
 
     def __init__(
@@ -41,6 +52,7 @@ class MaskingPolicy:
         masks: bool = True,
         adapter: str | None = None,
         in_one_batch: bool = False,
+        dtype: torch.dtype | None = None,
     ):
         self.policy = policy
         self.sync_steps = sync_steps
@@ -51,13 +63,13 @@ class MaskingPolicy:
         self._is_current = True
         self._shares_base = is_adapter_model(policy)
         self._adapter = adapter or (policy.active_adapter if self._shares_base else "")
-        self._model = frozen_copy(policy) if masks and not self._shares_base else policy
+        self._model = frozen_copy(policy, dtype) if masks and not self._shares_base else policy
         self.in_one_batch = in_one_batch and masks and self._shares_base and takes_mixed_batches(policy)
         """Whether rollouts compute policy and masking policy as rows of one batch."""
         if self.in_one_batch:
             self._weights = add_frozen_adapter(policy, MASK_ADAPTER, self._adapter)
         else:
-            self._weights = frozen_adapter(policy, self._adapter) if masks and self._shares_base else {}
+            self._weights = frozen_adapter(policy, self._adapter, dtype) if masks and self._shares_base else {}
 
     @property
     def is_current(self) -> bool:
@@ -121,9 +133,10 @@ class MaskingPolicy:
         self.age, self.num_syncs, self._is_current = age, num_syncs, age == 0
 
 
-def frozen_adapter(policy: Any, name: str) -> dict[str, torch.Tensor]:
-    """The weights of one adapter as they are now, by their names in the model."""
-    return {full_name: weight.detach().clone() for full_name, weight in trained_weights(policy, name).items()}
+def frozen_adapter(policy: Any, name: str, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """The weights of one adapter as they are now, by their names in the model; `dtype` as in [`MaskingPolicy`]."""
+    weights = trained_weights(policy, name)
+    return {full_name: weight.detach().to(dtype, copy=True) for full_name, weight in weights.items()}
 
 
 @contextlib.contextmanager

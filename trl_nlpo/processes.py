@@ -19,6 +19,7 @@ from torch import nn
 
 from .environment import is_first_process
 from .errors import UserError
+from .fsdp import asks_for_fsdp, check_fsdp
 from .zero import check_zero
 
 
@@ -29,20 +30,20 @@ _PATIENCE = 30.0
 
 
 def check_launch(args: Any) -> None:
-    """Refuse to start where a launcher or the arguments cut models into pieces, before anything is loaded or trained.
-
-    Rollouts need the whole policy on every process, and so do its copies: reference and masking policy.
+    """Refuse what a launcher or the arguments ask for and is not supported, before anything is loaded or trained.
 
     Args:
         args ([`NLPOConfig`]): its `fsdp` and `deepspeed`.
 
     Raises:
-        UserError: FSDP, ZeRO-3, Megatron-LM or another kind of parallelism than DDP, ZeRO-1 and ZeRO-2.
+        UserError: another kind of parallelism than DDP, FSDP2 and DeepSpeed ZeRO, or a setting of these that cannot
+            work.
     """
     if getattr(args, "deepspeed_plugin", None) is not None or _is_set("ACCELERATE_USE_DEEPSPEED"):
         check_zero(args)
+    if asks_for_fsdp(args):
+        check_fsdp(args)
     asked = {
-        "FSDP": bool(getattr(args, "fsdp", None)) or _is_set("ACCELERATE_USE_FSDP"),
         "Megatron-LM": _is_set("ACCELERATE_USE_MEGATRON_LM"),
         "Tensor or context parallelism": _is_set("ACCELERATE_USE_PARALLELISM_CONFIG"),
     }
@@ -50,7 +51,7 @@ def check_launch(args: Any) -> None:
         if is_asked:
             raise UserError(
                 f"{name} is not supported, as every process samples from a whole policy: launch with DDP (torchrun or "
-                "accelerate launch --multi_gpu) or DeepSpeed ZeRO-2, and save memory by an adapter (use_peft, "
+                "accelerate launch --multi_gpu), FSDP2 or DeepSpeed ZeRO, and save memory by an adapter (use_peft, "
                 "peft_config), load_in_4bit, gradient_checkpointing or a smaller per_device_train_batch_size."
             )
 

@@ -8,8 +8,8 @@ from .errors import UserError
 from .progress import showing_progress
 from .recipes import Recipe
 from .run_folder import MetricsLog, RunFolder
+from .sharding import release_launch, whole_to_hold
 from .starting_model import adapter_config
-from .zero import release_zero
 
 
 def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> None:
@@ -29,15 +29,16 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
     trainer = make(recipe, model, tokenizer, dataset, folder)
     with showing_progress(trainer, "supervised"):
         trainer.train()
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    if recipe.model.use_peft:
-        # The next adapter starts from this model, and its folder must be able to name it.
-        trained = trained.merge_and_unload()
-    if trainer.accelerator.is_main_process:
-        trained.save_pretrained(folder.supervised_model)
-        tokenizer.save_pretrained(folder.supervised_model)
-    trainer.accelerator.wait_for_everyone()
-    release_zero(trainer.accelerator)
+    with whole_to_hold(trainer.model_wrapped, trainer.accelerator):
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if recipe.model.use_peft:
+            # The next adapter starts from this model, and its folder must be able to name it.
+            trained = trained.merge_and_unload()
+        if trainer.accelerator.is_main_process:
+            trained.save_pretrained(folder.supervised_model)
+            tokenizer.save_pretrained(folder.supervised_model)
+        trainer.accelerator.wait_for_everyone()
+    release_launch(trainer.accelerator)
 
 
 def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:
@@ -72,6 +73,8 @@ def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "use_cpu": training.use_cpu,
         "ddp_backend": training.ddp_backend,
         "deepspeed": training.deepspeed,
+        "fsdp": training.fsdp,
+        "fsdp_config": training.fsdp_config,
         "gradient_checkpointing": training.gradient_checkpointing,
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
         "dataloader_pin_memory": training.device.type == "cuda",

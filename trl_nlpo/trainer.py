@@ -21,8 +21,9 @@ from .batch_plan import BatchPlan
 from .config import NLPOConfig
 from .errors import UserError
 from .evaluation import decoder, prompt_tokenizer
+from .fsdp import computing_dtype, configure_fsdp, start_fsdp
 from .functional.rewards import adapt_kl_coef
-from .masking_policy import MaskingPolicy, frozen_adapter, frozen_copy, swapped_weights
+from .masking_policy import MaskingPolicy, frozen_adapter, frozen_copy, swapped_weights, with_dtype
 from .models.adapters import (
     VALUE_ADAPTER,
     active_adapter,
@@ -42,6 +43,7 @@ from .processes import check_launch, failing_together, of_all, start_equal
 from .prompts import PromptDataset, collate_prompts
 from .records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateStats
 from .sampling import MaskSettings, SamplingSettings
+from .sharding import check_is_whole, is_cut, whole_to_compute, whole_to_hold
 from .trainer_plumbing import TrainerPlumbing
 from .zero import cast_like_zero, configure_zero
 
@@ -164,29 +166,27 @@ class NLPOTrainer(TrainerPlumbing):
         # Microbatches are accumulated in the update itself, by tokens; accelerate must not divide a second time.
         self.accelerator.gradient_accumulation_steps = 1
         configure_zero(self.accelerator, args)
+        configure_fsdp(self.accelerator, args)
         self.plan = BatchPlan.from_config(args, self.accelerator.num_processes, len(self.prompts))
         _fill_in_batch_sizes(args, self.plan)
-        start_equal(self.model)
-        for module in (self.model, ref_model):
-            cast_like_zero(self.accelerator, module)
-        device = self.accelerator.device
+        self._place(ref_model)
         self.reward_functions = as_reward_functions(
             reward_model if reward_funcs is None else reward_funcs,
             reward_processing_classes,
-            device,
+            self.accelerator.device,
             args.local_rollout_forward_batch_size,
         )
         self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
-        if ref_model is None and not self.is_peft_model:
-            ref_model = frozen_copy(policy)
-        self.ref_model = None if ref_model is None else ref_model.to(device).eval()
-        # The policy that a user has warmed up is the reference, with its adapter; a fresh adapter is none.
-        starts_warm = (
-            self.is_peft_model and peft_config is None and self.ref_adapter_name is None and ref_model is None
-        )
-        self._reference_weights = frozen_adapter(policy, self.trained_adapter) if starts_warm else {}
+        self._copies_dtype = computing_dtype(self.accelerator)
+        self._set_up_reference(policy, ref_model, is_fresh=peft_config is not None)
         self.masking_policy = MaskingPolicy(
-            policy, args.mask_sync_steps, self.mask.is_active, self.trained_adapter, in_one_batch=device.type == "cuda"
+            policy,
+            args.mask_sync_steps,
+            self.mask.is_active,
+            self.trained_adapter,
+            # An adapter of its own would be cut with the policy.
+            in_one_batch=self.accelerator.device.type == "cuda" and not is_cut(self.accelerator),
+            dtype=self._copies_dtype,
         )
         self.kl_coef = float(args.kl_coef)
         self.objective = update.Objective(
@@ -195,6 +195,7 @@ class NLPOTrainer(TrainerPlumbing):
         self.num_updates_done = 0
         """Updates that this trainer has taken, in `train()` or in a loop of one's own."""
         self._rollouts_since_update = 0
+        self._has_whole_weights = False
         self.state = self._new_state()
         self._prepare()
 
@@ -207,6 +208,29 @@ class NLPOTrainer(TrainerPlumbing):
         add_value_adapter(policy, self.trained_adapter)
         return VALUE_ADAPTER
 
+    def _place(self, ref_model: Any) -> None:
+        """The policy on its device, equal on all processes and in the engine's precision, before copies are made."""
+        check_is_whole(self.model, ref_model)
+        start_equal(self.model)
+        for module in (self.model, ref_model):
+            cast_like_zero(self.accelerator, module)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            # These place a model themselves, but only when they prepare it.
+            self.model.to(self.accelerator.device)
+
+    def _set_up_reference(self, policy: Any, ref_model: Any, is_fresh: bool) -> None:
+        """A model of its own as reference policy, or the weights of the adapter that the policy starts with."""
+        if ref_model is None and not self.is_peft_model:
+            ref_model = frozen_copy(policy)
+        self.ref_model = None if ref_model is None else with_dtype(ref_model, self._copies_dtype)
+        if self.ref_model is not None:
+            self.ref_model.to(self.accelerator.device).eval()
+        # The policy that a user has warmed up is the reference, with its adapter; a fresh adapter is none.
+        starts_warm = self.is_peft_model and not is_fresh and self.ref_adapter_name is None and ref_model is None
+        self._reference_weights = (
+            frozen_adapter(policy, self.trained_adapter, self._copies_dtype) if starts_warm else {}
+        )
+
     def _prepare(self) -> None:
         """Optimizer and scheduler, and model and optimizer as accelerate wants them."""
         if self.args.gradient_checkpointing or getattr(self.args, "activation_checkpointing", False):
@@ -215,6 +239,7 @@ class NLPOTrainer(TrainerPlumbing):
         _check_optimizer(self.optimizer, self.model)
         self.accelerator.ddp_handler = _ddp_settings(self.args)
         self.model_wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        start_fsdp(self.accelerator, self.model_wrapped)
         self.model.add_model_tags(self._tag_names)
 
     def _tokenized(self, dataset: Any, name: str) -> dict[str, PromptDataset]:
@@ -286,7 +311,7 @@ class NLPOTrainer(TrainerPlumbing):
             prompts = PromptBatch(self._prompt_tokenizer(prompts), list(prompts))
         seed = self._seed_of_update()
         self._rollouts_since_update += 1
-        with self._generation_model() as model, self.accelerator.autocast():
+        with self._generation_model() as model:
             return rollout.collect_rollout(
                 model,
                 prompts,
@@ -377,7 +402,8 @@ class NLPOTrainer(TrainerPlumbing):
     def sync_masking_policy(self, force: bool = False) -> bool:
         """Copy the policy into the masking policy if µ updates have passed (or `force`); returns whether it did."""
         if force or self.masking_policy.sync_is_due:
-            self.masking_policy.sync()
+            with whole_to_hold(self.model_wrapped, self.accelerator):
+                self.masking_policy.sync()
             return True
         return False
 
@@ -403,8 +429,28 @@ class NLPOTrainer(TrainerPlumbing):
             yield
 
     @contextlib.contextmanager
+    def whole_weights(self) -> Iterator[PolicyAndValue]:
+        """Policy and value function with whole weights, to compute with; all processes enter and leave together.
+
+        Under FSDP2 and DeepSpeed ZeRO-3 a process has a share of them at other times. Changes to them are lost.
+        """
+        if self._has_whole_weights:
+            yield self.policy_and_value
+            return
+        with whole_to_compute(self.model_wrapped, self.accelerator):
+            self._has_whole_weights = True
+            try:
+                yield self.policy_and_value
+            finally:
+                self._has_whole_weights = False
+
+    @contextlib.contextmanager
     def _generation_model(self) -> Iterator[PolicyAndValue]:
-        yield self.policy_and_value
+        """Policy and value function in the precision of the update, so that the first ratio is 1."""
+        # FSDP casts the weights instead.
+        precision = self.accelerator.autocast() if self._copies_dtype is None else contextlib.nullcontext()
+        with self.whole_weights() as module, precision:
+            yield module
 
     def _all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(tensor, reduction="sum")

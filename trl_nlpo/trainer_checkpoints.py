@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerState
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
@@ -18,10 +20,12 @@ from .batch_plan import BatchPlan
 from .checkpoint import is_checkpoint, load_run_state, save_run_state, save_value_function
 from .checkpoint_folder import UNFINISHED, damage, newest_whole_checkpoint, publish_checkpoint, remove_old_checkpoints
 from .errors import UserError
+from .fsdp import is_fsdp, save_fsdp_optimizer
 from .masking_policy import MaskingPolicy
 from .models.adapters import is_adapter_model, load_adapter_weights, saving_only
+from .sharding import check_resumed_launch, whole_to_hold
 from .trainer_faults import FaultHandling
-from .zero import check_resumed_zero, load_zero, weights_were_set
+from .zero import load_zero, weights_were_set
 
 
 logger = logging.get_logger(__name__)
@@ -39,7 +43,10 @@ class CheckpointHandling(FaultHandling, TrainerBase):
 
     # Set by `transformers.Trainer` and `NLPOTrainer`.
     is_deepspeed_enabled: bool
+    is_fsdp_enabled: bool
+    model_wrapped: Any
     optimizer: Any
+    lr_scheduler: Any
     plan: BatchPlan
     masking_policy: MaskingPolicy
     trained_adapter: str
@@ -53,23 +60,30 @@ class CheckpointHandling(FaultHandling, TrainerBase):
         """Save policy (a plain model or PEFT adapter) and tokenizer; the value function goes into `value_model/`."""
         output_dir = output_dir or self.args.output_dir
         policy = self.policy_and_value.policy
-        with self._as_plain_trainer(), saving_only(policy, self.trained_adapter):
-            super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
-            save_value_function(self.policy_and_value, output_dir)
+        with whole_to_hold(self.model_wrapped, self.accelerator):
+            with self._as_plain_trainer(), saving_only(policy, self.trained_adapter):
+                super().save_model(output_dir, _internal_call)
+            if self.args.should_save:
+                save_value_function(self.policy_and_value, output_dir)
 
     @contextlib.contextmanager
     def _as_plain_trainer(self) -> Iterator[None]:
         """Let `transformers.Trainer` see the policy alone, which is what it saves, loads, describes and pushes."""
-        own = self.model, self.is_deepspeed_enabled
-        # ZeRO-1 and ZeRO-2 leave the weights whole; the engine would save and load the value function with them.
-        self.model, self.is_deepspeed_enabled = self.policy_and_value.policy, False
+        own = self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled
+        # DeepSpeed and FSDP would save and load the value function with it, in formats of their own.
+        self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled = self.policy_and_value.policy, False, False
         try:
             yield
         finally:
-            self.model, self.is_deepspeed_enabled = own
+            self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled = own
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if is_fsdp(self.accelerator):
+            # `transformers` would write the weights a second time.
+            save_fsdp_optimizer(self.accelerator, self.optimizer, self.model, output_dir)
+            if self.args.should_save:
+                torch.save(self.lr_scheduler.state_dict(), os.path.join(output_dir, SCHEDULER_NAME))
+            return
         own, self.model = self.model, self.policy_and_value.policy
         try:
             # By the policy `transformers` sees whether there are frozen weights, which DeepSpeed need not write.
@@ -135,11 +149,12 @@ class CheckpointHandling(FaultHandling, TrainerBase):
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
-        if is_adapter_model(self.policy_and_value.policy):
-            self._load_adapter(best)
-        else:
-            with self._as_plain_trainer():
-                super()._load_best_model()
+        with whole_to_hold(self.model_wrapped, self.accelerator, write_back=True):
+            if is_adapter_model(self.policy_and_value.policy):
+                self._load_adapter(best)
+            else:
+                with self._as_plain_trainer():
+                    super()._load_best_model()
         weights_were_set(self.accelerator, self.optimizer)
         self.masking_policy.policy_moved()
 
@@ -171,13 +186,14 @@ class CheckpointHandling(FaultHandling, TrainerBase):
 
     def _resume(self, checkpoint: str) -> None:
         """Policy, value function, masking policy, optimizer, scheduler, counters and callbacks of a checkpoint."""
-        check_resumed_zero(self.accelerator, checkpoint)
-        if is_adapter_model(self.policy_and_value.policy):
-            self._load_adapter(checkpoint)
-        else:
-            with self._as_plain_trainer():
-                self._load_from_checkpoint(checkpoint)
-        load_run_state(checkpoint, self)
+        check_resumed_launch(self.accelerator, checkpoint)
+        with whole_to_hold(self.model_wrapped, self.accelerator, write_back=True):
+            if is_adapter_model(self.policy_and_value.policy):
+                self._load_adapter(checkpoint)
+            else:
+                with self._as_plain_trainer():
+                    self._load_from_checkpoint(checkpoint)
+            load_run_state(checkpoint, self)
         if self.is_deepspeed_enabled:
             load_zero(self.model_wrapped, checkpoint)
         self.state = NLPOTrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))

@@ -267,7 +267,7 @@ class TrainerPlumbing(CheckpointHandling):
         return metrics
 
     def _evaluate_prompts(self, prompts: PromptDataset, limit: int | None = None) -> Evaluation:
-        with self._generation_model() as model, evaluation_mode(model), self.accelerator.autocast():
+        with self._generation_model() as model, evaluation_mode(model):
             rows = shared_out(
                 min(len(prompts), limit or len(prompts)),
                 lambda indices: evaluate_rows(

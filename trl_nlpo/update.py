@@ -151,6 +151,9 @@ def _clip_gradients(model: torch.nn.Module, accelerator: Any, max_grad_norm: flo
     """Clip the joint gradient of policy and value function; returns its norm before. 0 or less: measure only."""
     limit = max_grad_norm if max_grad_norm and max_grad_norm > 0 else float("inf")
     norm = accelerator.clip_grad_norm_(model.parameters(), limit)
+    if hasattr(norm, "full_tensor"):
+        # Under FSDP2 every process has a share of the norm.
+        norm = norm.full_tensor()
     return torch.as_tensor(norm, dtype=torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO-1 and ZeRO-2, through accelerate: whole weights on every process, shares of gradients and optimizer.
+"""DeepSpeed ZeRO through accelerate: every process has shares of optimizer, gradients (ZeRO-2) and weights (ZeRO-3).
 
 Everything here does nothing under another launch. The engine is driven as accelerate drives it: it adds up over
 processes, clips and takes the optimizer step inside the last `backward` of a step.
@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import nn
 
+from ._trl import without_zero3_hooks
 from .errors import UserError
 
 
-STAGES = (1, 2)
-"""Stages of ZeRO that leave the weights whole."""
+STAGES = (1, 2, 3)
+"""Stages of ZeRO that share anything out."""
 
 _BATCH_SIZES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
@@ -30,6 +30,11 @@ _BATCH_SIZES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_
 def is_zero(accelerator: Any) -> bool:
     """Whether DeepSpeed trains."""
     return getattr(accelerator, "distributed_type", None) == DistributedType.DEEPSPEED
+
+
+def is_zero3(accelerator: Any) -> bool:
+    """Whether DeepSpeed trains and cuts weights."""
+    return is_zero(accelerator) and accelerator.state.deepspeed_plugin.zero_stage == 3
 
 
 def check_zero(args: Any) -> None:
@@ -49,10 +54,9 @@ def check_zero(args: Any) -> None:
             "torchrun or accelerate launch started."
         )
     if plugin.zero_stage not in STAGES:
-        reason = "it is DDP by another name" if plugin.zero_stage == 0 else "every process samples from a whole policy"
         raise UserError(
-            f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported, as {reason}: set zero_stage to 2, or launch with "
-            "DDP (torchrun or accelerate launch --multi_gpu)."
+            f"DeepSpeed ZeRO-{plugin.zero_stage} is not supported, as it is DDP by another name: set zero_stage to 2, "
+            "or launch with DDP (torchrun or accelerate launch --multi_gpu)."
         )
     if args.use_cpu:
         raise UserError(
@@ -104,6 +108,31 @@ def configure_zero(accelerator: Any, args: Any) -> None:
     )
 
 
+def load_models_whole() -> None:
+    """Keep `from_pretrained` from cutting models under ZeRO-3, for copies are made of them first."""
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
+
+    if is_deepspeed_zero3_enabled():
+        unset_hf_deepspeed_config()
+
+
+@contextlib.contextmanager
+def gathered(engine: Any, computes: bool = False, write_back: bool = False) -> Iterator[None]:
+    """Whole weights under ZeRO-3.
+
+    Args:
+        engine: the model as DeepSpeed wrapped it.
+        computes (`bool`): also keep the engine from cutting them again after each layer's pass.
+        write_back (`bool`): keep what the first process changes.
+    """
+    import deepspeed
+
+    parameters = list(engine.module.parameters())
+    whole = deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write_back else None)
+    with whole, without_zero3_hooks(engine) if computes else contextlib.nullcontext():
+        yield
+
+
 def cast_like_zero(accelerator: Any, module: nn.Module | None) -> None:
     """Cast to bf16 or fp16 where the engine casts the policy, so that copies of the policy compute as it does."""
     if is_zero(accelerator) and module is not None:
@@ -138,20 +167,9 @@ def spoiled_unless(is_finite: torch.Tensor, accelerator: Any, scale: torch.Tenso
     return torch.where(is_finite, scale, torch.nan) if is_zero(accelerator) else scale
 
 
-def check_resumed_zero(accelerator: Any, checkpoint: str) -> None:
-    """Refuse to go on from optimizer states that this launch cannot read, `--force` or not.
-
-    Raises:
-        UserError: a checkpoint of DDP under DeepSpeed or the other way round, or of another number of processes.
-    """
-    shares = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
-    expected = accelerator.num_processes if is_zero(accelerator) else 0
-    if shares != expected:
-        kinds = [f"DeepSpeed with {count} processes" if count else "no DeepSpeed" for count in (shares, expected)]
-        raise UserError(
-            f"The optimizer states in {checkpoint} were written under {kinds[0]}, and this run has {kinds[1]}: resume "
-            "it as it was launched."
-        )
+def zero_shares(checkpoint: str | Path) -> int:
+    """Of how many processes a checkpoint has optimizer states as DeepSpeed writes them."""
+    return len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
 
 
 def load_zero(engine: Any, checkpoint: str) -> None:
@@ -160,12 +178,6 @@ def load_zero(engine: Any, checkpoint: str) -> None:
 
     # Frozen weights under an adapter are not in it.
     deepspeed_load_checkpoint(engine, checkpoint, load_module_strict=False)
-
-
-def release_zero(accelerator: Any) -> None:
-    """Make room for the next trainer's DeepSpeed settings: accelerate keeps those of one at a time."""
-    if is_zero(accelerator):
-        AcceleratorState._reset_state()
 
 
 def weights_were_set(accelerator: Any, optimizer: Any) -> None:

@@ -75,6 +75,17 @@ class PolicyAndValue(nn.Module):
         """What can be computed (and taken back) on its own: one after the other they need half the memory."""
         return ("both",) if self.shares_backbone else ("policy", "value")
 
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of layers that FSDP and DeepSpeed keep in one piece; they ask for it by this name."""
+        wanted: set[str] = set()
+        for model in (self.policy, self.value_model):
+            wanted |= set(getattr(model, "_no_split_modules", None) or ())
+        return sorted(wanted & {type(module).__name__ for module in self.modules()})
+
+    def empty_pass(self) -> None:
+        """Compute nothing; see [`fsdp.start_fsdp`]."""
+
     def forward(self, sequences: Sequences, part: str = "both") -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Logits `(B, T, V)` and values `(B, T)` of the states before each completion token.
 
