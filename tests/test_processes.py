@@ -41,7 +41,7 @@ def test_without_a_store_of_the_launcher_the_first_process_speaks(monkeypatch, r
     assert heard == said
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM"])
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_USE_MEGATRON_LM"])
 def test_models_in_pieces_are_refused_in_a_line_before_training(tmp_path, monkeypatch, variable):
     args = NLPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     check_launch(args)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,8 @@ def start_fsdp(accelerator: Any, model: Any) -> None:
     if is_fsdp(accelerator):
         from torch.distributed.fsdp import register_fsdp_forward_method
 
+        # Nothing that the update does to logits and values is done in place.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         register_fsdp_forward_method(model, "empty_pass")
         model.empty_pass()
 
@@ -103,7 +107,7 @@ def computing_dtype(accelerator: Any) -> torch.dtype | None:
 
 
 @contextlib.contextmanager
-def unsharded(root: Any) -> Iterator[None]:
+def unsharded(root: Any, accelerator: Any) -> Iterator[None]:
     """Whole weights in the precision that FSDP computes in, which stay whole through any number of passes."""
     from torch.distributed.fsdp import FSDPModule
 
@@ -115,8 +119,9 @@ def unsharded(root: Any) -> Iterator[None]:
         yield
     finally:
         for module in modules:
-            # As accelerate's default has it: the root is needed again at once when the backward pass begins.
-            module.set_reshard_after_forward(module is not root, recurse=False)
+            # As accelerate has it: what the root holds is needed again at once when the backward pass begins.
+            reshards = module is not root and bool(accelerator.state.fsdp_plugin.reshard_after_forward)
+            module.set_reshard_after_forward(reshards, recurse=False)
             module.reshard()
 
 
@@ -137,13 +142,17 @@ def whole_parameters(root: nn.Module, write_back: bool = False) -> Iterator[None
     whole = {
         key: nn.Parameter(share.full_tensor(), requires_grad=share.requires_grad) for key, share in shares.items()
     }
+    # After `load_state_dict` FSDP looks whether its shares are still in their places.
+    hooks = {module: module._load_state_dict_post_hooks for module, _, _ in places}
     for module, name, share in places:
         setattr(module, name, whole[id(share)])
+        module._load_state_dict_post_hooks = OrderedDict()
     try:
         yield
     finally:
         for module, name, share in places:
             setattr(module, name, share)
+            module._load_state_dict_post_hooks = hooks[module]
     if write_back:
         for key, share in shares.items():
             share.copy_(distribute_tensor(whole[key].data, share.device_mesh, share.placements))

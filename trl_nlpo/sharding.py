@@ -27,7 +27,7 @@ def whole_to_compute(model: Any, accelerator: Any) -> Iterator[None]:
         accelerator: that did.
     """
     if is_fsdp(accelerator):
-        with unsharded(model):
+        with unsharded(model, accelerator):
             yield
     elif is_zero3(accelerator):
         with gathered(model, computes=True):
@@ -70,8 +70,8 @@ def check_is_whole(*models: nn.Module | None) -> None:
         for parameter in () if model is None else model.parameters():
             if hasattr(parameter, "ds_id") or parameter.is_meta:
                 raise UserError(
-                    f"{type(model).__name__} was loaded in pieces (deepspeed.zero.Init) or without weights, and copies "
-                    "are made of it first: build NLPOConfig before, and load it whole on every process."
+                    f"{type(model).__name__} was loaded in pieces (deepspeed.zero.Init) or without weights, but copies "
+                    "of it are needed: build NLPOConfig first, and load it whole on every process."
                 )
 
 

@@ -90,6 +90,8 @@ def configure_zero(accelerator: Any, args: Any) -> None:
     """
     if not is_zero(accelerator):
         return
+    # Models are loaded after it too: of rewards, or to compare with.
+    load_models_whole()
     plugin = accelerator.state.deepspeed_plugin
     mismatches = [line.strip(" -") for line in getattr(plugin.hf_ds_config, "mismatches", [])]
     mismatches = [line for line in mismatches if not any(name in line for name in _BATCH_SIZES)]
