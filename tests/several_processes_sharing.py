@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 
 import several_processes
 import tiny
@@ -70,8 +71,13 @@ def updated(subject, spoil_loss=False, spoil_advantages=False):
 def spoiled(folder, rank):
     """Updates in which only the second process meets something that is not finite, and one that is well."""
     subject = several_processes.trainer(folder / "spoiled", 2, rank, tiny.length_reward, microbatches=2)
+    with subject.whole_weights():
+        subject.save_model(str(folder / "inside"))
+        rollout = subject.collect_rollout(["w1", "w2", "w3 w4", "w5"])
     return {
         "held": held_share(subject),
+        "inside": load_file(folder / "inside" / "model.safetensors"),
+        "logprobs inside": rollout.old_logprobs,
         "start": weights_of(subject),
         "advantages": updated(subject, spoil_advantages=rank == 1),
         "loss": updated(subject, spoil_loss=rank == 1),
@@ -109,12 +115,15 @@ def half_precision(folder, rank):
     )
     subject.train()
     with subject.whole_weights() as module:
+        subject.save_model(str(folder / "half inside"))
         computing = {str(weight.dtype) for weight in module.parameters()}
+    saved = load_file(folder / "half inside" / "adapter_model.safetensors")
     logs = [line for line in subject.lines if "objective/kl" in line]
     return {
         "kl": logs[0]["objective/kl"],
         "first_ratio_deviation": max(line["nlpo/first_ratio_deviation"] for line in logs),
         "computing": computing,
+        "saved": {str(weight.dtype) for weight in saved.values()},
         "weights": {str(weight.dtype) for weight in weights_of(subject).values()},
     }
 

@@ -122,6 +122,14 @@ class TestTwoProcesses:
             assert ours == pytest.approx(theirs, rel=5e-3)
             assert len(ours) == 3
 
+    def test_a_model_can_be_saved_while_its_weights_are_whole_and_goes_on_computing(self, two):
+        for process in two.processes:
+            found = process["spoiled"]
+            for key, weight in found["inside"].items():
+                assert torch.equal(weight, found["start"][f"policy.{key}"])
+            assert found["logprobs inside"].isfinite().all()
+            assert found["logprobs inside"].any()
+
     @pytest.mark.parametrize("what", ["advantages", "loss"])
     def test_a_step_that_is_not_finite_on_one_process_is_taken_by_none(self, two, what):
         for process in two.processes:
@@ -168,7 +176,7 @@ class TestTwoProcesses:
             assert process["half"]["kl"] == 0.0
             assert process["half"]["first_ratio_deviation"] < 1e-6
             assert process["half"]["computing"] == {"torch.bfloat16"}
-            assert process["half"]["weights"] == {"torch.float32"}
+            assert process["half"]["weights"] == process["half"]["saved"] == {"torch.float32"}
 
 
 @pytest.mark.slow

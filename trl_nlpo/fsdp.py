@@ -97,6 +97,7 @@ def start_fsdp(accelerator: Any, model: Any) -> None:
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         register_fsdp_forward_method(model, "empty_pass")
         model.empty_pass()
+        model.reshard()
 
 
 def computing_dtype(accelerator: Any) -> torch.dtype | None:
@@ -109,15 +110,15 @@ def computing_dtype(accelerator: Any) -> torch.dtype | None:
 @contextlib.contextmanager
 def unsharded(root: Any, accelerator: Any) -> Iterator[None]:
     """Whole weights in the precision that FSDP computes in, which stay whole through any number of passes."""
-    from torch.distributed.fsdp import FSDPModule
-
-    modules = [module for module in root.modules() if isinstance(module, FSDPModule)]
+    modules = _sharded_modules(root)
     for module in modules:
         module.unshard()
         module.set_reshard_after_forward(False, recurse=False)
+    root.computes_whole = True
     try:
         yield
     finally:
+        root.computes_whole = False
         for module in modules:
             # As accelerate has it: what the root holds is needed again at once when the backward pass begins.
             reshards = module is not root and bool(accelerator.state.fsdp_plugin.reshard_after_forward)
@@ -125,12 +126,21 @@ def unsharded(root: Any, accelerator: Any) -> Iterator[None]:
             module.reshard()
 
 
+def _sharded_modules(root: Any) -> list[Any]:
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in root.modules() if isinstance(module, FSDPModule)]
+
+
 @contextlib.contextmanager
 @torch.no_grad()
-def whole_parameters(root: nn.Module, write_back: bool = False) -> Iterator[None]:
+def whole_parameters(root: Any, write_back: bool = False) -> Iterator[None]:
     """Plain parameters in place of the shares, in the precision of the shares."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
+    # What the last pass left whole may be in another precision, and would be lost with what is written.
+    for module in _sharded_modules(root):
+        module.reshard()
     places = [
         (module, name, parameter)
         for module in root.modules()
@@ -156,6 +166,9 @@ def whole_parameters(root: nn.Module, write_back: bool = False) -> Iterator[None
     if write_back:
         for key, share in shares.items():
             share.copy_(distribute_tensor(whole[key].data, share.device_mesh, share.placements))
+    if getattr(root, "computes_whole", False):
+        for module in _sharded_modules(root):
+            module.unshard()
 
 
 def save_fsdp_optimizer(accelerator: Any, optimizer: Any, model: nn.Module, folder: str) -> None:

@@ -70,8 +70,8 @@ def check_is_whole(*models: nn.Module | None) -> None:
         for parameter in () if model is None else model.parameters():
             if hasattr(parameter, "ds_id") or parameter.is_meta:
                 raise UserError(
-                    f"{type(model).__name__} was loaded in pieces (deepspeed.zero.Init) or without weights, but copies "
-                    "of it are needed: build NLPOConfig first, and load it whole on every process."
+                    f"{type(model).__name__} was loaded in pieces (deepspeed.zero.Init) or without weights, but copies"
+                    " of it are needed: build NLPOConfig first, and load it whole on every process."
                 )
 
 

@@ -177,17 +177,7 @@ class NLPOTrainer(TrainerPlumbing):
             args.local_rollout_forward_batch_size,
         )
         self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
-        self._copies_dtype = computing_dtype(self.accelerator)
-        self._set_up_reference(policy, ref_model, is_fresh=peft_config is not None)
-        self.masking_policy = MaskingPolicy(
-            policy,
-            args.mask_sync_steps,
-            self.mask.is_active,
-            self.trained_adapter,
-            # An adapter of its own would be cut with the policy.
-            in_one_batch=self.accelerator.device.type == "cuda" and not is_cut(self.accelerator),
-            dtype=self._copies_dtype,
-        )
+        self._set_up_copies(policy, ref_model, is_fresh=peft_config is not None)
         self.kl_coef = float(args.kl_coef)
         self.objective = update.Objective(
             args.cliprange, args.cliprange_value, args.vf_coef, args.entropy_coef, args.max_grad_norm
@@ -218,8 +208,9 @@ class NLPOTrainer(TrainerPlumbing):
             # These place a model themselves, but only when they prepare it.
             self.model.to(self.accelerator.device)
 
-    def _set_up_reference(self, policy: Any, ref_model: Any, is_fresh: bool) -> None:
-        """A model of its own as reference policy, or the weights of the adapter that the policy starts with."""
+    def _set_up_copies(self, policy: Any, ref_model: Any, is_fresh: bool) -> None:
+        """Reference policy (a model, or the weights of the adapter that the policy starts with) and masking policy."""
+        self._copies_dtype = computing_dtype(self.accelerator)
         if ref_model is None and not self.is_peft_model:
             ref_model = frozen_copy(policy)
         self.ref_model = None if ref_model is None else with_dtype(ref_model, self._copies_dtype)
@@ -229,6 +220,15 @@ class NLPOTrainer(TrainerPlumbing):
         starts_warm = self.is_peft_model and not is_fresh and self.ref_adapter_name is None and ref_model is None
         self._reference_weights = (
             frozen_adapter(policy, self.trained_adapter, self._copies_dtype) if starts_warm else {}
+        )
+        self.masking_policy = MaskingPolicy(
+            policy,
+            self.args.mask_sync_steps,
+            self.mask.is_active,
+            self.trained_adapter,
+            # An adapter of its own would be cut with the policy.
+            in_one_batch=self.accelerator.device.type == "cuda" and not is_cut(self.accelerator),
+            dtype=self._copies_dtype,
         )
 
     def _prepare(self) -> None:

@@ -129,10 +129,17 @@ def gathered(engine: Any, computes: bool = False, write_back: bool = False) -> I
     """
     import deepspeed
 
+    if getattr(engine, "computes_whole", False):
+        yield
+        return
     parameters = list(engine.module.parameters())
     whole = deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write_back else None)
     with whole, without_zero3_hooks(engine) if computes else contextlib.nullcontext():
-        yield
+        engine.computes_whole = computes
+        try:
+            yield
+        finally:
+            engine.computes_whole = False
 
 
 def cast_like_zero(accelerator: Any, module: nn.Module | None) -> None:
