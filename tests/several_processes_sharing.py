@@ -74,6 +74,7 @@ def spoiled(folder, rank):
     with subject.whole_weights():
         subject.save_model(str(folder / "inside"))
         rollout = subject.collect_rollout(["w1", "w2", "w3 w4", "w5"])
+    subject.accelerator.wait_for_everyone()
     return {
         "held": held_share(subject),
         "inside": load_file(folder / "inside" / "model.safetensors"),
@@ -117,6 +118,7 @@ def half_precision(folder, rank):
     with subject.whole_weights() as module:
         subject.save_model(str(folder / "half inside"))
         computing = {str(weight.dtype) for weight in module.parameters()}
+    subject.accelerator.wait_for_everyone()
     saved = load_file(folder / "half inside" / "adapter_model.safetensors")
     logs = [line for line in subject.lines if "objective/kl" in line]
     return {
