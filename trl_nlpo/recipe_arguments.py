@@ -132,6 +132,9 @@ class RecipeArguments:
     def __post_init__(self) -> None:
         self.reward_specs = parse_rewards(self.rewards)
         self.metric_specs = parse_rewards(self.metrics, "metrics")
+        weighted = [spec.name for spec in self.metric_specs if spec.weight != 1.0]
+        if weighted:
+            raise UserError(f"metrics: {weighted[0]!r} has a weight, but metrics are not added up: leave it out.")
         if not self.reward_specs:
             raise UserError(f"rewards is missing: name at least one of {', '.join(built_in_names())}.")
         if not self.dataset_name and self.task is None:
