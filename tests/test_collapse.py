@@ -79,9 +79,9 @@ def test_one_bad_batch_is_no_sign():
     assert collapse_signs(history) == {}
 
 
-@pytest.mark.parametrize("length", [0, 1, 10, 19])
-def test_a_short_run_says_nothing(length):
-    assert collapse_signs(series(40, perplexity=(20.0, 2000.0))[:length]) == {}
+@pytest.mark.parametrize(("length", "kinds"), [(0, []), (1, []), (10, []), (19, []), (20, ["kl"])])
+def test_a_run_says_nothing_before_its_first_and_last_events_are_others(length, kinds):
+    assert list(collapse_signs(series(40, objective__kl=(1e3, 1e3))[:length])) == kinds
 
 
 def test_evaluations_and_what_was_not_measured_are_passed_over():
