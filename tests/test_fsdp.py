@@ -89,3 +89,14 @@ def test_copies_get_the_precision_that_weights_are_cast_to(dtype):
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, state=SimpleNamespace(fsdp_plugin=plugin))
     assert fsdp.computing_dtype(accelerator) is dtype
     assert fsdp.computing_dtype(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU)) is None
+
+
+def test_settings_that_turn_out_to_be_for_the_first_version_are_refused(monkeypatch):
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    state = SimpleNamespace(fsdp_plugin=None)
+    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, state=state, mixed_precision="bf16")
+    with pytest.raises(UserError, match="FSDP1 is not supported"):
+        fsdp.configure_fsdp(accelerator, SimpleNamespace(fsdp_plugin_args=None))
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    fsdp.configure_fsdp(accelerator, SimpleNamespace(fsdp_plugin_args=None))
+    assert fsdp.computing_dtype(accelerator) is torch.bfloat16

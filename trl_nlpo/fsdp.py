@@ -21,6 +21,9 @@ from torch import nn
 from .errors import UserError
 
 
+_FIRST_VERSION = "FSDP1 is not supported: set fsdp_version (the key version of fsdp_config) to 2."
+
+
 def is_fsdp(accelerator: Any) -> bool:
     """Whether FSDP trains."""
     return getattr(accelerator, "distributed_type", None) == DistributedType.FSDP
@@ -55,8 +58,9 @@ def check_fsdp(args: Any) -> None:
             "FSDP was asked for, but accelerate runs it on several GPUs only, and would train with DDP here without a "
             "word: leave FSDP out, or launch on GPUs with torchrun or accelerate launch."
         )
+    # Without a version the launcher means the first; what a configuration means depends on transformers.
     if setting("version", 2 if config is not None else 1) != "2":
-        raise UserError("FSDP1 is not supported: set fsdp_version (the key version of fsdp_config) to 2.")
+        raise UserError(_FIRST_VERSION)
     if is_on("cpu_ram_efficient_loading"):
         raise UserError(
             "fsdp_cpu_ram_efficient_loading leaves all processes but one without weights, and each needs whole models "
@@ -78,11 +82,17 @@ def _is_set(variable: str) -> bool:
 
 
 def configure_fsdp(accelerator: Any, args: Any) -> None:
-    """Settings of this trainer's own: accelerate keeps those of the first, which know that one's layers."""
+    """Settings of this trainer's own: accelerate keeps those of the first, which know that one's layers.
+
+    Raises:
+        UserError: they are for FSDP1.
+    """
     if is_fsdp(accelerator):
         from accelerate.utils import FullyShardedDataParallelPlugin
 
         plugin = FullyShardedDataParallelPlugin(**(getattr(args, "fsdp_plugin_args", None) or {}))
+        if plugin.fsdp_version != 2:
+            raise UserError(_FIRST_VERSION)
         if accelerator.mixed_precision != "no":
             plugin.set_mixed_precision(accelerator.mixed_precision)
         accelerator.state.fsdp_plugin = plugin

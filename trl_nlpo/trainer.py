@@ -201,12 +201,12 @@ class NLPOTrainer(TrainerPlumbing):
     def _place(self, ref_model: Any) -> None:
         """The policy on its device, equal on all processes and in the engine's precision, before copies are made."""
         check_is_whole(self.model, ref_model)
-        start_equal(self.model)
-        for module in (self.model, ref_model):
-            cast_like_zero(self.accelerator, module)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             # These place a model themselves, but only when they prepare it.
             self.model.to(self.accelerator.device)
+        start_equal(self.model)
+        for module in (self.model, ref_model):
+            cast_like_zero(self.accelerator, module)
 
     def _set_up_copies(self, policy: Any, ref_model: Any, is_fresh: bool) -> None:
         """Reference policy (a model, or the weights of the adapter that the policy starts with) and masking policy."""
