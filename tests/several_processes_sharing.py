@@ -109,17 +109,15 @@ def resumed(folder, rank, **settings):
     return found
 
 
-def half_precision(folder, rank):
+def half_precision(folder, rank, **settings):
     """Updates in bf16: the first KL, the largest first deviation of the ratio from 1, and the types of the weights."""
-    subject = several_processes.trainer(
-        folder / "half", 2, rank, tiny.length_reward, family="llama", adapter=True, bf16=True
-    )
+    subject = several_processes.trainer(folder, 2, rank, tiny.length_reward, bf16=True, **settings)
     subject.train()
     with subject.whole_weights() as module:
-        subject.save_model(str(folder / "half inside"))
+        subject.save_model(str(folder / "inside"))
         computing = {str(weight.dtype) for weight in module.parameters()}
     subject.accelerator.wait_for_everyone()
-    saved = load_file(folder / "half inside" / "adapter_model.safetensors")
+    saved = load_file(next((folder / "inside").glob("*model.safetensors")))
     logs = [line for line in subject.lines if "objective/kl" in line]
     return {
         "kl": logs[0]["objective/kl"],
@@ -133,12 +131,14 @@ def half_precision(folder, rank):
 def main(folder, names):
     rank, num_processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     found = {name: several_processes.run(name, folder, num_processes, rank) for name in names}
+    found["lengths"] = several_processes.lengths_apart(folder, num_processes, rank)
     found["spoiled"] = spoiled(folder, rank)
     found["resumed"] = resumed(folder / "resumed", rank, family="llama", value_model=True)
     found["resumed adapter"] = resumed(folder / "resumed_adapter", rank, family="llama", adapter=True)
     if "ACCELERATE_USE_FSDP" in os.environ:
         # DeepSpeed would keep this precision for the trainers of other tests.
-        found["half"] = half_precision(folder, rank)
+        found["half"] = half_precision(folder / "half", rank)
+        found["half adapter"] = half_precision(folder / "half_adapter", rank, family="llama", adapter=True)
     torch.save(found, folder / f"rank{rank}.pt")
 
 

@@ -130,6 +130,12 @@ class TestTwoProcesses:
             assert found["logprobs inside"].isfinite().all()
             assert found["logprobs inside"].any()
 
+    def test_processes_stay_in_step_when_completions_end_at_different_lengths(self, two):
+        first, second = (process["lengths"] for process in two.processes)
+        assert first["lengths"] == [[1] * 4] * 3
+        assert all(max(lengths) > 10 for lengths in second["lengths"])
+        assert all(torch.equal(first["weights"][key], second["weights"][key]) for key in first["weights"])
+
     @pytest.mark.parametrize("what", ["advantages", "loss"])
     def test_a_step_that_is_not_finite_on_one_process_is_taken_by_none(self, two, what):
         for process in two.processes:
@@ -169,14 +175,16 @@ class TestTwoProcesses:
             assert any(not torch.equal(found["best"][key], found["again"][key]) for key in found["best"])
             assert_close(found["after best"], found["best"], name)
 
-    def test_in_half_precision_policy_and_copies_compute_alike_and_whole_precision_is_kept(self, two):
+    @pytest.mark.parametrize("name", ["half", "half adapter"])
+    def test_in_half_precision_policy_and_copies_compute_alike_and_whole_precision_is_kept(self, two, name):
         if two.kind != "FSDP2":
             pytest.skip("DeepSpeed keeps half precision in the weights")
         for process in two.processes:
-            assert process["half"]["kl"] == 0.0
-            assert process["half"]["first_ratio_deviation"] < 1e-6
-            assert process["half"]["computing"] == {"torch.bfloat16"}
-            assert process["half"]["weights"] == process["half"]["saved"] == {"torch.float32"}
+            found = process[name]
+            assert found["kl"] == 0.0
+            assert found["first_ratio_deviation"] < 1e-6
+            assert found["computing"] == {"torch.bfloat16"}
+            assert found["weights"] == found["saved"] == {"torch.float32"}
 
 
 @pytest.mark.slow
