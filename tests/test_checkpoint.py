@@ -15,7 +15,14 @@ from transformers import AutoModelForSequenceClassification
 import tiny
 from trl_nlpo import UserError
 from trl_nlpo.batch_plan import BatchPlan
-from trl_nlpo.checkpoint import Progress, load_run_state, load_value_function, save_run_state, save_value_function
+from trl_nlpo.checkpoint import (
+    Progress,
+    check_resumable,
+    load_run_state,
+    load_value_function,
+    save_run_state,
+    save_value_function,
+)
 from trl_nlpo.masking_policy import MaskingPolicy
 from trl_nlpo.models.adapters import VALUE_ADAPTER, adapter_parameters, add_value_adapter
 from trl_nlpo.models.policy_and_value import PolicyAndValue
@@ -188,7 +195,7 @@ def test_weights_that_are_tied_are_written_once_and_come_back_tied(tmp_path):
 
 def test_a_folder_that_is_no_checkpoint_of_ours_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"it has no nlpo_state\.json") as caught:
-        load_run_state(tmp_path, run())
+        check_resumable(tmp_path)
     assert "\n" not in str(caught.value)
 
 

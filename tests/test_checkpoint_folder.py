@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 
 import pytest
 from transformers.trainer_utils import get_last_checkpoint
@@ -164,3 +165,16 @@ def test_without_a_limit_all_stay(tmp_path, limit):
         written(tmp_path, step)
     remove_old_checkpoints(tmp_path, limit, set())
     assert len(names(tmp_path)) == 2
+
+
+def test_checkpoints_of_a_run_before_are_not_looked_at(tmp_path):
+    written(tmp_path, 9)
+    started = time.time()
+    assert newest_whole_checkpoint(tmp_path, print, since=started) is None
+    own = written(tmp_path, 2)
+    reports = []
+    assert newest_whole_checkpoint(tmp_path, reports.append, since=started) == own
+    (own / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"No checkpoint in .* is whole \(checkpoint-2"):
+        newest_whole_checkpoint(tmp_path, reports.append, since=started)
+    assert newest_whole_checkpoint(tmp_path, reports.append).name == "checkpoint-9"

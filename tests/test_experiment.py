@@ -388,3 +388,35 @@ def test_a_run_is_not_resumed_with_another_seed_and_its_recipe_stays_unless_forc
     assert (folder / "recipe.yaml").read_text() == before
     run_experiment(other, force=True)
     assert "seed: 7" in (folder / "recipe.yaml").read_text()
+
+
+def test_a_run_that_died_early_is_not_gone_on_with_from_the_checkpoints_of_one_before_it(monkeypatch, capsys):
+    folder = run_experiment(tiny(save_steps=1))
+    assert (folder / "checkpoint-1").is_dir()
+    real = experiment.NLPOTrainer
+
+    class Dies(real):
+        def collect_rollout(self, prompts):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "NLPOTrainer", Dies)
+    other = {"learning_rate": 1e-6, "kl_coef": 5.0, "save_steps": 1}
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(tiny(**other))
+    taken = []
+
+    class Counts(real):
+        def update_policy(self, rollout, estimates):
+            taken.append(self.kl_coef)
+            return super().update_policy(rollout, estimates)
+
+    monkeypatch.setattr(experiment, "NLPOTrainer", Counts)
+    run_experiment(tiny(resume_from_checkpoint="true", **other))
+    assert taken == [5.0] * tiny().training.max_steps
+
+
+def test_a_recipe_says_nothing_of_how_its_run_was_gone_on_with(capsys):
+    folder = run_experiment(tiny())
+    before = (folder / "recipe.yaml").read_text()
+    run_experiment(tiny(resume_from_checkpoint="true"))
+    assert (folder / "recipe.yaml").read_text() == before

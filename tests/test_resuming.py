@@ -266,3 +266,72 @@ def test_a_checkpoint_from_the_middle_of_an_update_says_so_when_it_is_resumed(tm
     said.clear()
     trainer(tmp_path).train(resume_from_checkpoint=True)
     assert not said
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty cannot be resumed: it has no nlpo_state\.json") as caught:
+        trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "empty"))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_schedule_of_syncs_goes_on_where_nothing_is_masked(tmp_path):
+    def ages(subject):
+        return [entry["nlpo/mask_age"] for entry in subject.state.log_history if "nlpo/mask_age" in entry]
+
+    settings = {"mask_strategy": "none", "mask_sync_steps": 3, "max_steps": 6}
+    unbroken = trainer(tmp_path, **settings)
+    unbroken.train()
+    resumed = trainer(tmp_path, seed_everything=False, save_strategy="no", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert ages(resumed) == ages(unbroken) == [0, 1, 2, 0, 1, 2]
+    assert_equal_ends(unbroken, resumed)
+
+
+def test_a_reward_that_fails_while_samples_are_printed_costs_no_random_number(tmp_path):
+    calls = []
+
+    def fails_at(call):
+        def reward(completions, **kwargs):
+            calls.append(len(completions))
+            if len(calls) == call:
+                raise ZeroDivisionError("tired")
+            return noise(completions) if len(completions) == 4 else [0.0] * len(completions)
+
+        return reward
+
+    settings = {"num_sample_generations": 4, "eval_strategy": "steps", "eval_steps": 100, "save_steps": 100}
+    unbroken = trainer(tmp_path / "unbroken", fails_at(0), **settings)
+    unbroken.train()
+    assert calls[:4] == [4, 3] * 2
+    calls.clear()
+    with pytest.raises(RewardError):
+        trainer(tmp_path / "broken", fails_at(4), **settings).train()
+    resumed = trainer(tmp_path / "broken", fails_at(0), seed_everything=False, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert_equal_ends(unbroken, resumed)
+
+
+def test_what_is_logged_in_some_updates_only_is_averaged_over_these(tmp_path):
+    calls = []
+
+    def reward(completions, log_metric, **kwargs):
+        calls.append(1)
+        if len(calls) % 2:
+            log_metric("rare", len(calls))
+        return [0.0] * len(completions)
+
+    subject = trainer(tmp_path, reward, logging_steps=4, save_strategy="no")
+    subject.train()
+    assert [entry["rare"] for entry in subject.state.log_history if "rare" in entry] == [2.0]
+
+
+def test_a_second_training_begins_with_the_learning_rate_of_the_first(tmp_path):
+    subject = trainer(tmp_path, save_strategy="no")
+    rates = []
+    for _ in range(2):
+        subject.train()
+        rates.append([entry["lr"] for entry in subject.state.log_history if "lr" in entry])
+    assert rates[0] == rates[1]
+    assert rates[0][0] == 1e-3
+    assert len(set(rates[0])) == 4

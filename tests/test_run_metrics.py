@@ -152,6 +152,13 @@ def test_padding_changes_no_metric():
         assert actual[name] == pytest.approx(value, rel=1e-6), name
 
 
+def test_what_a_function_logs_never_takes_the_place_of_a_metric_of_ours():
+    scores = dataclasses.replace(make_scores(), metrics={"reward": [99.0], "accuracy": [0.5, 1.0]})
+    actual = metrics(scores=scores)
+    assert actual["reward"] == pytest.approx(EXPECTED["reward"])
+    assert (actual["log_metric/reward"], actual["accuracy"]) == (99.0, 0.75)
+
+
 def test_a_function_that_never_applied_has_no_mean():
     scores = dataclasses.replace(make_scores(), per_function=torch.full((3, 2), float("nan")))
     assert math.isnan(metrics(scores=scores)["rewards/f/mean"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import warnings
 
 import numpy as np
@@ -252,11 +253,13 @@ def test_what_functions_log_is_kept():
         log_metric("accuracy", 1)
         log_metric("accuracy", torch.tensor(0.5))
         log_extra("parsed", ("x", "y", "z"))
+        log_extra("length", np.float32([1, 2, 3]))
         return [0.0] * 3
 
     scores = score(function)
     assert scores.metrics == {"accuracy": [1.0, 0.5]}
-    assert scores.extra_columns == {"parsed": ["x", "y", "z"]}
+    assert scores.extra_columns == {"parsed": ["x", "y", "z"], "length": [1.0, 2.0, 3.0]}
+    json.dumps(scores.extra_columns)
 
 
 def test_an_object_that_scores_completions_is_given_the_record():

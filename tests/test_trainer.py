@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -327,6 +328,11 @@ class TestEvaluation:
         assert subject.state.best_model_checkpoint.endswith("checkpoint-1")
         best = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-1")
         assert all(map(torch.equal, best.parameters(), subject.policy_model.parameters()))
+        value = load_file(tmp_path / "checkpoint-1" / "value_model" / "value_model.safetensors")
+        last = load_file(tmp_path / "checkpoint-4" / "value_model" / "value_model.safetensors")
+        own = subject.value_model.state_dict()
+        assert all(torch.equal(own[name], value[name]) for name in own)
+        assert any(not torch.equal(own[name], last[name]) for name in own)
 
     def test_early_stopping_stops(self, tmp_path):
         def fading(completions, trainer_state, **kwargs):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from trl.trainer.base_config import _BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer
 
@@ -111,7 +110,8 @@ except ImportError:
         gamma: float = field(default=1.0, metadata={"help": "Discount factor."})
         lam: float = field(default=0.95, metadata={"help": "Lambda of generalized advantage estimation."})
         ds3_gather_for_generation: bool = field(
-            default=True, metadata={"help": "DeepSpeed ZeRO-3: gather the policy's weights to generate faster."}
+            default=True,
+            metadata={"help": "Without effect: under ZeRO-3 weights are always gathered for rollouts."},
         )
 
     TrainerBase: type = _BaseTrainer
@@ -123,15 +123,6 @@ else:
 def init_transformers_trainer(trainer: Any, **kwargs: Any) -> None:
     """Run the constructor of `transformers.Trainer` (through TRL's trainer base), which `PPOTrainer` skips."""
     _BaseTrainer.__init__(trainer, **kwargs)
-
-
-@contextlib.contextmanager
-def model_for_generation(model: torch.nn.Module, accelerator: Any, gather_parameters: bool) -> Iterator[Any]:
-    """Yield the unwrapped model, with DeepSpeed ZeRO-3 parameters gathered when asked for."""
-    from trl.models.utils import unwrap_model_for_generation
-
-    with unwrap_model_for_generation(model, accelerator, gather_deepspeed3_params=gather_parameters) as unwrapped:
-        yield unwrapped
 
 
 def peft_config_from(model_args: ModelConfig) -> PeftConfig | None:

@@ -82,6 +82,15 @@ def is_checkpoint(folder: str | Path) -> bool:
     return (Path(folder) / STATE_NAME).is_file() or (Path(folder) / MANIFEST_NAME).is_file()
 
 
+def check_resumable(folder: str | Path) -> None:
+    """Raise a `UserError` for a folder without a run's state, as TRL's PPO and `save_only_model` write it."""
+    if not (Path(folder) / STATE_NAME).is_file():
+        raise UserError(
+            f"{folder} cannot be resumed: it has no {STATE_NAME}. Give a checkpoint that NLPOTrainer wrote, without "
+            "save_only_model."
+        )
+
+
 def save_run_state(folder: str | Path, trainer: Any) -> None:
     """Write masking policy, its age, the KL coefficient and the progress of an [`NLPOTrainer`]."""
     folder = Path(folder)
@@ -102,13 +111,9 @@ def load_run_state(folder: str | Path, trainer: Any) -> None:
     """Restore value function, masking policy, its age, KL coefficient and progress; the policy is loaded already.
 
     Raises:
-        UserError: the folder has no such state, as one that TRL's PPO wrote.
+        UserError: the folder holds another kind of value function, or was written with other batches.
     """
     folder = Path(folder)
-    if not (folder / STATE_NAME).is_file():
-        raise UserError(
-            f"{folder} cannot be resumed: it has no {STATE_NAME}. Give a checkpoint that NLPOTrainer wrote."
-        )
     state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
     if not trainer.resumes_by_force:
         trainer.plan.check_resumed(state.get("batches", {}), folder)
@@ -120,6 +125,8 @@ def load_run_state(folder: str | Path, trainer: Any) -> None:
         trainer.masking_policy.load_state_dict(weights, state["mask_age"], state["mask_num_syncs"])
     else:
         trainer.masking_policy.sync()
+        # Without masks there is no file, but the schedule goes on.
+        trainer.masking_policy.age = state["mask_age"]
         trainer.masking_policy.num_syncs = state["mask_num_syncs"]
 
 

@@ -100,17 +100,18 @@ def checkpoints_by_age(output_dir: str | Path) -> list[Path]:
     return sorted(numbered, key=lambda path: (_written(path), _step(path)))
 
 
-def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any]) -> Path | None:
+def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any], since: float = 0.0) -> Path | None:
     """The last checkpoint that is not damaged; None when there is no checkpoint at all.
 
     Args:
         output_dir (`str` or `Path`): where checkpoints lie.
         report: called with one line for each damaged checkpoint that is passed over.
+        since (`float`): checkpoints that were written before this time are another run's, and not looked at.
 
     Raises:
         UserError: there are checkpoints, but all are damaged.
     """
-    checkpoints = checkpoints_by_age(output_dir)
+    checkpoints = [path for path in checkpoints_by_age(output_dir) if _written(path) >= since]
     for checkpoint in reversed(checkpoints):
         found = damage(checkpoint)
         if found is None:

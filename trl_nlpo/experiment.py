@@ -185,7 +185,11 @@ def _checkpoint(run: _Run) -> str | None:
     wanted = str(run.recipe.training.resume_from_checkpoint)
     if not run.resuming or wanted.lower() != "true":
         return wanted if run.resuming else None
-    newest = newest_whole_checkpoint(run.folder.path, lambda line: run.console.print(escape(line), soft_wrap=True))
+
+    def report(line: str) -> None:
+        run.console.print(escape(line), soft_wrap=True)
+
+    newest = newest_whole_checkpoint(run.folder.path, report, since=run.folder.started)
     return None if newest is None else str(newest)
 
 

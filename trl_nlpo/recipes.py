@@ -243,7 +243,9 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
     fields = recipe_fields(_classes())
     values = {key: _converted(key, value, where, fields) for key, (value, where) in given.items()}
     values |= _defaults(values, path)
-    resolved = {key: value for key, value in values.items() if not _is_secret(key)}
+    # How a run was gone on with is no part of what reproduces it.
+    left_out = {key for key in values if _is_secret(key) or key == "resume_from_checkpoint"}
+    resolved = {key: value for key, value in values.items() if key not in left_out}
     if kept := {key: value for key, value in environment.items() if not _SECRET_VARIABLE.search(key)}:
         resolved = {"env": kept, **resolved}
     try:

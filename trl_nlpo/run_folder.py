@@ -35,11 +35,14 @@ class RunFolder:
         self.path = Path(path)
         self.writes = writes
         self.results: dict[str, dict[str, Any]] = {}
+        self.started = time.time()
+        """When this run was started for the first time: checkpoints that are older are another run's."""
         self._samples: list[dict[str, Any]] = []
         num_kept = 0
         if resume and (self.path / "results.json").is_file():
             kept = json.loads((self.path / "results.json").read_text(encoding="utf-8"))
             self.results, num_kept = kept["stages"], kept.get("metrics_lines", 0)
+            self.started = kept.get("started", 0.0)
             self._samples = [json.loads(line) for line in self._lines("samples.jsonl")]
         if writes:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,7 @@ class RunFolder:
             else:
                 for name in ("metrics.jsonl", "results.json", "samples.jsonl"):
                     (self.path / name).unlink(missing_ok=True)
+                self._keep_results()
 
     @property
     def supervised_model(self) -> Path:
@@ -95,11 +99,17 @@ class RunFolder:
         self.log(stage, 0, {f"test_{key}": value for key, value in metrics.items()})
         if self.writes:
             replace_file(
-                self.path / "samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self._samples)
+                self.path / "samples.jsonl",
+                # Reward functions may have logged anything.
+                "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in self._samples),
             )
             # A stage is finished when it is in this file, which therefore comes last.
-            kept = {"stages": self.results, "metrics_lines": len(self._lines("metrics.jsonl"))}
-            replace_file(self.path / "results.json", json.dumps(kept, indent=2) + "\n")
+            self._keep_results()
+
+    def _keep_results(self) -> None:
+        lines = len(self._lines("metrics.jsonl"))
+        kept = {"stages": self.results, "metrics_lines": lines, "started": self.started}
+        replace_file(self.path / "results.json", json.dumps(kept, indent=2) + "\n")
 
     def _lines(self, name: str) -> list[str]:
         path = self.path / name

@@ -78,7 +78,8 @@ def update_metrics(
         metrics[f"rewards/{name}/mean"] = mean[f"rewards/{name}"]
         metrics[f"rewards/{name}/std"] = _std(columns[f"rewards/{name}"])
     for name, values in scores.metrics.items():
-        metrics[name] = sum(values) / len(values)
+        # A reward function may call its metric as one of ours is called.
+        metrics[f"log_metric/{name}" if name in metrics else name] = sum(values) / len(values)
     return metrics
 
 

@@ -107,7 +107,8 @@ class _Recorder:
     def log_extra(self, column: str, values: list) -> None:
         if len(values) != self.num_rows:
             raise RewardError(f"log_extra got {len(values)} values of {column!r} for {self.num_rows} completions.")
-        self.columns[column] = list(values)
+        # Numbers of NumPy and PyTorch as Python's: they are written to files.
+        self.columns[column] = [value.item() if getattr(value, "ndim", None) == 0 else value for value in values]
 
 
 def _combine(

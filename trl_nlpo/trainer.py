@@ -231,10 +231,17 @@ class NLPOTrainer(TrainerPlumbing):
             dtype=self._copies_dtype,
         )
 
+    def _renew_scheduler(self) -> None:
+        """Begin a second `train()` with the learning rate of the first, as `transformers.Trainer` does."""
+        if self._made_scheduler and self.lr_scheduler.last_epoch > 0:
+            optimizer, self.lr_scheduler = self.lr_scheduler.optimizer, None
+            self.create_scheduler(self.plan.num_updates, optimizer)
+
     def _prepare(self) -> None:
         """Optimizer and scheduler, and model and optimizer as accelerate wants them."""
         if self.args.gradient_checkpointing or getattr(self.args, "activation_checkpointing", False):
             self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        self._made_scheduler = self.lr_scheduler is None
         self.create_optimizer_and_scheduler(num_training_steps=self.plan.num_updates)
         _check_optimizer(self.optimizer, self.model)
         self.accelerator.ddp_handler = _ddp_settings(self.args)

@@ -17,7 +17,15 @@ from transformers.utils import logging
 
 from ._trl import TrainerBase
 from .batch_plan import BatchPlan
-from .checkpoint import is_checkpoint, load_run_state, save_run_state, save_value_function
+from .checkpoint import (
+    VALUE_FOLDER,
+    check_resumable,
+    is_checkpoint,
+    load_run_state,
+    load_value_function,
+    save_run_state,
+    save_value_function,
+)
 from .checkpoint_folder import UNFINISHED, damage, newest_whole_checkpoint, publish_checkpoint, remove_old_checkpoints
 from .errors import UserError
 from .fsdp import is_fsdp, save_fsdp_optimizer
@@ -155,6 +163,9 @@ class CheckpointHandling(FaultHandling, TrainerBase):
             else:
                 with self._as_plain_trainer():
                     super()._load_best_model()
+            # A policy is saved with the value function of its own time.
+            if (Path(best) / VALUE_FOLDER).is_dir():
+                load_value_function(self.policy_and_value, best)
         weights_were_set(self.accelerator, self.optimizer)
         self.masking_policy.policy_moved()
 
@@ -171,6 +182,7 @@ class CheckpointHandling(FaultHandling, TrainerBase):
             newest = newest_whole_checkpoint(self.args.output_dir, report)
             if newest is None:
                 raise UserError(f"There is no checkpoint to resume from in {self.args.output_dir}.")
+            check_resumable(newest)
             return str(newest)
         if not os.path.isdir(resume_from_checkpoint):
             raise UserError(
@@ -182,6 +194,7 @@ class CheckpointHandling(FaultHandling, TrainerBase):
                 f"The checkpoint {resume_from_checkpoint} is damaged ({found}): give another, or True for the newest "
                 "whole one."
             )
+        check_resumable(resume_from_checkpoint)
         return str(resume_from_checkpoint)
 
     def _resume(self, checkpoint: str) -> None:

@@ -97,6 +97,7 @@ class TrainerPlumbing(CheckpointHandling):
         self.is_in_train = True
         self.state, self.progress = self._new_state(), Progress()
         self.num_updates_done = 0
+        self._renew_scheduler()
         self._newest_checkpoint, self._checkpoint_step = None, None
         if checkpoint is not None:
             self._resume(checkpoint)
@@ -154,6 +155,8 @@ class TrainerPlumbing(CheckpointHandling):
                 self._show_completions(of_all(completion_rows(rollout, scores, estimates)))
         every = max(1, self.plan.num_updates // max(self.args.num_sample_generations, 1))
         if self.args.num_sample_generations > 0 and (self.state.global_step - 1) % every == 0:
+            # Should a reward fail here, the run goes on from after this update.
+            self._note_random_state()
             self.generate_completions(sampling=True)
         self._evaluate_and_save()
         self._watch_for_collapse()
@@ -221,7 +224,7 @@ class TrainerPlumbing(CheckpointHandling):
         pending, self.progress.pending_logs = self.progress.pending_logs, []
         latest = pending[-1]
         averages = {}
-        for name in latest:
+        for name in dict.fromkeys(name for logs in pending for name in logs):
             values = [logs[name] for logs in pending if name in logs]
             # What could not be measured in one update is averaged over the others.
             values = [value for value in values if not math.isnan(value)] or values
