@@ -133,6 +133,51 @@ def test_other_keys_in_the_same_folder_and_wrong_keys_are_refused_before_anythin
     assert not (tmp_path / "other").exists()
 
 
+def board_of(subject):
+    write_leaderboard(subject, "command")
+    return json.loads((subject.folder / "leaderboard.json").read_text())
+
+
+def edit_samples(folder, edit):
+    for path in folder.glob("commongen/*/seed-*/samples.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        edited = [edit(path.parent, number, row) for number, row in enumerate(rows)]
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in edited), encoding="utf-8")
+
+
+def test_line_separators_inside_of_a_text_end_no_row(tmp_path):
+    subject = grid(tmp_path)
+    run_grid(subject, FakeRun(), lambda line: None)
+    expected = board_of(subject)
+    edit_samples(subject.folder, lambda folder, number, row: {**row, "prompt": "a\u2028b\u2029c\u0085d"})
+    assert board_of(subject) == expected
+
+
+def test_prompts_without_a_score_are_left_out_of_comparisons(tmp_path):
+    def skip(folder, number, row):
+        """No score of the first prompts in a PPO run, of the last in the other, and of any in zero-shot."""
+        algorithm, seed = folder.parent.name, folder.name
+        if algorithm == "zero_shot" or (algorithm, seed, number) in [
+            ("supervised+ppo", "seed-0", 0),
+            ("supervised+ppo", "seed-0", 1),
+            ("supervised+ppo", "seed-1", 5),
+        ]:
+            row[algorithm.replace("zero_shot", "zero-shot")]["score"] = None
+        return row
+
+    variants = (*VARIANTS, *map(parse_variant, ["nlpo", "ppo"]))
+    subject = Grid(("commongen",), variants, 2, tmp_path / "grid")
+    run_grid(subject, FakeRun(), lambda line: None)
+    edit_samples(subject.folder, skip)
+    compared = {(entry["first"], entry["second"]): entry for entry in board_of(subject)["comparisons"]["commongen"]}
+    nlpo = compared["supervised+nlpo[mask_sync_steps=null]", "supervised+ppo"]
+    assert nlpo["num_prompts"] == 3
+    assert nlpo["difference"] == pytest.approx(0.2)
+    assert compared["nlpo", "ppo"]["num_prompts"] == 6
+    # with no prompt left there is nothing to compare
+    assert ("nlpo", "zero_shot") not in compared
+
+
 def test_a_leaderboard_has_means_deviations_the_best_in_bold_comparisons_and_curves(tmp_path):
     subject = grid(tmp_path, recipes=("commongen", "imdb"))
     run_grid(subject, FakeRun(), lambda line: None)
