@@ -140,9 +140,10 @@ def test_the_commands_evaluate_tasks_and_grue(trained, working_directory, monkey
     assert json.loads((working_directory / "e.json").read_text())["metrics"]["reward"] >= 0
     code, out, _ = run_cli(monkeypatch, capsys, "tasks")
     assert [line.split()[0] for line in out.splitlines()] == task_names()
-    arguments = ["--tasks", "commongen", "--algorithms", "supervised,supervised+nlpo", "--seeds", "1", "--out", "g"]
-    code, out, _ = run_cli(monkeypatch, capsys, "grue", *arguments, *SMALL)
+    arguments = ["--tasks", "commongen,commongen", "--algorithms", "supervised,supervised+nlpo,supervised+nlpo"]
+    code, out, _ = run_cli(monkeypatch, capsys, "grue", *arguments, "--seeds", "1", "--out", "g", *SMALL)
     assert code == 0
+    assert "[2/2] commongen, supervised+nlpo, seed 0 ..." in out
     assert "| supervised+nlpo |" in out
     assert (working_directory / "g" / "leaderboard.json").is_file()
 
