@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSeq2SeqLM
 
 from trl_nlpo.cli import main
 from trl_nlpo.data import load_splits
@@ -62,6 +65,17 @@ def test_a_model_is_scored_on_a_task_as_its_own_run_scored_it(trained):
     assert found.metrics["reward"] == pytest.approx(expected["reward"])
     assert found.metrics["metrics/rouge1"] == pytest.approx(expected["metrics/rouge1"])
     assert set(found.samples[0]["metrics"]) >= {"rouge", "concept_coverage"}
+
+
+def test_an_adapter_is_scored_by_the_recipe_that_trains_adapters(trained, working_directory):
+    model, expected = trained
+    adapter = LoraConfig(target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
+    get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(model), adapter).save_pretrained("adapter")
+    recipe = yaml.safe_load((working_directory / "run" / "recipe.yaml").read_text())
+    (working_directory / "own.yaml").write_text(yaml.safe_dump({**recipe, "use_peft": True}))
+    found = evaluate_on_task("adapter", "own.yaml")
+    # a new adapter changes nothing
+    assert found.metrics["reward"] == pytest.approx(expected["reward"])
 
 
 def predictions(path, rows):

@@ -54,7 +54,8 @@ def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = (
         UserError: the recipe, the model or the predictions are not there, or do not fit the test split.
     """
     is_file = system.endswith(".jsonl")
-    words = [*overrides, "--algorithm", "zero_shot"]
+    # A system is scored as it is; a recipe's use_peft is about the adapter that a run would add to it.
+    words = [*overrides, "--algorithm", "zero_shot", "--use_peft", "false"]
     recipe = load_recipe(recipe_name, words if is_file else [*words, "--model_name_or_path", system])
     splits = load_splits(recipe.arguments, recipe.training.seed)
     rewards = recipe.arguments.reward_functions()
