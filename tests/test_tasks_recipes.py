@@ -6,6 +6,7 @@ import json
 
 import pytest
 import yaml
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSeq2SeqLM
 
@@ -14,7 +15,7 @@ from trl_nlpo.data import load_splits
 from trl_nlpo.errors import UserError
 from trl_nlpo.experiment import run_experiment
 from trl_nlpo.label_classifier import ClassifierArguments, train_classifier
-from trl_nlpo.model_evaluation import evaluate_on_task
+from trl_nlpo.model_evaluation import evaluate_on_task, matched_predictions
 from trl_nlpo.recipes import load_recipe
 from trl_nlpo.rewards import get_reward
 from trl_nlpo.tasks import task_names
@@ -101,12 +102,74 @@ def test_predictions_of_another_system_are_scored_by_order_or_prompt(trained, wo
         ([{"prediction": "a"}], "has 1 predictions, but the test split has 8 prompts"),
         ([{"text": "a"}], "row 1: a row needs the text of a `prediction`"),
         ([{"prompt": "x", "prediction": "a"}], "no prediction for 8 prompts of the test split, such as 'generate"),
+        ([{"prompt": "x", "prediction": "a"}, {"prediction": "a"}], "the key 'prompt', but not every row has it"),
+        ([{"id": n, "prediction": "a"} for n in range(8)], "the key 'id', but the test split has none"),
         ([], "is empty"),
     ],
 )
 def test_predictions_that_do_not_fit_are_a_users_mistake(rows, message, working_directory):
     with pytest.raises(UserError, match=message):
         evaluate_on_task(predictions(working_directory / "p.jsonl", rows), "commongen", SMALL)
+
+
+def test_a_prompt_that_is_there_twice_gets_its_predictions_in_the_order_of_the_file(tmp_path):
+    test = Dataset.from_list([{"prompt": "x"}, {"prompt": "y"}, {"prompt": "x"}])
+    rows = [{"prompt": prompt, "prediction": text} for prompt, text in (("y", "one"), ("x", "two"), ("x", "three"))]
+    predictions(tmp_path / "p.jsonl", rows)
+    assert matched_predictions(tmp_path / "p.jsonl", test) == ["two", "one", "three"]
+    predictions(tmp_path / "short.jsonl", rows[:2])
+    with pytest.raises(UserError, match=r"the prompt 'x' in 1 rows, the test split .* in 2: give a prediction"):
+        matched_predictions(tmp_path / "short.jsonl", test)
+
+
+def test_predictions_are_found_by_messages(working_directory):
+    (working_directory / "counting.py").write_text(
+        "def last_word(completions):\n    return [float(row[-1]['content'].split()[-1]) for row in completions]\n"
+    )
+    messages = [[{"role": "user", "content": f"count to {n}"}] for n in range(10)]
+    rows = [{"prompt": prompt, "references": ["a"]} for prompt in messages]
+    for split in ("train", "test"):
+        predictions(working_directory / f"{split}.jsonl", rows)
+    (working_directory / "own.yaml").write_text("dataset_name: .\nrewards: [counting.last_word]\nmetrics: [rouge1]\n")
+    # the keys of a message in another order
+    given = [
+        {"prompt": [{"content": prompt[0]["content"], "role": "user"}], "prediction": f"a {n}"}
+        for n, prompt in enumerate(messages)
+    ]
+    found = evaluate_on_task(predictions(working_directory / "p.jsonl", given[::-1]), "own.yaml")
+    assert found.unavailable == {}
+    assert found.metrics == {"reward": 4.5, "rewards/last_word/mean": 4.5, "metrics/rouge1": pytest.approx(2 / 3)}
+    assert [row["completion"][0]["content"] for row in found.samples] == [f"a {n}" for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("per_token", "it gives a reward per token, and predictions are texts"),
+        ("nothing", "returned NoneType, but must return a list"),
+        ("too_few", "returned 1 values for 8 completions"),
+        ("not_finite", "returned nan for sample 7"),
+        ("not_a_number", "returned 'good' for sample 7"),
+    ],
+)
+def test_a_reward_that_returns_no_numbers_is_named_and_no_reward_is_made_up(
+    name, reason, working_directory, monkeypatch, capsys
+):
+    (working_directory / "wrong.py").write_text(
+        "def per_token(completions):\n    return [[1.0, 2.0] for text in completions]\n"
+        "def nothing(completions):\n    return None\n"
+        "def too_few(completions):\n    return [1.0]\n"
+        "def not_finite(completions):\n    return [1.0] * 7 + [float('nan')]\n"
+        "def not_a_number(completions):\n    return [1.0] * 7 + ['good']\n"
+    )
+    path = predictions(working_directory / "p.jsonl", [{"prediction": "a dog runs"}] * 8)
+    keys = ["--rewards", f"wrong.{name}", "--metrics", "[]"]
+    found = evaluate_on_task(path, "commongen", [*SMALL, *keys])
+    assert found.metrics == {}
+    assert reason in found.unavailable[name]
+    code, out, _ = run_cli(monkeypatch, capsys, "evaluate", path, "--task", "commongen", *SMALL, *keys)
+    assert code == 0
+    assert out.startswith(f"without {name}: ")
 
 
 def test_rewards_of_predictions_are_called_as_in_training(working_directory):

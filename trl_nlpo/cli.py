@@ -144,7 +144,7 @@ def evaluate(
     from .model_evaluation import evaluate_on_task
 
     scores = evaluate_on_task(arguments[0], task, arguments[1:])
-    width = max(map(len, scores.metrics))
+    width = max(map(len, scores.metrics), default=0)
     for name, value in scores.metrics.items():
         typer.echo(f"{name:<{width}}  {value:.4f}")
     for name, reason in scores.unavailable.items():
