@@ -214,6 +214,7 @@ def _refuse_edited_recipes(grid: Grid, fingerprints: dict[Cell, str]) -> None:
     """Cells that were done with another recipe than today's would stand in one table with those of today's."""
     for cell, fingerprint in fingerprints.items():
         result = cell.result() or {}
+        # Cells that were done before this was noted have no fingerprint, and are taken as they are.
         if result.get("status") == "done" and result.get("recipe", fingerprint) != fingerprint:
             raise UserError(
                 f"{cell.folder} ran with another recipe than {cell.recipe!r} is now (it is kept as "
