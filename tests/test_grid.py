@@ -8,7 +8,7 @@ import json
 import pytest
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.grid import Grid, Variant, parse_variant, run_grid, split_names
+from trl_nlpo.grid import Grid, Variant, known_recipes, known_variants, parse_variant, run_grid, split_names
 from trl_nlpo.leaderboard import write_leaderboard
 
 
@@ -60,6 +60,20 @@ def test_an_algorithm_may_have_keys_of_its_own():
     made = parse_variant("nlpo[mask_sync_steps=null,gamma=1.0]")
     assert made.algorithm == "nlpo"
     assert made.overrides == ("--mask_sync_steps", "null", "--gamma", "1.0")
+
+
+def test_an_algorithm_or_recipe_that_is_named_twice_counts_once(tmp_path):
+    assert [variant.label for variant in known_variants(["nlpo", "ppo", "nlpo"])] == ["nlpo", "ppo"]
+    (tmp_path / "own.yaml").write_text("")
+    assert known_recipes(["own.yaml", "imdb", str(tmp_path / "own.yaml"), "imdb"]) == ("own.yaml", "imdb")
+
+
+def test_two_recipes_of_one_name_are_refused_as_they_would_share_a_folder(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my.yaml").write_text("")
+    with pytest.raises(UserError, match=r"'a/my\.yaml' and 'b/my\.yaml' would both be 'my' in folder and table"):
+        known_recipes(["a/my.yaml", "b/my.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -131,6 +145,76 @@ def test_other_keys_in_the_same_folder_and_wrong_keys_are_refused_before_anythin
         run_grid(Grid(("imdb",), VARIANTS, 1, tmp_path / "other", ("--gama", "1")), run, lambda line: None)
     assert run.recipes == []
     assert not (tmp_path / "other").exists()
+
+
+def test_a_cell_whose_recipe_was_edited_since_is_refused_with_what_to_do(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("task: commongen\ngamma: 0.9\n")
+    subject = grid(tmp_path, recipes=("own.yaml",), seeds=1)
+    run_grid(subject, FakeRun(), lambda line: None)
+    run = FakeRun()
+    file.write_text("# the same, with a comment\ngamma: 0.9\ntask: commongen\n")
+    assert run_grid(subject, run, lambda line: None) == []
+    file.write_text("task: commongen\ngamma: 0.8\n")
+    with pytest.raises(UserError, match=r"another recipe than 'own\.yaml' is now .* delete .*/grid/own to run"):
+        run_grid(subject, run, lambda line: None)
+    assert run.recipes == []
+
+
+def test_a_recipe_may_be_edited_where_its_cell_has_yet_to_run(tmp_path):
+    file = tmp_path / "own.yaml"
+    subject = Grid(("own.yaml",), (parse_variant("ppo"),), 1, tmp_path / "grid")
+    file.write_text("task: commongen\ngamma: 0.9\n")
+    assert run_grid(subject, FakeRun(fails=["ppo"]), lambda line: None) != []
+    file.write_text("task: commongen\ngamma: 0.8\n")
+    run = FakeRun()
+    assert run_grid(subject, run, lambda line: None) == []
+    assert run.recipes[0].training.gamma == 0.8
+
+
+def board_of(subject):
+    write_leaderboard(subject, "command")
+    return json.loads((subject.folder / "leaderboard.json").read_text())
+
+
+def edit_samples(folder, edit):
+    for path in folder.glob("commongen/*/seed-*/samples.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        edited = [edit(path.parent, number, row) for number, row in enumerate(rows)]
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in edited), encoding="utf-8")
+
+
+def test_line_separators_inside_of_a_text_end_no_row(tmp_path):
+    subject = grid(tmp_path)
+    run_grid(subject, FakeRun(), lambda line: None)
+    expected = board_of(subject)
+    edit_samples(subject.folder, lambda folder, number, row: {**row, "prompt": "a\u2028b\u2029c\u0085d"})
+    assert board_of(subject) == expected
+
+
+def test_prompts_without_a_score_are_left_out_of_comparisons(tmp_path):
+    def skip(folder, number, row):
+        """No score of the first prompts in a PPO run, of the last in the other, and of any in zero-shot."""
+        algorithm, seed = folder.parent.name, folder.name
+        if algorithm == "zero_shot" or (algorithm, seed, number) in [
+            ("supervised+ppo", "seed-0", 0),
+            ("supervised+ppo", "seed-0", 1),
+            ("supervised+ppo", "seed-1", 5),
+        ]:
+            row[algorithm.replace("zero_shot", "zero-shot")]["score"] = None
+        return row
+
+    variants = (*VARIANTS, *map(parse_variant, ["nlpo", "ppo"]))
+    subject = Grid(("commongen",), variants, 2, tmp_path / "grid")
+    run_grid(subject, FakeRun(), lambda line: None)
+    edit_samples(subject.folder, skip)
+    compared = {(entry["first"], entry["second"]): entry for entry in board_of(subject)["comparisons"]["commongen"]}
+    nlpo = compared["supervised+nlpo[mask_sync_steps=null]", "supervised+ppo"]
+    assert nlpo["num_prompts"] == 3
+    assert nlpo["difference"] == pytest.approx(0.2)
+    assert compared["nlpo", "ppo"]["num_prompts"] == 6
+    # with no prompt left there is nothing to compare
+    assert ("nlpo", "zero_shot") not in compared
 
 
 def test_a_leaderboard_has_means_deviations_the_best_in_bold_comparisons_and_curves(tmp_path):

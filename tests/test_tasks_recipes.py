@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSeq2SeqLM
 
 from trl_nlpo.cli import main
 from trl_nlpo.data import load_splits
 from trl_nlpo.errors import UserError
 from trl_nlpo.experiment import run_experiment
 from trl_nlpo.label_classifier import ClassifierArguments, train_classifier
-from trl_nlpo.model_evaluation import evaluate_on_task
+from trl_nlpo.model_evaluation import evaluate_on_task, matched_predictions
 from trl_nlpo.recipes import load_recipe
 from trl_nlpo.rewards import get_reward
 from trl_nlpo.tasks import task_names
@@ -64,6 +68,17 @@ def test_a_model_is_scored_on_a_task_as_its_own_run_scored_it(trained):
     assert set(found.samples[0]["metrics"]) >= {"rouge", "concept_coverage"}
 
 
+def test_an_adapter_is_scored_by_the_recipe_that_trains_adapters(trained, working_directory):
+    model, expected = trained
+    adapter = LoraConfig(target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
+    get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(model), adapter).save_pretrained("adapter")
+    recipe = yaml.safe_load((working_directory / "run" / "recipe.yaml").read_text())
+    (working_directory / "own.yaml").write_text(yaml.safe_dump({**recipe, "use_peft": True}))
+    found = evaluate_on_task("adapter", "own.yaml")
+    # a new adapter changes nothing
+    assert found.metrics["reward"] == pytest.approx(expected["reward"])
+
+
 def predictions(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -87,12 +102,74 @@ def test_predictions_of_another_system_are_scored_by_order_or_prompt(trained, wo
         ([{"prediction": "a"}], "has 1 predictions, but the test split has 8 prompts"),
         ([{"text": "a"}], "row 1: a row needs the text of a `prediction`"),
         ([{"prompt": "x", "prediction": "a"}], "no prediction for 8 prompts of the test split, such as 'generate"),
+        ([{"prompt": "x", "prediction": "a"}, {"prediction": "a"}], "the key 'prompt', but not every row has it"),
+        ([{"id": n, "prediction": "a"} for n in range(8)], "the key 'id', but the test split has none"),
         ([], "is empty"),
     ],
 )
 def test_predictions_that_do_not_fit_are_a_users_mistake(rows, message, working_directory):
     with pytest.raises(UserError, match=message):
         evaluate_on_task(predictions(working_directory / "p.jsonl", rows), "commongen", SMALL)
+
+
+def test_a_prompt_that_is_there_twice_gets_its_predictions_in_the_order_of_the_file(tmp_path):
+    test = Dataset.from_list([{"prompt": "x"}, {"prompt": "y"}, {"prompt": "x"}])
+    rows = [{"prompt": prompt, "prediction": text} for prompt, text in (("y", "one"), ("x", "two"), ("x", "three"))]
+    predictions(tmp_path / "p.jsonl", rows)
+    assert matched_predictions(tmp_path / "p.jsonl", test) == ["two", "one", "three"]
+    predictions(tmp_path / "short.jsonl", rows[:2])
+    with pytest.raises(UserError, match=r"the prompt 'x' in 1 rows, the test split .* in 2: give a prediction"):
+        matched_predictions(tmp_path / "short.jsonl", test)
+
+
+def test_predictions_are_found_by_messages(working_directory):
+    (working_directory / "counting.py").write_text(
+        "def last_word(completions):\n    return [float(row[-1]['content'].split()[-1]) for row in completions]\n"
+    )
+    messages = [[{"role": "user", "content": f"count to {n}"}] for n in range(10)]
+    rows = [{"prompt": prompt, "references": ["a"]} for prompt in messages]
+    for split in ("train", "test"):
+        predictions(working_directory / f"{split}.jsonl", rows)
+    (working_directory / "own.yaml").write_text("dataset_name: .\nrewards: [counting.last_word]\nmetrics: [rouge1]\n")
+    # the keys of a message in another order
+    given = [
+        {"prompt": [{"content": prompt[0]["content"], "role": "user"}], "prediction": f"a {n}"}
+        for n, prompt in enumerate(messages)
+    ]
+    found = evaluate_on_task(predictions(working_directory / "p.jsonl", given[::-1]), "own.yaml")
+    assert found.unavailable == {}
+    assert found.metrics == {"reward": 4.5, "rewards/last_word/mean": 4.5, "metrics/rouge1": pytest.approx(2 / 3)}
+    assert [row["completion"][0]["content"] for row in found.samples] == [f"a {n}" for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("per_token", "it gives a reward per token, and predictions are texts"),
+        ("nothing", "returned NoneType, but must return a list"),
+        ("too_few", "returned 1 values for 8 completions"),
+        ("not_finite", "returned nan for sample 7"),
+        ("not_a_number", "returned 'good' for sample 7"),
+    ],
+)
+def test_a_reward_that_returns_no_numbers_is_named_and_no_reward_is_made_up(
+    name, reason, working_directory, monkeypatch, capsys
+):
+    (working_directory / "wrong.py").write_text(
+        "def per_token(completions):\n    return [[1.0, 2.0] for text in completions]\n"
+        "def nothing(completions):\n    return None\n"
+        "def too_few(completions):\n    return [1.0]\n"
+        "def not_finite(completions):\n    return [1.0] * 7 + [float('nan')]\n"
+        "def not_a_number(completions):\n    return [1.0] * 7 + ['good']\n"
+    )
+    path = predictions(working_directory / "p.jsonl", [{"prediction": "a dog runs"}] * 8)
+    keys = ["--rewards", f"wrong.{name}", "--metrics", "[]"]
+    found = evaluate_on_task(path, "commongen", [*SMALL, *keys])
+    assert found.metrics == {}
+    assert reason in found.unavailable[name]
+    code, out, _ = run_cli(monkeypatch, capsys, "evaluate", path, "--task", "commongen", *SMALL, *keys)
+    assert code == 0
+    assert out.startswith(f"without {name}: ")
 
 
 def test_rewards_of_predictions_are_called_as_in_training(working_directory):
@@ -140,9 +217,10 @@ def test_the_commands_evaluate_tasks_and_grue(trained, working_directory, monkey
     assert json.loads((working_directory / "e.json").read_text())["metrics"]["reward"] >= 0
     code, out, _ = run_cli(monkeypatch, capsys, "tasks")
     assert [line.split()[0] for line in out.splitlines()] == task_names()
-    arguments = ["--tasks", "commongen", "--algorithms", "supervised,supervised+nlpo", "--seeds", "1", "--out", "g"]
-    code, out, _ = run_cli(monkeypatch, capsys, "grue", *arguments, *SMALL)
+    arguments = ["--tasks", "commongen,commongen", "--algorithms", "supervised,supervised+nlpo,supervised+nlpo"]
+    code, out, _ = run_cli(monkeypatch, capsys, "grue", *arguments, "--seeds", "1", "--out", "g", *SMALL)
     assert code == 0
+    assert "[2/2] commongen, supervised+nlpo, seed 0 ..." in out
     assert "| supervised+nlpo |" in out
     assert (working_directory / "g" / "leaderboard.json").is_file()
 

@@ -144,7 +144,7 @@ def evaluate(
     from .model_evaluation import evaluate_on_task
 
     scores = evaluate_on_task(arguments[0], task, arguments[1:])
-    width = max(map(len, scores.metrics))
+    width = max(map(len, scores.metrics), default=0)
     for name, value in scores.metrics.items():
         typer.echo(f"{name:<{width}}  {value:.4f}")
     for name, reason in scores.unavailable.items():
@@ -176,12 +176,12 @@ def grue(
     from pathlib import Path
 
     from .experiment import run_experiment
-    from .grid import Grid, known_recipes, parse_variant, run_grid, split_names
+    from .grid import Grid, known_recipes, known_variants, run_grid, split_names
     from .leaderboard import write_leaderboard
     from .tasks import task_names
 
     recipes = known_recipes(split_names(tasks) if tasks else task_names())
-    variants = tuple(parse_variant(text) for text in split_names(algorithms))
+    variants = known_variants(split_names(algorithms))
     grid = Grid(recipes, variants, seeds, Path(out), tuple(arguments or ()))
     failed = run_grid(grid, run_experiment, typer.echo)
     path = write_leaderboard(grid, f"trl-nlpo {shlex.join(sys.argv[1:])}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import traceback
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+
+import yaml
 
 from .disk import replace_file
 from .errors import UserError
@@ -150,13 +153,13 @@ def run_grid(grid: Grid, run: Callable[[Any], Any], say: Callable[[str], None]) 
         `list[Cell]`: the cells that failed.
 
     Raises:
-        UserError: the folder has a grid with other settings, or a recipe is wrong from the start.
+        UserError: the folder has a grid with other settings, or a recipe is wrong from the start, or was edited since.
     """
     cells = grid.cells()
-    for cell in cells:
-        # A misspelt key or task is known before the first cell has run for hours.
-        load_recipe(cell.recipe, _overrides(grid, cell))
+    # A misspelt key or task is known before the first cell has run for hours.
+    fingerprints = {cell: _fingerprint(grid, cell) for cell in cells}
     _remember(grid)
+    _refuse_edited_recipes(grid, fingerprints)
     for number, cell in enumerate(cells, 1):
         place = f"[{number}/{len(cells)}] {cell.task}, {cell.variant.label}, seed {cell.seed}"
         if (cell.result() or {}).get("status") == "done":
@@ -169,9 +172,10 @@ def run_grid(grid: Grid, run: Callable[[Any], Any], say: Callable[[str], None]) 
 
 def _run_cell(grid: Grid, cell: Cell, run: Callable[[Any], Any], say: Callable[[str], None]) -> None:
     try:
-        run(load_recipe(cell.recipe, _overrides(grid, cell)))
+        fingerprint = _fingerprint(grid, cell)
+        run(load_recipe(cell.recipe, [*_keys(grid, cell), *_paths(grid, cell)]))
         results = json.loads((cell.folder / "results.json").read_text(encoding="utf-8"))["stages"]
-        _write(cell, {"status": "done", "metrics": results[cell.stage]})
+        _write(cell, {"status": "done", "recipe": fingerprint, "metrics": results[cell.stage]})
     except UserError as error:
         _write(cell, {"status": "failed", "error": str(error)})
         say(f"  failed: {error}")
@@ -182,15 +186,41 @@ def _run_cell(grid: Grid, cell: Cell, run: Callable[[Any], Any], say: Callable[[
         say(f"  failed: {type(error).__name__}: {error} (see {cell.folder / 'traceback.txt'})")
 
 
-def _overrides(grid: Grid, cell: Cell) -> list[str]:
+def _keys(grid: Grid, cell: Cell) -> list[str]:
+    """What makes a cell's recipe another than the task's, wherever the grid lies."""
     words = [*grid.overrides, *cell.variant.overrides]
-    words += ["--algorithm", cell.variant.algorithm, "--seed", str(cell.seed), "--output_dir", str(cell.folder)]
+    return [*words, "--algorithm", cell.variant.algorithm, "--seed", str(cell.seed)]
+
+
+def _paths(grid: Grid, cell: Cell) -> list[str]:
+    """Where a cell writes, and where the supervised model lies that it uses."""
+    words = ["--output_dir", str(cell.folder)]
     supervised = grid.supervised_model(cell)
     if supervised is not None and cell.variant != SUPERVISED:
         words += ["--judge_model", str(supervised)]
         if cell.variant.starts_supervised:
             words += ["--supervised_model", str(supervised)]
     return words
+
+
+def _fingerprint(grid: Grid, cell: Cell) -> str:
+    """A hash of everything in a cell's recipe but the paths of the grid."""
+    resolved = load_recipe(cell.recipe, _keys(grid, cell)).resolved
+    values = {key: value for key, value in resolved.items() if key != "output_dir"}
+    return hashlib.sha256(yaml.safe_dump(values, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_edited_recipes(grid: Grid, fingerprints: dict[Cell, str]) -> None:
+    """Cells that were done with another recipe than today's would stand in one table with those of today's."""
+    for cell, fingerprint in fingerprints.items():
+        result = cell.result() or {}
+        # Cells that were done before this was noted have no fingerprint, and are taken as they are.
+        if result.get("status") == "done" and result.get("recipe", fingerprint) != fingerprint:
+            raise UserError(
+                f"{cell.folder} ran with another recipe than {cell.recipe!r} is now (it is kept as "
+                f"{cell.folder / 'recipe.yaml'}): undo the edit, give another --out, or delete "
+                f"{grid.folder / cell.task} to run the whole task anew."
+            )
 
 
 def _remember(grid: Grid) -> None:
@@ -219,7 +249,25 @@ def split_names(text: str) -> list[str]:
 
 
 def known_recipes(names: Sequence[str]) -> tuple[str, ...]:
-    """Names or files of recipes, each found; a `UserError` names the nearest for one that is not there."""
+    """Names or files of recipes, each found, and each once.
+
+    Raises:
+        UserError: one is not there (the message names the nearest), or two would have the same folder and row.
+    """
+    found: dict[Path, str] = {}
     for name in names:
-        find_recipe(name)
-    return tuple(names)
+        found.setdefault(find_recipe(name).resolve(), name)
+    by_task: dict[str, str] = {}
+    for name in found.values():
+        task = Path(name).stem
+        if task in by_task:
+            raise UserError(
+                f"recipes {by_task[task]!r} and {name!r} would both be {task!r} in folder and table: rename one file."
+            )
+        by_task[task] = name
+    return tuple(found.values())
+
+
+def known_variants(names: Sequence[str]) -> tuple[Variant, ...]:
+    """Algorithms as [`parse_variant`] reads them, each once."""
+    return tuple(dict.fromkeys(map(parse_variant, names)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .grid import Cell, Grid
-from .significance import paired_bootstrap
+from .significance import Comparison, paired_bootstrap
 
 
 _LOWER_IS_BETTER = ("perplexity", "ter")
@@ -92,10 +92,18 @@ def _comparisons(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         if first != second and second in _opponents(first, list(scores))
     ]
     return [
-        {"first": first, "second": second, **dataclasses.asdict(paired_bootstrap(scores[first], scores[second]))}
+        {"first": first, "second": second, **dataclasses.asdict(comparison)}
         for first, second in pairs
-        if len(scores[first]) == len(scores[second])
+        if (comparison := _compared(scores[first], scores[second])) is not None
     ]
+
+
+def _compared(first: Sequence[float | None], second: Sequence[float | None]) -> Comparison | None:
+    """On the prompts that both have a score for; None where there are none, or where the prompts are not the same."""
+    if len(first) != len(second):
+        return None
+    both = [(one, other) for one, other in zip(first, second, strict=True) if one is not None and other is not None]
+    return paired_bootstrap([one for one, _ in both], [other for _, other in both]) if both else None
 
 
 def _opponents(label: str, labels: Sequence[str]) -> list[str]:
@@ -106,15 +114,15 @@ def _opponents(label: str, labels: Sequence[str]) -> list[str]:
     return [other for other in labels if other in against]
 
 
-def _scores(cells: Sequence[Cell]) -> list[float]:
-    """The score of every test prompt, averaged over the seeds."""
+def _scores(cells: Sequence[Cell]) -> list[float | None]:
+    """The score of every test prompt, averaged over the seeds; None where a seed's was skipped (`reward_failure`)."""
     columns = [
         [row[cell.stage]["score"] for row in _json_lines(cell.folder / "samples.jsonl") if cell.stage in row]
         for cell in cells
     ]
     if len({len(column) for column in columns}) != 1:
         return []
-    return [statistics.fmean(values) for values in zip(*columns, strict=True)]
+    return [None if None in values else statistics.fmean(values) for values in zip(*columns, strict=True)]
 
 
 def as_markdown(board: dict[str, Any]) -> str:
@@ -255,4 +263,5 @@ def _draw_curves(points: Sequence[dict[str, Any]], path: Path) -> None:
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not `splitlines`: a text may hold a line separator of its own (U+2028, U+0085), which JSON does not escape.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]

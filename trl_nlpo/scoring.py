@@ -129,7 +129,7 @@ def _combine(
         if isinstance(result, FunctionFailedError):
             skipped[:] = True
             continue
-        for row, value in enumerate(_as_rows(result, name, B)):
+        for row, value in enumerate(as_rows(result, name, B)):
             try:
                 number, tokens = _checked(value, name, row, lengths[row])
             except RewardError:
@@ -169,10 +169,11 @@ def _checked(value: Any, name: str, row: int, num_tokens: int) -> tuple[float, t
     if isinstance(value, list):
         tokens = _token_rewards(value, name, row, num_tokens)
         return float(tokens.sum()), tokens
-    return _number(value, name, row), None
+    return finite_number(value, name, row), None
 
 
-def _as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
+def as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
+    """What a function returned as a list with a value per completion, or a `RewardError` that names the function."""
     if isinstance(result, torch.Tensor) or type(result).__module__ == "numpy":
         result = result.tolist()
     if isinstance(result, (str, bytes, dict)) or not isinstance(result, Sequence):
@@ -198,10 +199,11 @@ def _token_rewards(value: list[Any], name: str, row: int, num_tokens: int) -> to
             f"The reward function {name!r} returned {len(value)} token rewards for sample {row}, which has "
             f"{num_tokens} tokens: give one per id in completion_ids."
         )
-    return torch.tensor([_number(item, name, row) for item in value])
+    return torch.tensor([finite_number(item, name, row) for item in value])
 
 
-def _number(value: Any, name: str, row: int) -> float:
+def finite_number(value: Any, name: str, row: int) -> float:
+    """A function's value for a completion, or a `RewardError` that names both."""
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, str) or not isinstance(value, (int, float)):

@@ -68,6 +68,7 @@ def test_fit_counts_anew_and_a_table_counts_its_own_rows():
     ("file", "text"),
     [
         ("rows.jsonl", '{"references": ["a dog"]}\n{"references": "a cat"}\n\n'),
+        ("separators.jsonl", '{"references": ["a\u2028dog"]}\n{"references": "a\u0085cat"}\n'),
         ("rows.json", '[["a dog"], ["a cat"]]'),
         ("dicts.json", '[{"references": ["a dog"]}, {"references": ["a cat"]}]'),
     ],

@@ -193,7 +193,8 @@ def _read(path: str | Path, column: str) -> list[Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         if Path(path).suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            # Not `splitlines`: a reference may hold a line separator of its own, such as U+2028.
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             rows = json.loads(text)
     except (OSError, ValueError) as error:
