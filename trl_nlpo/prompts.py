@@ -58,7 +58,7 @@ class PromptTokenizer:
         Raises:
             UserError: `max_length` leaves no room for words.
         """
-        texts, rows = list(prompts), self.tokenizer(prompts)["input_ids"] if prompts else []
+        texts, rows = list(prompts), self.tokenizer(prompts)["input_ids"]
         if self.max_length is not None:
             for index, row in enumerate(rows):
                 if len(row) > self.max_length:
