@@ -7,7 +7,7 @@ import json
 import pytest
 from datasets import Dataset
 
-from trl_nlpo.data import load_splits, target_text
+from trl_nlpo.data import load_splits, read_file, target_text
 from trl_nlpo.errors import UserError
 from trl_nlpo.recipe_arguments import RecipeArguments
 
@@ -176,6 +176,115 @@ def test_a_missing_or_broken_file_is_told_with_its_place(tmp_path):
     assert "line 2: a row must be a JSON object, not str" in mistake(tmp_path / "list.jsonl")
     (tmp_path / "empty").mkdir()
     assert "no data file" in mistake(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_line_separators_of_unicode_may_stand_in_a_text_and_do_not_count_as_lines(tmp_path, separator):
+    rows = [{"prompt": f"one{separator}two {number}"} for number in range(20)]
+    text = "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "all.jsonl").write_bytes(text.encode())
+    assert list(read_file(tmp_path / "all.jsonl")) == rows
+    (tmp_path / "bad.jsonl").write_bytes(f"{text}\r\n{{".encode())
+    assert "bad.jsonl, line 40: not valid JSON" in mistake(tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, ending):
+    rows = [{"prompt": "a", "references": "b"}] * 2
+    texts = {
+        "csv": "prompt,references\na,b\na,b\n",
+        "json": json.dumps(rows),
+        "jsonl": "\n".join(map(json.dumps, rows)),
+    }
+    (tmp_path / f"all.{ending}").write_text(texts[ending], encoding="utf-8-sig")
+    assert list(read_file(tmp_path / f"all.{ending}")) == rows
+
+
+def test_a_csv_row_with_too_many_fields_is_told_with_its_line(tmp_path):
+    (tmp_path / "all.csv").write_text('prompt,references\n"a\nb",c\na,b,c\n')
+    text = mistake(tmp_path / "all.csv")
+    assert (
+        "all.csv, line 4: the row has more fields than the header's 2: put quotes around fields with commas." in text
+    )
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", "middle"])
+def test_a_damaged_parquet_file_is_a_mistake(tmp_path, damage):
+    path = tmp_path / "all.parquet"
+    if damage == "middle":
+        Dataset.from_list([{"prompt": f"p{n}"} for n in range(500)]).to_parquet(str(path))
+        whole = path.read_bytes()
+        damage = whole[:50] + b"\xff" * 200 + whole[250:]
+    path.write_bytes(damage)
+    assert "all.parquet is not readable as Parquet: " in mistake(path)
+
+
+def with_last_row(tmp_path, row, name="train"):
+    """A folder whose split has the usual row twice, a blank line between, and then this one."""
+    folder = folder_of(tmp_path)
+    usual = {**ROW, "target": "Own."}
+    (folder / f"{name}.jsonl").write_text("\n\n".join(json.dumps(row) for row in [usual, usual, {**usual, **row}]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "says"),
+    [
+        ({"prompt": None}, {}, "null in the column 'prompt' (prompt_column): write text, or leave the row out."),
+        ({"prompt": ["a", None]}, {}, "null in the column 'prompt' (prompt_column)"),
+        ({"id": None}, {"prompt_template": "{id} {prompt}"}, "null in the column 'id' (prompt_template)"),
+        ({"target": None}, {"completion_column": "target"}, "null in the column 'target' (completion_column): write"),
+        ({"references": None}, {}, "null in the column 'references' (references_column), which the supervised stage"),
+        ({"references": []}, {}, "an empty list in the column 'references' (references_column), which the supervised"),
+        ({"references": [None]}, {}, "None in the column 'references' (references_column), but the supervised stage"),
+        ({"references": 5}, {}, "5 in the column 'references' (references_column): write text, or a list of texts."),
+        ({"references": {"a": ["b"]}}, {}, "{'a': ['b']} in the column 'references' (references_column): write text"),
+    ],
+)  # fmt: skip
+def test_a_row_without_a_prompt_or_target_is_told_with_file_and_row(tmp_path, row, keys, says):
+    text = mistake(with_last_row(tmp_path, row), algorithm="supervised", **keys)
+    assert f"{tmp_path / 'train.jsonl'}, row 3 has {says}" in text
+
+
+def test_a_target_that_is_no_text_or_a_null_under_another_name_is_told_as_such(tmp_path):
+    folder = folder_of(tmp_path)
+    text = mistake(folder, algorithm="supervised", completion_column="concepts")
+    assert "train.jsonl, row 1 has ['dog', 'ball'] in the column 'concepts' (completion_column): write text." in text
+    text = mistake(folder_of(tmp_path, {"prompt": "a", "gold": None}), references_column="gold")
+    assert (
+        "test.jsonl, row 1 has null in the column 'gold' (references_column): write text, or leave the row out."
+        in text
+    )
+
+
+def test_a_row_of_a_single_file_is_named_as_it_stands_there(tmp_path):
+    rows = [{"prompt": "a"}] * 40
+    for row in (0, 17, 39):
+        write_rows(tmp_path / "all.jsonl", [*rows[:row], {"prompt": None}, *rows[row + 1 :]])
+        assert f"all.jsonl, row {row + 1} has null" in mistake(tmp_path / "all.jsonl")
+
+
+def test_a_prompt_that_no_template_reads_may_be_null(tmp_path):
+    folder = with_last_row(tmp_path, {"prompt": None})
+    assert load_splits(arguments(folder, prompt_template="{concepts}")).train[2]["prompt"] == "dog ball"
+
+
+def test_a_test_row_may_have_no_references_where_nothing_learns_from_them(tmp_path):
+    folder = with_last_row(tmp_path, {"references": None}, name="test")
+    assert load_splits(arguments(folder, algorithm="supervised")).test[2]["references"] is None
+
+
+def test_a_column_that_the_first_row_lacks_is_kept(tmp_path):
+    folder = with_last_row(tmp_path, {"gold": "x"})
+    assert load_splits(arguments(folder)).train["gold"][:] == [None, None, "x"]
+    write_rows(folder / "train.jsonl", [{"prompt": "a"}, ROW])
+    assert load_splits(arguments(folder)).train["references"][:] == [None, ROW["references"]]
+
+
+@pytest.mark.parametrize("value", [5, ["x"], {"a": 1}, "\ud800"])
+def test_values_that_cannot_be_one_column_are_told_with_file_row_and_column(tmp_path, value):
+    text = mistake(with_last_row(tmp_path, {"id": value}))
+    assert f"train.jsonl, row 3 has {value!r} in the column 'id', which cannot stand in one column" in text
 
 
 def test_an_empty_split_is_a_mistake(tmp_path):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
+from types import SimpleNamespace
+
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import DataCollatorWithPadding
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import ByT5Tokenizer, DataCollatorWithPadding, PreTrainedTokenizerFast
 
 import tiny
 from trl_nlpo import UserError
 from trl_nlpo.prompts import PromptDataset, PromptTokenizer, UpdateSampler, collate_prompts
+from trl_nlpo.supervised import _with_short_prompts
 
 
 def read(rows, **settings):
@@ -83,6 +88,126 @@ def test_messages_go_through_the_chat_template_and_its_arguments():
 @pytest.mark.parametrize(("side", "expected"), [("left", [5, 6]), ("right", [3, 4])])
 def test_long_prompts_are_cut_at_the_side_that_is_asked_for(side, expected):
     assert read([{"prompt": "w0 w1 w2 w3"}], max_length=2, truncation_side=side).prompt_ids == [expected]
+
+
+def adding(template):
+    """The tokenizer of words, with a template of special tokens around them."""
+    tokenizer = tiny.tokenizer()
+    specials = [("<eos>", 1), ("<pad>", 0)]
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=specials)
+    return tokenizer
+
+
+TEN_WORDS = " ".join(f"w{number}" for number in range(10))
+
+
+def cut_in_the_supervised_stage(tokenizer, prompt, limit, side, completion=" w11"):
+    rows = Dataset.from_list([{"prompt": prompt, "completion": completion}])
+    training = SimpleNamespace(max_prompt_length=limit, prompt_truncation_side=side, chat_template_kwargs=None)
+    return _with_short_prompts(rows, tokenizer, training)[0]
+
+
+@pytest.mark.parametrize(
+    ("template", "side", "expected"),
+    [
+        ("$A <eos>", "right", "w0 w1 w2 <eos>"),
+        ("$A <eos>", "left", "w7 w8 w9 <eos>"),
+        ("<pad> $A", "right", "<pad> w0 w1 w2"),
+        ("<pad> $A", "left", "<pad> w7 w8 w9"),
+        ("<pad> $A <eos>", "left", "<pad> w8 w9 <eos>"),
+        ("$A", "left", "w6 w7 w8 w9"),
+    ],
+)
+def test_words_are_cut_and_special_tokens_stay_in_every_stage(template, side, expected):
+    tokenizer = adding(template)
+    reinforced = PromptTokenizer(tokenizer, 4, side, None)([TEN_WORDS])[0]
+    supervised = tokenizer(cut_in_the_supervised_stage(tokenizer, TEN_WORDS, 4, side)["prompt"])["input_ids"]
+    assert tokenizer.decode(reinforced) == tokenizer.decode(supervised) == expected
+
+
+def trained(add_prefix_space, trim_offsets):
+    """Byte-level BPE as GPT-2's and BART's: pieces of words, letters of several tokens."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=270, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    raw.train_from_iterator(["a ball a bat an abbot tabs"] * 9, trainer)
+    raw.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    return PreTrainedTokenizerFast(tokenizer_object=raw)
+
+
+def pieces(normalizer=None, pre_tokenizer=None):
+    """SentencePiece's marks of word beginnings, made by a pre-tokenizer (T5) or a normalizer (the first Llamas)."""
+    scores = {"<unk>": -9.0, "</s>": 0.0, "▁": -3.0, "▁▁": -3.5, "▁a": -2.0, "▁ba": -4.0, "ll": -3.0, "at": -3.0}
+    scores |= dict.fromkeys("abltnos", -5.0)
+    raw = Tokenizer(models.Unigram(list(scores.items()), unk_id=0))
+    if normalizer is not None:
+        raw.normalizer = normalizer
+    if pre_tokenizer is not None:
+        raw.pre_tokenizer = pre_tokenizer
+    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token="</s>")
+
+
+TOKENIZERS = {
+    "words": tiny.tokenizer,
+    "words, end": lambda: adding("$A <eos>"),
+    "bert": tiny.wordpiece_tokenizer,
+    "gpt2": lambda: trained(add_prefix_space=False, trim_offsets=False),
+    "bart": lambda: trained(add_prefix_space=True, trim_offsets=True),
+    "t5": lambda: pieces(pre_tokenizer=pre_tokenizers.Metaspace()),
+    "llama": lambda: pieces(
+        normalizer=normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    ),
+    "slow": ByT5Tokenizer,
+}
+
+
+@cache
+def tokenizer_named(name):
+    return TOKENIZERS[name]()
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("side", ["left", "right"])
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(text=st.text("abltn  é🐕\n", min_size=1, max_size=40), limit=st.integers(6, 12))
+def test_every_stage_sees_the_same_ids_whatever_the_tokenizer(name, side, text, limit):
+    tokenizer = tokenizer_named(name)
+    reinforced = PromptTokenizer(tokenizer, limit, side, None)([text])[0]
+    supervised = cut_in_the_supervised_stage(tokenizer, text, limit, side)["prompt"]
+    assert tokenizer(supervised)["input_ids"] == reinforced
+    assert len(reinforced) <= limit
+    whole = tokenizer(text)["input_ids"]
+    if len(whole) <= limit:
+        assert reinforced == whole
+        assert supervised == text
+
+
+def test_a_target_gets_its_space_when_its_prompt_loses_the_line_break_before_it():
+    row = cut_in_the_supervised_stage(tiny.tokenizer(), "w0 w1 w2\n", 2, "right", completion="w5")
+    assert (row["prompt"], row["completion"]) == ("w0 w1", " w5")
+    short = cut_in_the_supervised_stage(tiny.tokenizer(), "w0 w1\n", 2, "right", completion="w5")
+    assert (short["prompt"], short["completion"]) == ("w0 w1\n", "w5")
+
+
+def test_messages_stay_whole_in_the_supervised_stage():
+    row = {"prompt": [{"role": "user", "content": TEN_WORDS}], "completion": [{"role": "assistant", "content": "w1"}]}
+    assert cut_in_the_supervised_stage(tiny.tokenizer(), **row, limit=4, side="left") == row
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_limit_without_room_for_words_is_one_line_if_a_prompt_needs_cutting(limit):
+    tokenizer = tiny.wordpiece_tokenizer()
+    with pytest.raises(UserError) as caught:
+        read([{"prompt": TEN_WORDS}], tokenizer=tokenizer, max_length=limit)
+    assert str(caught.value) == (
+        f"train_dataset: max_prompt_length={limit} leaves no room for words of the prompt that begins with "
+        "'w0 w1 w2 w3 w4 w5 w6': the tokenizer adds 2 special tokens to every prompt; raise it."
+    )
+    assert len(read([{"prompt": TEN_WORDS}], tokenizer=tokenizer, max_length=3).prompt_ids[0]) == 3
 
 
 @pytest.mark.parametrize(

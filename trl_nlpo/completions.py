@@ -8,26 +8,28 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def print_completions(rows: list[dict[str, Any]], title: str, limit: int) -> None:
     """A table of the first `limit` rows on the terminal: a column per key."""
     if not rows or limit <= 0:
         return
-    table = Table(title=title, show_lines=True)
+    # As `Text`, because in a string rich reads markup, which completions may hold: [/b], \[x\].
+    table = Table(title=Text(title), show_lines=True)
     for key in rows[0]:
-        table.add_column(key, overflow="fold")
+        table.add_column(Text(key), overflow="fold")
     for row in rows[:limit]:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
     Console().print(table)
 
 
 def append_completions(rows: list[dict[str, Any]], folder: str | Path, step: int) -> None:
-    """Keep rows as `completions/completions_<step>.jsonl` under `folder`."""
+    """Keep rows as `completions/completions_<step>.jsonl` under `folder`; what is not JSON stays as its text."""
     path = Path(folder) / "completions" / f"completions_{step:05d}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 def _cell(value: Any) -> str:
@@ -35,4 +37,4 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list) and value and isinstance(value[0], dict) and "content" in value[0]:
         value = "\n".join(f"{message['role']}: {message['content']}" for message in value)
-    return str(value).replace("[", r"\[")
+    return str(value)

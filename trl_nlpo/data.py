@@ -6,7 +6,8 @@ import csv
 import json
 import random
 import string
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,30 @@ class Splits:
     supervised: Dataset | None
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a split as they were found, and where, for messages.
+
+    Attributes:
+        rows: a list or `Dataset`.
+        source: file or split.
+        places: of the rows in their source; None for the source's own order.
+    """
+
+    rows: Any
+    source: str
+    places: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return dict(self.rows[index])
+
+    def where(self, index: int) -> str:
+        return f"{self.source}, row {(index if self.places is None else self.places[index]) + 1}"
+
+
 def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
     """Load, cut to `max_*_samples`, and bring prompts and references into shape.
 
@@ -53,7 +78,8 @@ def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
         seed (`int`): for the quickstart's sentences, and for cutting a single file into splits.
 
     Raises:
-        UserError: nothing there, a split or column that is missing (the message lists what there is), an empty split.
+        UserError: nothing there, a split or column that is missing (the message lists what there is), an empty split,
+            a row without a prompt or target.
     """
     rows = _load(arguments, seed)
     test = _shaped(rows[arguments.dataset_test_split], arguments, arguments.max_eval_samples, "test")
@@ -79,14 +105,14 @@ def target_text(prompt: str, target: str) -> str:
     return target if not prompt or prompt[-1].isspace() else f" {target.lstrip()}"
 
 
-def _load(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
-    """Every wanted split, as a `Dataset` or a list of rows."""
+def _load(arguments: RecipeArguments, seed: int) -> dict[str, _Rows]:
+    """Every wanted split."""
     if arguments.task is not None and arguments.dataset_name in (None, MINIATURE):
-        return _of_task(arguments, seed)
+        return _named(_of_task(arguments, seed), f"task {arguments.task}")
     name = str(arguments.dataset_name)
     train, test = arguments.dataset_train_split, arguments.dataset_test_split
     if name == "quickstart":
-        return _quickstart(arguments, seed)
+        return _named(_quickstart(arguments, seed), name)
     path = Path(name).expanduser()
     if path.is_file():
         return _cut(read_file(path), arguments, seed)
@@ -95,7 +121,11 @@ def _load(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
         return _read_folder(path, wanted, arguments)
     if path.suffix in ENDINGS or path.is_absolute() or name.startswith("."):
         raise UserError(f"dataset_name {name!r} is not there (looked in {Path.cwd()}).")
-    return _load_from_hub(name, wanted, arguments)
+    return _named(_load_from_hub(name, wanted, arguments), name)
+
+
+def _named(splits: dict[str, Any], name: str) -> dict[str, _Rows]:
+    return {split: _Rows(rows, f"{name}, split {split}") for split, rows in splits.items()}
 
 
 def _of_task(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
@@ -128,7 +158,7 @@ def _quickstart(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
     return {name: rows[split] for split, name in names.items() if name}
 
 
-def _cut(rows: Any, arguments: RecipeArguments, seed: int) -> dict[str, Any]:
+def _cut(rows: Any, arguments: RecipeArguments, seed: int) -> dict[str, _Rows]:
     """One file as three splits: a tenth (at most 500 rows) each for validation and test, chosen by the seed."""
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
@@ -141,15 +171,18 @@ def _cut(rows: Any, arguments: RecipeArguments, seed: int) -> dict[str, Any]:
     parts = {arguments.dataset_test_split: order[:held_out], arguments.dataset_train_split: order[2 * held_out :]}
     if arguments.dataset_validation_split:
         parts[arguments.dataset_validation_split] = order[held_out : 2 * held_out]
-    return {split: [rows[index] for index in sorted(indices)] for split, indices in parts.items()}
+    return {
+        split: _Rows([rows[index] for index in sorted(indices)], str(arguments.dataset_name), sorted(indices))
+        for split, indices in parts.items()
+    }
 
 
-def _read_folder(folder: Path, wanted: list[str], arguments: RecipeArguments) -> dict[str, Any]:
+def _read_folder(folder: Path, wanted: list[str], arguments: RecipeArguments) -> dict[str, _Rows]:
     found = {}
     for split in wanted:
         path = _file_of_split(folder, split, arguments.dataset_config)
         if path is not None:
-            found[split] = read_file(path)
+            found[split] = _Rows(read_file(path), str(path))
         elif split != arguments.dataset_validation_split:
             have = (
                 ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)) or "no data file"
@@ -198,24 +231,43 @@ def read_file(path: Path) -> Any:
     """
     try:
         if path.suffix == ".parquet":
-            from datasets import Dataset
-
-            return Dataset.from_parquet(str(path))
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
-                return list(csv.DictReader(file))
-        return list(_json_rows(path))
+            return _parquet_rows(path)
+        return list(_csv_rows(path) if path.suffix == ".csv" else _json_rows(path))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not readable: {error}.") from None
+        raise UserError(f"{path} is not readable: {one_line(error)}.") from None
+
+
+def _parquet_rows(path: Path) -> Dataset:
+    from datasets import Dataset
+
+    try:
+        return Dataset.from_parquet(str(path))
+    except Exception as error:
+        # A damaged file fails in many ways (pyarrow's, the operating system's, those of `datasets`).
+        raise UserError(f"{path} is not readable as Parquet: {one_line(error, 300)}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    # Excel writes a byte order mark, which is no part of the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row:
+                raise UserError(
+                    f"{path}, line {reader.line_num}: the row has more fields than the header's {len(row) - 1}: put "
+                    "quotes around fields with commas."
+                )
+            yield row
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON Lines file, or of one JSON list."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".json" and text.lstrip().startswith("["):
         numbered = [(1, text)]
     else:
-        numbered = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        # Not splitlines(): texts may hold line separators of Unicode, which JSON does not escape.
+        numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, line in numbered:
         try:
             parsed = json.loads(line)
@@ -243,35 +295,71 @@ def _load_from_hub(name: str, wanted: list[str], arguments: RecipeArguments) -> 
     return {split: splits[split] for split in wanted if split in splits}
 
 
-def _shaped(rows: Any, arguments: RecipeArguments, limit: int | None, split: str) -> Dataset:
+def _shaped(rows: _Rows, arguments: RecipeArguments, limit: int | None, split: str) -> Dataset:
     """The split with `prompt` and `references` as the trainer and the rewards expect them."""
     from datasets import Dataset
 
-    shaped = []
-    for index in range(min(len(rows), limit or len(rows))):
-        row = dict(rows[index])
-        shaped.append(_shaped_row(row, arguments, f"the {split} split, row {index + 1}"))
+    shaped = [
+        _shaped_row(rows[index], arguments, rows.where(index)) for index in range(min(len(rows), limit or len(rows)))
+    ]
     if not shaped:
         raise UserError(f"the {split} split of {arguments.dataset_name} is empty.")
-    return Dataset.from_list(shaped)
+    # Of all rows: Dataset.from_list would drop what the first row lacks.
+    names = dict.fromkeys(name for row in shaped for name in row)
+    columns = {name: [row.get(name) for row in shaped] for name in names}
+    try:
+        return Dataset.from_dict(columns)
+    except (TypeError, ValueError, OverflowError) as error:
+        # pyarrow says neither the column nor the row.
+        for name, values in columns.items():
+            if not _fit_together(values):
+                index = bisect_left(range(len(values)), True, key=lambda last: not _fit_together(values[: last + 1]))
+                raise UserError(
+                    f"{rows.where(index)} has {values[index]!r:.60} in the column {name!r}, which cannot stand in one "
+                    f"column with the rows before it ({one_line(error, 200)}): write the column alike in all rows."
+                ) from None
+        raise
+
+
+def _fit_together(values: list[Any]) -> bool:
+    """Whether values can be one column of a `Dataset`."""
+    from datasets import Dataset
+
+    try:
+        Dataset.from_dict({"values": values})
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _shaped_row(row: dict[str, Any], arguments: RecipeArguments, where: str) -> dict[str, Any]:
     if arguments.prompt_column not in row:
-        raise UserError(
-            f"{where} has no column {arguments.prompt_column!r} (prompt_column); it has: {', '.join(row)}."
-        )
+        raise _no_column(row, arguments.prompt_column, "prompt_column", where)
     # The trainer gives rewards its own `completions` and `completion_ids`; `input_ids` would be a tokenized prompt.
     kept = {key: value for key, value in row.items() if key not in ("completion", "completion_ids", "input_ids")}
     kept["prompt"] = _prompt(row, arguments, where)
-    references = row.get(arguments.references_column)
+    column = arguments.references_column
+    references = row.get(column)
     if references is not None:
+        if not isinstance(references, (str, list, tuple)):
+            raise UserError(
+                f"{where} has {references!r:.60} in the column {column!r} (references_column): write text, or a list "
+                "of texts."
+            )
         kept["references"] = [references] if isinstance(references, str) else list(references)
-    elif arguments.references_column != "references":
-        raise UserError(
-            f"{where} has no column {arguments.references_column!r} (references_column); it has: {', '.join(row)}."
-        )
+    elif column != "references":
+        if column in row:
+            raise _null(column, "references_column", where)
+        raise _no_column(row, column, "references_column", where)
     return kept
+
+
+def _no_column(row: dict[str, Any], column: str, key: str, where: str) -> UserError:
+    return UserError(f"{where} has no column {column!r} ({key}); it has: {', '.join(row)}.")
+
+
+def _null(column: str, key: str, where: str) -> UserError:
+    return UserError(f"{where} has null in the column {column!r} ({key}): write text, or leave the row out.")
 
 
 def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
@@ -281,7 +369,7 @@ def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
         if template != "{prompt}":
             raise UserError(f"{where} has messages for a prompt, which prompt_template cannot format: leave it out.")
         return prompt
-    values = {**row, "prompt": _as_text(prompt)}
+    values = {**row, "prompt": prompt}
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
@@ -289,6 +377,9 @@ def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
     for name in names:
         if name not in values:
             raise UserError(f"prompt_template names {{{name}}}, but {where} has: {', '.join(row)}.")
+        if values[name] is None or (isinstance(values[name], list) and None in values[name]):
+            column, key = (arguments.prompt_column, "prompt_column") if name == "prompt" else (name, "prompt_template")
+            raise _null(column, key, where)
     # Spaces at the end would be glued to the completion's first word by most tokenizers.
     return template.format(**{name: _as_text(values[name]) for name in names}).rstrip(" ")
 
@@ -297,13 +388,13 @@ def _as_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _supervised(rows: Any, train: Dataset, arguments: RecipeArguments) -> Dataset:
+def _supervised(rows: _Rows, train: Dataset, arguments: RecipeArguments) -> Dataset:
     """Prompt and completion of every row (or of every reference) of the train split."""
     from datasets import Dataset
 
     pairs: list[dict[str, Any]] = []
     for index, shaped in enumerate(train):
-        for target in _targets(dict(rows[index]), shaped, arguments, f"the train split, row {index + 1}"):
+        for target in _targets(rows[index], shaped, arguments, rows.where(index)):
             prompt = shaped["prompt"]
             if isinstance(prompt, str):
                 pairs.append({"prompt": prompt, "completion": target_text(prompt, target)})
@@ -313,16 +404,29 @@ def _supervised(rows: Any, train: Dataset, arguments: RecipeArguments) -> Datase
 
 
 def _targets(row: dict[str, Any], shaped: dict[str, Any], arguments: RecipeArguments, where: str) -> list[str]:
-    if arguments.completion_column is not None:
-        if arguments.completion_column not in row:
+    column = arguments.completion_column
+    if column is not None:
+        if column not in row:
+            raise _no_column(row, column, "completion_column", where)
+        if row[column] is None:
+            raise _null(column, "completion_column", where)
+        if not isinstance(row[column], (str, int, float)):
             raise UserError(
-                f"{where} has no column {arguments.completion_column!r} (completion_column); it has: {', '.join(row)}."
+                f"{where} has {row[column]!r:.60} in the column {column!r} (completion_column): write text."
             )
-        return [str(row[arguments.completion_column])]
-    references = shaped.get("references")
+        return [str(row[column])]
+    column, references = arguments.references_column, shaped.get("references")
     if not references:
-        raise UserError(
-            f"{where} has no column {arguments.references_column!r} (references_column), which the supervised stage "
-            f"learns from; it has: {', '.join(row)}."
-        )
-    return list(references) if arguments.supervised_all_references else [references[0]]
+        purpose = f"{column!r} (references_column), which the supervised stage learns from"
+        if column not in row:
+            raise UserError(f"{where} has no column {purpose}; it has: {', '.join(row)}.")
+        empty = "null" if references is None else "an empty list"
+        raise UserError(f"{where} has {empty} in the column {purpose}: write text, or leave the row out.")
+    targets = references if arguments.supervised_all_references else references[:1]
+    for target in targets:
+        if not isinstance(target, str):
+            raise UserError(
+                f"{where} has {target!r:.60} in the column {column!r} (references_column), but the supervised stage "
+                "learns from texts: write a list of texts."
+            )
+    return targets

@@ -23,7 +23,7 @@ class PromptTokenizer:
 
     Args:
         tokenizer: the policy's.
-        max_length (`int`, *optional*): cut text prompts to this many tokens.
+        max_length (`int`, *optional*): cut prompts to this many tokens, special tokens included.
         truncation_side (`str`): which end is cut.
         chat_template_kwargs (`dict`, *optional*): for conversational prompts.
     """
@@ -46,14 +46,51 @@ class PromptTokenizer:
                 )
             texts = [chat_template_of(self.tokenizer, prompt, **self.chat_template_kwargs) for prompt in prompts]
             rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        else:
-            rows = self.tokenizer(prompts)["input_ids"]
-        return [self._cut(row) for row in rows]
+            return [self._end(row, self.max_length or len(row)) for row in rows]
+        return self.cut_texts(prompts)[1]
 
-    def _cut(self, row: list[int]) -> list[int]:
-        if self.max_length is None or len(row) <= self.max_length:
-            return row
-        return row[-self.max_length :] if self.truncation_side == "left" else row[: self.max_length]
+    def cut_texts(self, prompts: list[str]) -> tuple[list[str], list[list[int]]]:
+        """Text prompts of at most `max_length` tokens, and their token ids.
+
+        Words are cut, special tokens that the tokenizer adds are not. It is the text that is cut, and then tokenized
+        as any other, so that the supervised stage, which hands texts to other trainers, learns from the same ids.
+
+        Raises:
+            UserError: `max_length` leaves no room for words.
+        """
+        texts, rows = list(prompts), self.tokenizer(prompts)["input_ids"]
+        if self.max_length is not None:
+            for index, row in enumerate(rows):
+                if len(row) > self.max_length:
+                    texts[index], rows[index] = self._cut_text(prompts[index], self.max_length)
+        return texts, rows
+
+    def _cut_text(self, prompt: str, max_length: int) -> tuple[str, list[int]]:
+        special = self.tokenizer.num_special_tokens_to_add(pair=False)
+        words = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=self.tokenizer.is_fast)
+        room = max_length - special
+        while room > 0:
+            text = self._text_of(prompt, words, room)
+            row = self.tokenizer(text)["input_ids"]
+            if len(row) <= max_length:
+                return text, row
+            # A word, or a letter of several bytes, that was cut in two can have more tokens than its half had.
+            room -= len(row) - max_length
+        raise UserError(
+            f"max_prompt_length={max_length} leaves no room for words of the prompt that begins with {prompt[:20]!r}: "
+            f"the tokenizer adds {special} special tokens to every prompt; raise it."
+        )
+
+    def _text_of(self, prompt: str, words: Any, room: int) -> str:
+        """The end of a prompt that is kept, of `room` tokens; tokenizers that know no places in the text decode it."""
+        if "offset_mapping" not in words:
+            return self.tokenizer.decode(self._end(words["input_ids"], room), clean_up_tokenization_spaces=False)
+        places = self._end(words["offset_mapping"], room)
+        return prompt[places[0][0] :] if self.truncation_side == "left" else prompt[: places[-1][1]]
+
+    def _end(self, row: list[Any], length: int) -> list[Any]:
+        """The `length` entries at the end that is kept."""
+        return row[-length:] if self.truncation_side == "left" else row[:length]
 
     def decode(self, rows: list[list[int]]) -> list[str]:
         """Text of tokenized prompts, for reward functions."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .data import target_text
 from .errors import UserError
+from .evaluation import prompt_tokenizer
 from .progress import showing_progress
 from .recipes import Recipe
 from .run_folder import MetricsLog, RunFolder
@@ -42,22 +44,21 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
 
 
 def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:
-    """Prompts cut as reinforcement and evaluation cut them; messages and short prompts stay as they are."""
-    limit = training.max_prompt_length
-    if limit is None or not tokenizer.is_fast:
+    """Text prompts cut as reinforcement and evaluation cut them; messages and short prompts stay as they are."""
+    if training.max_prompt_length is None or not isinstance(dataset[0]["prompt"], str):
         return dataset
+    prompts = prompt_tokenizer(training, tokenizer)
 
-    def cut(row: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(row["prompt"], str):
-            return row
-        offsets = tokenizer(row["prompt"], return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
-        if len(offsets) <= limit:
-            return row
-        if training.prompt_truncation_side == "left":
-            return {**row, "prompt": row["prompt"][offsets[-limit][0] :]}
-        return {**row, "prompt": row["prompt"][: offsets[limit - 1][1]]}
+    def cut(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        texts, _ = prompts.cut_texts(rows["prompt"])
+        # A prompt that lost its last line break needs the space that its target had no use for.
+        targets = [
+            target if text == whole else target_text(text, target)
+            for whole, text, target in zip(rows["prompt"], texts, rows["completion"], strict=True)
+        ]
+        return {"prompt": texts, "completion": targets}
 
-    return dataset.map(cut)
+    return dataset.map(cut, batched=True)
 
 
 def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
