@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from trl_nlpo import leaderboard
 from trl_nlpo.errors import UserError
 from trl_nlpo.grid import Grid, Variant, known_recipes, known_variants, parse_variant, run_grid, split_names
 from trl_nlpo.leaderboard import write_leaderboard
@@ -215,6 +216,12 @@ def test_prompts_without_a_score_are_left_out_of_comparisons(tmp_path):
     assert compared["nlpo", "ppo"]["num_prompts"] == 6
     # with no prompt left there is nothing to compare
     assert ("nlpo", "zero_shot") not in compared
+
+
+def test_a_metric_that_the_first_seed_could_not_measure_is_averaged_over_the_others():
+    averages = leaderboard._averages([{"reward": 1.0}, {"reward": 2.0, "bleu": 0.5}])
+    assert averages["reward"]["mean"] == 1.5
+    assert (averages["bleu"]["mean"], averages["bleu"]["seeds"]) == (0.5, 1)
 
 
 def test_a_leaderboard_has_means_deviations_the_best_in_bold_comparisons_and_curves(tmp_path):

@@ -97,10 +97,12 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
             _run_stages(run)
         except BaseException:
             if folder.results:
-                console.print(f"Stopped. What was finished is in {folder.path}: {', '.join(folder.results)}.")
+                console.print(escape(f"Stopped. What was finished is in {folder.path}: {', '.join(folder.results)}."))
             raise
     console.print(results_table(f"{recipe.name}: {len(splits.test)} held-out prompts", folder.results))
-    console.print(f"Everything is in {folder.path}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl.")
+    console.print(
+        f"Everything is in {escape(str(folder.path))}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl."
+    )
     if recipe.arguments.algorithm != "zero_shot":
         path = folder.path if recipe.arguments.reinforcement else run.supervised_model
         console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
@@ -163,7 +165,7 @@ def _reinforcement_stage(run: _Run, model: Any) -> None:
         _evaluate(run, name, module.policy, judge=judge, training_seconds=seconds)
     if recipe.training.push_to_hub:
         trainer.push_to_hub(dataset_name=recipe.arguments.dataset_name)
-        run.console.print(f"Model pushed to the Hub in https://huggingface.co/{trainer.hub_model_id}.")
+        run.console.print(f"Model pushed to the Hub in https://huggingface.co/{escape(str(trainer.hub_model_id))}.")
 
 
 def _reference(run: _Run, trainer: NLPOTrainer) -> Any:
@@ -219,7 +221,7 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
     for name, reason in unavailable.items():
         if name not in run.told:
             run.told.add(name)
-            run.console.print(f"  without {name}: {escape(reason)}", soft_wrap=True)
+            run.console.print(escape(f"  without {name}: {reason}"), soft_wrap=True)
     run.folder.add_result(stage, evaluation.metrics | numbers, samples, training_seconds)
 
 

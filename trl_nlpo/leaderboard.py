@@ -75,7 +75,7 @@ def _metrics(cell: Cell) -> dict[str, float]:
 
 def _averages(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
     averages = {}
-    for name in runs[0]:
+    for name in dict.fromkeys(name for run in runs for name in run):
         values = [run[name] for run in runs if name in run]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         averages[name] = {"mean": statistics.fmean(values), "std": deviation, "seeds": len(values)}

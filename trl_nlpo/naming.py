@@ -35,6 +35,8 @@ def import_attribute(path: str, who: str, separator: str = ".") -> Any:
         UserError: no such module, or nothing of that name in it.
     """
     module_name, _, attribute = path.rpartition(separator)
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise UserError(f"{who}: this is no path of a module and a name in it, such as my_module{separator}my_name.")
     cwd = str(Path.cwd())
     if cwd not in sys.path:
         sys.path.insert(0, cwd)

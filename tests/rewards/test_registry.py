@@ -89,6 +89,8 @@ def test_options_are_passed_to_functions_and_classes(own_module):
         ("rougeL", {"stemer": True}, "has no option 'stemer'.*use_stemmer"),
         ("rougeL", {"kind": "rouge1"}, "has no option 'kind'"),
         ("no_such_module.reward", {}, "there is no module 'no_such_module'"),
+        (".reward", {}, "this is no path of a module and a name in it, such as my_module.my_name"),
+        ("my..reward", {}, "this is no path of a module"),
         ("own_rewards.my_rewad", {}, "own_rewards has no 'my_rewad', did you mean 'my_reward'"),
         ("own_rewards.LIMIT", {}, "is int, not a function"),
         ("own_rewards.Scaled", {}, "needs an option: write .*scale"),

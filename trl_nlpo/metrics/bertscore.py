@@ -178,7 +178,8 @@ def _texts(source: Any) -> list[str] | None:
     if source is None or (isinstance(source, list) and source and all(isinstance(text, str) for text in source)):
         return source
     if isinstance(source, (str, Path)) and Path(source).is_file():
-        return [line for line in Path(source).read_text(encoding="utf-8").splitlines() if line.strip()]
+        # Not `splitlines`: a text may hold a line separator of its own, such as U+2028.
+        return [line for line in Path(source).read_text(encoding="utf-8").split("\n") if line.strip()]
     raise UserError(
         f"metric 'bertscore': idf_texts must be a list of texts or a file with one a line, not {source!r:.60}."
     )
