@@ -22,3 +22,19 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def fixed_random_state():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def one(tmp_path_factory):
+    """The runs of `several_processes` in this process, each made once and when asked for."""
+    import several_processes
+
+    folder, found = tmp_path_factory.mktemp("one"), {}
+
+    def get(name):
+        if name not in found:
+            found[name] = several_processes.run(name, folder, num_processes=1, rank=0)
+        return found[name]
+
+    get.folder = folder
+    return get

@@ -54,20 +54,6 @@ def two(tmp_path_factory):
     return found, folder, result
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """The same runs in this process, made when asked for."""
-    folder, found = tmp_path_factory.mktemp("one"), {}
-
-    def get(name):
-        if name not in found:
-            found[name] = several_processes.run(name, folder, num_processes=1, rank=0)
-        return found[name]
-
-    get.folder = folder
-    return get
-
-
 scenarios = pytest.mark.parametrize("name", list(SCENARIOS))
 
 

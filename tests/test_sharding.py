@@ -13,7 +13,6 @@ import torch
 import yaml
 from accelerate.utils import DistributedType
 
-import several_processes
 import several_processes_sharing
 from test_several_processes import REWARDS_OF_TWO, TINY_RECIPE, assert_close, launch
 from trl_nlpo import UserError
@@ -73,19 +72,6 @@ class Two:
 @pytest.fixture(scope="module", params=KINDS)
 def two(request, tmp_path_factory):
     return Two(request.param, tmp_path_factory.mktemp("two"))
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """The same runs in this process, made once."""
-    folder, found = tmp_path_factory.mktemp("one"), {}
-
-    def get(name):
-        if name not in found:
-            found[name] = several_processes.run(name, folder, num_processes=1, rank=0)
-        return found[name]
-
-    return get
 
 
 @pytest.mark.slow

@@ -25,6 +25,11 @@ def _version(package: str) -> str | None:
         return None
 
 
+def is_set(variable: str) -> bool:
+    """Whether a launcher has switched something on by a variable of the environment."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
 def is_first_process() -> bool:
     """Whether a launcher started this process as the first, or no launcher did; known before processes can talk."""
     return os.environ.get("RANK", "0") == "0"

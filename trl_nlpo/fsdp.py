@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch import nn
 
+from .environment import is_set
 from .errors import UserError
 
 
@@ -31,7 +32,7 @@ def is_fsdp(accelerator: Any) -> bool:
 
 def asks_for_fsdp(args: Any) -> bool:
     """Whether the training arguments or the launcher ask for FSDP."""
-    return bool(getattr(args, "fsdp", None)) or _is_set("ACCELERATE_USE_FSDP")
+    return bool(getattr(args, "fsdp", None)) or is_set("ACCELERATE_USE_FSDP")
 
 
 def check_fsdp(args: Any) -> None:
@@ -77,10 +78,6 @@ def is_on_accelerators() -> bool:
     return PartialState().distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU)
 
 
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
-
-
 def configure_fsdp(accelerator: Any, args: Any) -> None:
     """Settings of this trainer's own: accelerate keeps those of the first, which know that one's layers.
 
@@ -119,7 +116,10 @@ def computing_dtype(accelerator: Any) -> torch.dtype | None:
 
 @contextlib.contextmanager
 def unsharded(root: Any, accelerator: Any) -> Iterator[None]:
-    """Whole weights in the precision that FSDP computes in, which stay whole through any number of passes."""
+    """Whole weights in the precision that FSDP computes in, which stay whole through any number of passes; nests."""
+    if getattr(root, "computes_whole", False):
+        yield
+        return
     modules = _sharded_modules(root)
     for module in modules:
         module.unshard()

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast, gather_object
 from torch import nn
 
-from .environment import is_first_process
+from .environment import is_first_process, is_set
 from .errors import UserError
 from .fsdp import asks_for_fsdp, check_fsdp
 from .zero import check_zero
@@ -39,13 +39,13 @@ def check_launch(args: Any) -> None:
         UserError: another kind of parallelism than DDP, FSDP2 and DeepSpeed ZeRO, or a setting of these that cannot
             work.
     """
-    if getattr(args, "deepspeed_plugin", None) is not None or _is_set("ACCELERATE_USE_DEEPSPEED"):
+    if getattr(args, "deepspeed_plugin", None) is not None or is_set("ACCELERATE_USE_DEEPSPEED"):
         check_zero(args)
     if asks_for_fsdp(args):
         check_fsdp(args)
     asked = {
-        "Megatron-LM": _is_set("ACCELERATE_USE_MEGATRON_LM"),
-        "Tensor or context parallelism": _is_set("ACCELERATE_USE_PARALLELISM_CONFIG"),
+        "Megatron-LM": is_set("ACCELERATE_USE_MEGATRON_LM"),
+        "Tensor or context parallelism": is_set("ACCELERATE_USE_PARALLELISM_CONFIG"),
     }
     for name, is_asked in asked.items():
         if is_asked:
@@ -54,10 +54,6 @@ def check_launch(args: Any) -> None:
                 "accelerate launch --multi_gpu), FSDP2 or DeepSpeed ZeRO, and save memory by an adapter (use_peft, "
                 "peft_config), load_in_4bit, gradient_checkpointing or a smaller per_device_train_batch_size."
             )
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 @contextlib.contextmanager

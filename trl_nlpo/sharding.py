@@ -7,7 +7,7 @@ that leaves weights whole. Entering and leaving is done by all processes togethe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from accelerate.state import AcceleratorState
@@ -18,8 +18,7 @@ from .fsdp import is_fsdp, optimizer_files, unsharded, whole_parameters
 from .zero import gathered, is_zero, is_zero3, load_models_whole, zero_shares
 
 
-@contextlib.contextmanager
-def whole_to_compute(model: Any, accelerator: Any) -> Iterator[None]:
+def whole_to_compute(model: Any, accelerator: Any) -> AbstractContextManager[None]:
     """Whole weights that any part of the model can compute with, as often as it likes, without a word to others.
 
     Args:
@@ -27,17 +26,11 @@ def whole_to_compute(model: Any, accelerator: Any) -> Iterator[None]:
         accelerator: that did.
     """
     if is_fsdp(accelerator):
-        with unsharded(model, accelerator):
-            yield
-    elif is_zero3(accelerator):
-        with gathered(model, computes=True):
-            yield
-    else:
-        yield
+        return unsharded(model, accelerator)
+    return gathered(model, computes=True) if is_zero3(accelerator) else contextlib.nullcontext()
 
 
-@contextlib.contextmanager
-def whole_to_hold(model: Any, accelerator: Any, write_back: bool = False) -> Iterator[None]:
+def whole_to_hold(model: Any, accelerator: Any, write_back: bool = False) -> AbstractContextManager[None]:
     """Whole weights to read, save or change, in their own precision; not to compute with.
 
     Args:
@@ -46,13 +39,8 @@ def whole_to_hold(model: Any, accelerator: Any, write_back: bool = False) -> Ite
         write_back (`bool`): whether what the first process changes stays; otherwise changes are lost.
     """
     if is_fsdp(accelerator):
-        with whole_parameters(model, write_back):
-            yield
-    elif is_zero3(accelerator):
-        with gathered(model, write_back=write_back):
-            yield
-    else:
-        yield
+        return whole_parameters(model, write_back)
+    return gathered(model, write_back=write_back) if is_zero3(accelerator) else contextlib.nullcontext()
 
 
 def is_cut(accelerator: Any) -> bool:

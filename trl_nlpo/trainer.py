@@ -185,7 +185,6 @@ class NLPOTrainer(TrainerPlumbing):
         self.num_updates_done = 0
         """Updates that this trainer has taken, in `train()` or in a loop of one's own."""
         self._rollouts_since_update = 0
-        self._has_whole_weights = False
         self.state = self._new_state()
         self._prepare()
 
@@ -441,15 +440,8 @@ class NLPOTrainer(TrainerPlumbing):
 
         Under FSDP2 and DeepSpeed ZeRO-3 a process has a share of them at other times. Changes to them are lost.
         """
-        if self._has_whole_weights:
-            yield self.policy_and_value
-            return
         with whole_to_compute(self.model_wrapped, self.accelerator):
-            self._has_whole_weights = True
-            try:
-                yield self.policy_and_value
-            finally:
-                self._has_whole_weights = False
+            yield self.policy_and_value
 
     @contextlib.contextmanager
     def _generation_model(self) -> Iterator[PolicyAndValue]:
