@@ -15,9 +15,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from trl_nlpo.generation import sample_completions
-from trl_nlpo.masking_policy import MaskingPolicy
-from trl_nlpo.sampling import MaskSettings, SamplingSettings
+from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
+from trl_nlpo.algorithm.generation import sample_completions
+from trl_nlpo.models.masking_policy import MaskingPolicy
 
 
 def parse() -> argparse.Namespace:

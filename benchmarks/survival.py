@@ -85,8 +85,10 @@ def run_announcing(recipe: str, resume: bool, pipe: int) -> None:
     """Run the command line, and write a line to `pipe` whenever a phase begins."""
     from transformers import Trainer
 
-    from trl_nlpo import cli, experiment, trainer_checkpoints
-    from trl_nlpo.trainer import NLPOTrainer
+    from trl_nlpo import cli
+    from trl_nlpo.experiment import experiment
+    from trl_nlpo.trainer import checkpoints as trainer_checkpoints
+    from trl_nlpo.trainer.nlpo import NLPOTrainer
 
     def announce(phase: str, number: Any) -> None:
         os.write(pipe, f"{phase}:{number}\n".encode())

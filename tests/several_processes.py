@@ -15,8 +15,8 @@ import torch
 
 import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer
-from trl_nlpo.batch_plan import BatchPlan
-from trl_nlpo.sharding import whole_to_hold
+from trl_nlpo.algorithm.batch_plan import BatchPlan
+from trl_nlpo.launch.launch import whole_to_hold
 
 
 torch.set_num_threads(1)

@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 import several_processes
 import tiny
 from several_processes import weights_of
-from trl_nlpo import NLPOTrainer, cli, fsdp, update
+from trl_nlpo import NLPOTrainer, cli
+from trl_nlpo.algorithm import update
+from trl_nlpo.launch import fsdp
 
 
 # `accelerate` ignores DeepSpeed under use_cpu, and without a GPU it has to be told of gloo.

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from trl_nlpo.advantages import estimate_advantages
+from trl_nlpo.algorithm.advantages import estimate_advantages
 from trl_nlpo.records import PromptBatch, Rollout, Scores
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_nlpo import UserError
-from trl_nlpo.batch_plan import BatchPlan
+from trl_nlpo.algorithm.batch_plan import BatchPlan
 
 
 def arguments(**changes):

@@ -14,8 +14,11 @@ from transformers import AutoModelForSequenceClassification
 
 import tiny
 from trl_nlpo import UserError
-from trl_nlpo.batch_plan import BatchPlan
-from trl_nlpo.checkpoint import (
+from trl_nlpo.algorithm.batch_plan import BatchPlan
+from trl_nlpo.models.adapters import VALUE_ADAPTER, adapter_parameters, add_value_adapter
+from trl_nlpo.models.masking_policy import MaskingPolicy
+from trl_nlpo.models.policy_and_value import PolicyAndValue
+from trl_nlpo.trainer.run_state import (
     Progress,
     check_resumable,
     load_run_state,
@@ -23,9 +26,6 @@ from trl_nlpo.checkpoint import (
     save_run_state,
     save_value_function,
 )
-from trl_nlpo.masking_policy import MaskingPolicy
-from trl_nlpo.models.adapters import VALUE_ADAPTER, adapter_parameters, add_value_adapter
-from trl_nlpo.models.policy_and_value import PolicyAndValue
 
 
 def with_head(seed=0):

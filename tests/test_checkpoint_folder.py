@@ -10,8 +10,9 @@ import time
 import pytest
 from transformers.trainer_utils import get_last_checkpoint
 
-from trl_nlpo import checkpoint_folder
-from trl_nlpo.checkpoint_folder import (
+from trl_nlpo.errors import UserError
+from trl_nlpo.storage import checkpoint_folder
+from trl_nlpo.storage.checkpoint_folder import (
     UNFINISHED,
     checkpoint_bytes,
     checkpoints_by_age,
@@ -21,7 +22,6 @@ from trl_nlpo.checkpoint_folder import (
     remove_leftovers,
     remove_old_checkpoints,
 )
-from trl_nlpo.errors import UserError
 
 
 @pytest.fixture(autouse=True)

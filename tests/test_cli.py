@@ -42,7 +42,7 @@ def recipe(tmp_path):
 @pytest.fixture
 def ran(monkeypatch):
     """Recipes that `run` would have run."""
-    from trl_nlpo import experiment
+    from trl_nlpo.experiment import experiment
 
     recipes = []
     monkeypatch.setattr(experiment, "run_experiment", lambda recipe, force: recipes.append(recipe))
@@ -76,7 +76,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(words, part):
 
 
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch, recipe):
-    from trl_nlpo import experiment
+    from trl_nlpo.experiment import experiment
 
     def bug(recipe, force):
         raise KeyError("ours")
@@ -88,7 +88,7 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch, recipe):
 
 
 def test_a_users_mistake_during_the_run_is_one_line_too(monkeypatch, recipe, capsys):
-    from trl_nlpo import experiment
+    from trl_nlpo.experiment import experiment
 
     def mistake(recipe, force):
         raise UserError("first\nsecond")
@@ -99,7 +99,7 @@ def test_a_users_mistake_during_the_run_is_one_line_too(monkeypatch, recipe, cap
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
-    from trl_nlpo import experiment
+    from trl_nlpo.experiment import experiment
 
     def interrupt(recipe, force):
         raise KeyboardInterrupt
@@ -112,8 +112,8 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
 
 
 def test_sigterm_is_one_line_and_exit_code_143(monkeypatch, recipe, capsys):
-    from trl_nlpo import experiment
-    from trl_nlpo.signals import Terminated
+    from trl_nlpo.experiment import experiment
+    from trl_nlpo.launch.signals import Terminated
 
     def terminate(recipe, force):
         raise Terminated("stopped after update 3; go on from runs/own/checkpoint-3.")

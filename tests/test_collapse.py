@@ -8,8 +8,8 @@ import pytest
 
 import tiny
 from test_resuming import trainer
-from trl_nlpo import trainer_faults
-from trl_nlpo.collapse import collapse_signs
+from trl_nlpo.trainer import guard as trainer_faults
+from trl_nlpo.trainer.collapse import collapse_signs
 
 
 HEALTHY = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from trl_nlpo.completions import append_completions, print_completions
+from trl_nlpo.trainer.completions_table import append_completions, print_completions
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import json
 import pytest
 from datasets import Dataset
 
-from trl_nlpo.data import load_splits, read_file, target_text
+from trl_nlpo.data.splits import load_splits, read_file, target_text
 from trl_nlpo.errors import UserError
-from trl_nlpo.recipe_arguments import RecipeArguments
+from trl_nlpo.recipes.arguments import RecipeArguments
 
 
 ROW = {"prompt": "dog ball", "references": ["A dog has a ball.", "The ball."], "concepts": ["dog", "ball"], "id": "x"}

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 import tiny
 from trl_nlpo import NLPOConfig, UserError
-from trl_nlpo.evaluation import decoder, distinct_ngrams, evaluate_policy, perplexity, summarize
+from trl_nlpo.evaluation.rows import decoder, distinct_ngrams, evaluate_policy, perplexity, summarize
 from trl_nlpo.records import PromptBatch
 
 

@@ -11,16 +11,16 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration, TrainerCallback
 
-from trl_nlpo import experiment
-from trl_nlpo.data import load_splits
+from trl_nlpo.data.splits import load_splits
 from trl_nlpo.errors import UserError
-from trl_nlpo.evaluation import evaluate_policy
-from trl_nlpo.experiment import run_experiment
-from trl_nlpo.from_scratch import build_model, train_tokenizer
-from trl_nlpo.recipes import load_recipe
-from trl_nlpo.run_folder import RunFolder
-from trl_nlpo.run_summary import load_command
-from trl_nlpo.starting_model import starting_model
+from trl_nlpo.evaluation.rows import evaluate_policy
+from trl_nlpo.experiment import experiment
+from trl_nlpo.experiment.experiment import run_experiment
+from trl_nlpo.experiment.starting_model import starting_model
+from trl_nlpo.experiment.summary import load_command
+from trl_nlpo.models.from_scratch import build_model, train_tokenizer
+from trl_nlpo.recipes.recipe import load_recipe
+from trl_nlpo.storage.run_folder import RunFolder
 
 
 TINY = {

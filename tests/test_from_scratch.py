@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.from_scratch import build_model, train_tokenizer
+from trl_nlpo.models.from_scratch import build_model, train_tokenizer
 
 
 TEXTS = ["the dog sat on the mat.", "the cat sat on the dog."] * 3

@@ -8,8 +8,9 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
-from trl_nlpo import UserError, fsdp
-from trl_nlpo.processes import check_launch
+from trl_nlpo import UserError
+from trl_nlpo.launch import fsdp
+from trl_nlpo.launch.processes import check_launch
 
 
 NOT_ASKED = SimpleNamespace(fsdp=None)

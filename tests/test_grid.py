@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from trl_nlpo import leaderboard
 from trl_nlpo.errors import UserError
-from trl_nlpo.grid import Grid, Variant, known_recipes, known_variants, parse_variant, run_grid, split_names
-from trl_nlpo.leaderboard import write_leaderboard
+from trl_nlpo.grid import leaderboard
+from trl_nlpo.grid.grid import Grid, Variant, known_recipes, known_variants, parse_variant, run_grid, split_names
+from trl_nlpo.grid.leaderboard import write_leaderboard
 
 
 VARIANTS = tuple(map(parse_variant, ["zero_shot", "supervised+ppo", "supervised+nlpo[mask_sync_steps=null]"]))

@@ -9,8 +9,8 @@ import torch
 
 import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer
+from trl_nlpo.algorithm.generation import evaluation_mode
 from trl_nlpo.functional.logprobs import scaled_logits
-from trl_nlpo.generation import evaluation_mode
 from trl_nlpo.models.policy_and_value import completion_logits
 from trl_nlpo.records import Sequences
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import tiny
-from trl_nlpo.masking_policy import MaskingPolicy, frozen_adapter, frozen_copy, swapped_weights
 from trl_nlpo.models.adapters import adapter_parameters
+from trl_nlpo.models.masking_policy import MaskingPolicy, frozen_adapter, frozen_copy, swapped_weights
 
 
 TOKENS = torch.arange(3, 11).view(2, 4)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trl_nlpo.metric_suite import compute_metrics
-from trl_nlpo.recipe_arguments import parse_rewards
+from trl_nlpo.metrics.suite import compute_metrics
+from trl_nlpo.recipes.arguments import parse_rewards
 
 
 def suite(metrics, predictions=("a dog", "a cat"), **columns):

@@ -12,8 +12,8 @@ import tiny
 from test_invariants import DEFAULTS, count_calls, one_update, reference_top_p
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo.functional.logprobs import scaled_logits
-from trl_nlpo.masking_policy import MaskingPolicy
 from trl_nlpo.models.adapters import adapter_parameters
+from trl_nlpo.models.masking_policy import MaskingPolicy
 from trl_nlpo.models.policy_and_value import completion_logits
 
 

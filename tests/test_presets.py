@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from trl_nlpo.data import load_splits
+from trl_nlpo.data.splits import load_splits
 from trl_nlpo.errors import UserError
-from trl_nlpo.recipes import load_recipe, shipped_recipes, write_resolved
+from trl_nlpo.recipes.recipe import load_recipe, shipped_recipes, write_resolved
 from trl_nlpo.tasks import get_task, task_names
 
 

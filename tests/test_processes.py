@@ -8,7 +8,7 @@ import torch
 import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo.errors import RewardError
-from trl_nlpo.processes import check_launch, failing_together, of_all, say_once, shared_out, start_equal
+from trl_nlpo.launch.processes import check_launch, failing_together, of_all, say_once, shared_out, start_equal
 
 
 def test_one_process_computes_all_rows_in_order():

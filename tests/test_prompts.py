@@ -14,8 +14,8 @@ from transformers import ByT5Tokenizer, DataCollatorWithPadding, PreTrainedToken
 
 import tiny
 from trl_nlpo import UserError
+from trl_nlpo.experiment.supervised import _with_short_prompts
 from trl_nlpo.prompts import PromptDataset, PromptTokenizer, UpdateSampler, collate_prompts
-from trl_nlpo.supervised import _with_short_prompts
 
 
 def read(rows, **settings):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from trl_nlpo.recipe_values import WrongValueError, convert
+from trl_nlpo.recipes.values import WrongValueError, convert
 
 
 class Colour(enum.Enum):

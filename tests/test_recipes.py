@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trl_nlpo.errors import UserError
 from trl_nlpo.metrics import meteor
-from trl_nlpo.recipes import (
+from trl_nlpo.recipes.recipe import (
     find_recipe,
     load_recipe,
     parse_overrides,

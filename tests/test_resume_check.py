@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.recipes import load_recipe, write_resolved
-from trl_nlpo.resume_check import check_resumed_recipe
+from trl_nlpo.recipes.recipe import load_recipe, write_resolved
+from trl_nlpo.recipes.resumed import check_resumed_recipe
 
 
 OWN_MODEL = {"dataset_name": "quickstart", "rewards": ["pleasant_sentence"], "max_steps": 4, "learning_rate": 1e-4}

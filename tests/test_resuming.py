@@ -12,8 +12,9 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 import tiny
-from trl_nlpo import NLPOConfig, NLPOTrainer, UserError, trainer_checkpoints
+from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo.errors import RewardError
+from trl_nlpo.trainer import checkpoints as trainer_checkpoints
 
 
 QUICK = {
@@ -236,7 +237,7 @@ def test_any_error_leaves_what_was_earned_and_says_where(tmp_path, monkeypatch):
             if state.global_step == 2:
                 raise ZeroDivisionError
 
-    from trl_nlpo import trainer_faults
+    from trl_nlpo.trainer import guard as trainer_faults
 
     said = []
     monkeypatch.setattr(trainer_faults.logger, "warning", said.append)

@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 
+from trl_nlpo.algorithm.reward_calls import FunctionFailedError, call_all
 from trl_nlpo.errors import RewardError
-from trl_nlpo.reward_calls import FunctionFailedError, call_all
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2MoeConfig
 
 import tiny
-from trl_nlpo.generation import evaluation_mode, row_draws, sample_completions, seeded, tokens_at
-from trl_nlpo.masking_policy import MaskingPolicy
+from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
+from trl_nlpo.algorithm.generation import evaluation_mode, row_draws, sample_completions, seeded, tokens_at
+from trl_nlpo.algorithm.rollout import collect_rollout
 from trl_nlpo.models.adapters import adapter_parameters
+from trl_nlpo.models.masking_policy import MaskingPolicy
 from trl_nlpo.models.policy_and_value import PolicyAndValue, completion_logits
 from trl_nlpo.records import PromptBatch
-from trl_nlpo.rollout import collect_rollout
-from trl_nlpo.sampling import MaskSettings, SamplingSettings
 
 
 EOS = 1

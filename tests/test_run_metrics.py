@@ -10,7 +10,7 @@ import torch
 
 from trl_nlpo.functional.masking import pack_mask
 from trl_nlpo.records import Estimates, PromptBatch, Rollout, Scores, UpdateStats
-from trl_nlpo.run_metrics import completion_rows, update_metrics
+from trl_nlpo.trainer.logs import completion_rows, update_metrics
 
 
 REAL = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])

@@ -8,9 +8,9 @@ from transformers import GenerationConfig, MinPLogitsWarper, TopKLogitsWarper, T
 
 import tiny
 from trl_nlpo import NLPOConfig, UserError
+from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings, action_logprobs
 from trl_nlpo.functional.masking import pack_mask
 from trl_nlpo.records import Sequences
-from trl_nlpo.sampling import MaskSettings, SamplingSettings, action_logprobs
 
 
 def config(**changes):

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from trl_nlpo import UserError
+from trl_nlpo.algorithm.scoring import check_weights, reward_names, score_rollout
 from trl_nlpo.errors import RewardError
 from trl_nlpo.records import Completions, PromptBatch
-from trl_nlpo.scoring import check_weights, reward_names, score_rollout
 
 
 IDS = [[5, 6, 1], [7], [8, 1]]

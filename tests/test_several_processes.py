@@ -15,8 +15,8 @@ import yaml
 
 import several_processes
 from several_processes import GLOBAL_BATCH, SCENARIOS
-from trl_nlpo import experiment
-from trl_nlpo.recipes import load_recipe
+from trl_nlpo.experiment import experiment
+from trl_nlpo.recipes.recipe import load_recipe
 
 
 pytestmark = pytest.mark.slow

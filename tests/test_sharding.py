@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 import several_processes_sharing
 from test_several_processes import REWARDS_OF_TWO, TINY_RECIPE, assert_close, launch
 from trl_nlpo import UserError
-from trl_nlpo.sharding import check_is_whole, check_resumed_launch
+from trl_nlpo.launch.launch import check_is_whole, check_resumed_launch
 
 
 FSDP2 = {

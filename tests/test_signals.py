@@ -17,7 +17,7 @@ import yaml
 import tiny
 from test_resuming import assert_equal_ends, trainer
 from trl_nlpo.errors import UserError
-from trl_nlpo.signals import (
+from trl_nlpo.launch.signals import (
     Interrupted,
     StoppedAtOnce,
     StoppedRunError,
@@ -25,7 +25,7 @@ from trl_nlpo.signals import (
     ending_with_a_line,
     stop_request,
 )
-from trl_nlpo.trainer_faults import FaultHandling
+from trl_nlpo.trainer.guard import FaultHandling
 
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.significance import paired_bootstrap
+from trl_nlpo.grid.significance import paired_bootstrap
 
 
 def test_the_interval_is_about_that_of_the_normal_approximation():

@@ -11,12 +11,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSeq2SeqLM
 
 from trl_nlpo.cli import main
-from trl_nlpo.data import load_splits
+from trl_nlpo.data.splits import load_splits
 from trl_nlpo.errors import UserError
-from trl_nlpo.experiment import run_experiment
-from trl_nlpo.label_classifier import ClassifierArguments, train_classifier
-from trl_nlpo.model_evaluation import evaluate_on_task, matched_predictions
-from trl_nlpo.recipes import load_recipe
+from trl_nlpo.experiment.experiment import run_experiment
+from trl_nlpo.experiment.systems import evaluate_on_task, matched_predictions
+from trl_nlpo.recipes.recipe import load_recipe
+from trl_nlpo.reward_training.classifier import ClassifierArguments, train_classifier
 from trl_nlpo.rewards import get_reward
 from trl_nlpo.tasks import task_names
 

@@ -18,9 +18,10 @@ from transformers import (
 )
 
 import tiny
-from trl_nlpo import NLPOConfig, NLPOTrainer, UserError, trainer_plumbing
+from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo._trl import HAS_PPO
 from trl_nlpo.errors import RewardError
+from trl_nlpo.trainer import huggingface as trainer_plumbing
 
 
 QUICK = {

@@ -14,9 +14,11 @@ from transformers import Trainer
 
 import tiny
 from test_resuming import assert_equal_ends, trainer
-from trl_nlpo import UserError, disk, update
+from trl_nlpo import UserError
+from trl_nlpo.algorithm import update
 from trl_nlpo.errors import DiskFullError, OutOfMemoryError, RewardError, TrainingStoppedError
-from trl_nlpo.trainer_faults import is_out_of_memory
+from trl_nlpo.storage import files as disk
+from trl_nlpo.trainer.guard import is_out_of_memory
 
 
 def logs(subject, name):

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import tiny
-from trl_nlpo.batch_plan import BatchPlan
+from trl_nlpo.algorithm.batch_plan import BatchPlan
+from trl_nlpo.algorithm.distribution import SamplingSettings, action_logprobs
+from trl_nlpo.algorithm.update import Objective, update_policy
 from trl_nlpo.functional.masking import pack_mask
 from trl_nlpo.functional.sequences import left_pad
 from trl_nlpo.models.dropout import disable_dropout
 from trl_nlpo.models.policy_and_value import PolicyAndValue
 from trl_nlpo.records import Estimates, PromptBatch, Rollout
-from trl_nlpo.sampling import SamplingSettings, action_logprobs
-from trl_nlpo.update import Objective, update_policy
 
 
 UNIFORM = [[0.25] * 4] * 4

@@ -8,8 +8,9 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
-from trl_nlpo import NLPOConfig, UserError, zero
-from trl_nlpo.processes import check_launch
+from trl_nlpo import NLPOConfig, UserError
+from trl_nlpo.launch import zero
+from trl_nlpo.launch.processes import check_launch
 
 
 def asking(stage=2, use_cpu=False, **config):

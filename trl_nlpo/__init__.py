@@ -19,7 +19,7 @@ __all__ = ["NLPOConfig", "NLPOTrainer", "UserError", "__version__"]
 if TYPE_CHECKING:
     from .config import NLPOConfig
     from .errors import UserError
-    from .trainer import NLPOTrainer
+    from .trainer.nlpo import NLPOTrainer
 
 
 def __getattr__(name: str) -> Any:

@@ -12,8 +12,8 @@ from typing import Annotated, Optional
 import typer
 
 from . import __version__
-from .environment import is_first_process
 from .errors import UserError
+from .launch.environment import is_first_process
 
 
 _INTERRUPTED = 130
@@ -66,7 +66,7 @@ def _are_several() -> bool:
 def _leave_with_the_others(codes: list[int]) -> None:
     """End a process that fails at the same moment as the others, before the launcher ends it with a signal."""
     if codes:
-        from .processes import meet
+        from .launch.processes import meet
 
         meet("leaving")
         sys.stdout.flush()
@@ -78,7 +78,7 @@ def _complain(message: str, code: int) -> int:
     """Print a line on stderr; of several processes, on one of them."""
     line = f"trl-nlpo: {' '.join(message.split())}"
     if _are_several():
-        from .processes import say_once
+        from .launch.processes import say_once
 
         say_once(lambda: print(line, file=sys.stderr, flush=True))
     else:
@@ -98,7 +98,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Resume a run with another recipe than its own.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in the same output_dir ended.")] = False,
 ) -> None:
-    from .recipes import load_recipe
+    from .recipes.recipe import load_recipe
 
     name, overrides = _recipe_and_overrides(arguments or [], config)
     recipe = load_recipe(name, [*overrides, "--resume_from_checkpoint", "true"] if resume else overrides)
@@ -110,8 +110,8 @@ def run(
             return
         typer.echo(yaml.safe_dump(recipe.resolved, sort_keys=False, allow_unicode=True).rstrip())
         return
-    from .experiment import run_experiment
-    from .signals import ending_with_a_line
+    from .experiment.experiment import run_experiment
+    from .launch.signals import ending_with_a_line
 
     with ending_with_a_line("Go on with --resume; finished stages are not repeated."):
         run_experiment(recipe, force)
@@ -123,7 +123,7 @@ def run(
 
 @app.command(help="Versions and device, for bug reports.")
 def env() -> None:
-    from .environment import device, versions
+    from .launch.environment import device, versions
 
     for package, version in {**versions(), "device": device()}.items():
         typer.echo(f"{package}: {version or 'not installed'}")
@@ -141,7 +141,7 @@ def evaluate(
 ) -> None:
     from pathlib import Path
 
-    from .model_evaluation import evaluate_on_task
+    from .experiment.systems import evaluate_on_task
 
     scores = evaluate_on_task(arguments[0], task, arguments[1:])
     width = max(map(len, scores.metrics), default=0)
@@ -175,9 +175,9 @@ def grue(
     import shlex
     from pathlib import Path
 
-    from .experiment import run_experiment
-    from .grid import Grid, known_recipes, known_variants, run_grid, split_names
-    from .leaderboard import write_leaderboard
+    from .experiment.experiment import run_experiment
+    from .grid.grid import Grid, known_recipes, known_variants, run_grid, split_names
+    from .grid.leaderboard import write_leaderboard
     from .tasks import task_names
 
     recipes = known_recipes(split_names(tasks) if tasks else task_names())
@@ -202,9 +202,9 @@ def train_classifier(
     arguments: Annotated[list[str], typer.Argument(metavar="DATA [--KEY VALUE]...")],
     out: Annotated[str, typer.Option(help="Folder for model and tokenizer.")],
 ) -> None:
-    from .label_classifier import ClassifierArguments
-    from .label_classifier import train_classifier as train
-    from .recipes import arguments_from
+    from .recipes.recipe import arguments_from
+    from .reward_training.classifier import ClassifierArguments
+    from .reward_training.classifier import train_classifier as train
 
     keys = arguments_from(ClassifierArguments, {"data": arguments[0], "out": out}, arguments[1:])
     for split, accuracy in train(keys).items():
@@ -223,7 +223,7 @@ def tasks() -> None:
 
 @app.command(help="Recipes that ship with the package.")
 def recipes() -> None:
-    from .recipes import shipped_recipes, summary
+    from .recipes.recipe import shipped_recipes, summary
 
     shipped = shipped_recipes()
     for name, path in shipped.items():

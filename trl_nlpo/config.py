@@ -11,7 +11,7 @@ import torch
 
 from ._trl import PPOConfig
 from .errors import UserError
-from .zero import load_models_whole
+from .launch.zero import load_models_whole
 
 
 @dataclass

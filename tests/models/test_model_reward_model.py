@@ -9,8 +9,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 import tiny
 from trl_nlpo import UserError
+from trl_nlpo.algorithm.reward_models import ModelReward, as_reward_functions
 from trl_nlpo.errors import RewardError
-from trl_nlpo.models.reward_model import ModelReward, as_reward_functions
 from trl_nlpo.records import Completions, PromptBatch
 
 

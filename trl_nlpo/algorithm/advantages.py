@@ -1,0 +1,45 @@
+"""Room 3: scores into advantages and returns. Pure tensors; knows neither models nor text."""
+
+from __future__ import annotations
+
+import torch
+
+from ..functional.advantages import gae
+from ..functional.rewards import kl_per_token, token_rewards
+from ..functional.statistics import AllSum, masked_whiten, of_this_process
+from ..records import Estimates, Rollout, Scores, without_skipped
+
+
+@torch.no_grad()
+def estimate_advantages(
+    rollout: Rollout,
+    scores: Scores,
+    *,
+    kl_coef: float,
+    gamma: float,
+    lam: float,
+    kl_estimator: str = "k1",
+    whiten_rewards: bool = False,
+    all_sum: AllSum = of_this_process,
+) -> Estimates:
+    """Token rewards with the KL penalty (paper, equation 1), GAE, and whitening over the whole batch.
+
+    Args:
+        rollout ([`Rollout`]), scores ([`Scores`]): of the same B completions. Those that `scores` skips are as if they
+            had not been sampled.
+        kl_coef, gamma, lam, kl_estimator, whiten_rewards: as in [`NLPOConfig`].
+        all_sum: adds up over processes, so that whitening uses the statistics of the whole batch.
+
+    Returns:
+        [`Estimates`].
+    """
+    mask = without_skipped(rollout.completion_mask, scores.skipped)
+    kl = torch.where(mask, kl_per_token(rollout.raw_logprobs, rollout.ref_logprobs, kl_estimator), 0.0)
+    rewards = token_rewards(scores.scores, kl, kl_coef, mask, scores.dense_rewards)
+    if whiten_rewards:
+        rewards = masked_whiten(rewards, mask, shift_mean=False, all_sum=all_sum)
+    advantages, returns = gae(rewards, rollout.values, mask, gamma, lam)
+    advantages = masked_whiten(advantages, mask, all_sum=all_sum)
+    return Estimates(
+        advantages=advantages, returns=returns, rewards=rewards, kl=kl, kl_coef=kl_coef, skipped=scores.skipped
+    )

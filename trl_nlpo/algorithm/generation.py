@@ -1,0 +1,263 @@
+"""Completions sampled from a policy with `generate`, under the mask of a masking policy."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from ..functional.logprobs import apply_token_mask, first_occurrences, penalize_repetition, scaled_logits
+from ..functional.masking import allow_tokens, pack_mask, top_k_mask, top_p_mask
+from ..functional.sequences import completion_lengths, left_pad, mask_from_lengths
+from ..models.inputs import StepwiseLogits, forced_tokens, is_encoder_decoder, prompt_inputs
+from ..models.masking_policy import MaskingPolicy
+from ..records import Sequences
+from .distribution import MaskSettings, SamplingSettings
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sampled tokens of some prompts.
+
+    Attributes:
+        sequences ([`Sequences`]): prompts and completions `(B, P)`, `(B, T)`; what was allowed, where that was
+            recorded.
+        ended (`(B,)` bool): True where an end token is in the completion.
+    """
+
+    sequences: Sequences
+    ended: torch.Tensor
+
+
+@torch.no_grad()
+def sample_completions(
+    policy: Any,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingSettings,
+    mask: MaskSettings | None = None,
+    masking_policy: MaskingPolicy | None = None,
+    draws: torch.Tensor | None = None,
+) -> Sample:
+    """Sample one completion per prompt with `generate`; under the mask when one is given.
+
+    Args:
+        policy: a language model, in evaluation mode.
+        prompts: B rows of token ids.
+        sampling ([`SamplingSettings`]): how.
+        mask ([`MaskSettings`], *optional*), masking_policy ([`MaskingPolicy`], *optional*): what may be sampled. None:
+            everything; then nothing is recorded either.
+        draws (`torch.Tensor` of shape `(B, max_new_tokens)`, *optional*): what decides the tokens, see
+            [`row_draws`]. None: the global random state.
+
+    Returns:
+        [`Sample`], whose `packed_token_mask` is None when every token was allowed everywhere.
+    """
+    device = next(policy.parameters()).device
+    prompt_ids, prompt_mask = (tensor.to(device) for tensor in left_pad(prompts, 0))
+    prompts_apart = is_encoder_decoder(policy)
+    forced = forced_tokens(policy)
+    actions = _ActionSampler(
+        prompt_ids, prompt_mask, prompts_apart, sampling, mask, masking_policy, bool(forced), draws
+    )
+    # What stands behind a stop token is filling; a stop token is in every vocabulary, which a pad token need not be.
+    config = sampling.generation_config(pad_token_id=(*sampling.stop_token_ids, 0)[0], forced_tokens=forced)
+    inputs: dict[str, Any] = prompt_inputs(policy, prompt_ids, prompt_mask)
+    if actions.doubled:
+        inputs = {name: tensor.repeat(2, 1) for name, tensor in inputs.items()}
+        inputs["adapter_names"] = masking_policy.adapters_of_rows(len(prompt_ids)) if masking_policy else None
+    with _generation_config(policy, config):
+        output = policy.generate(
+            **inputs,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([] if sampling.is_left_to_generate else [actions]),
+            # Weights are whole, and processes may have other numbers of rows: none waits for another.
+            synced_gpus=False,
+        )
+    completion_ids = output[: len(prompt_ids), actions.prefix_width :]
+    lengths, ended = completion_lengths(completion_ids, sampling.stop_token_ids)
+    if mask is not None and not sampling.stop_token_ids:
+        ended = torch.isin(completion_ids, torch.tensor(mask.always_allowed, dtype=torch.long, device=device)).any(-1)
+    completion_mask = mask_from_lengths(lengths, completion_ids.shape[1])
+    packed = actions.recorded_masks(completion_mask)
+    sequences = Sequences(
+        prompt_ids, prompt_mask, completion_ids, completion_mask, prompts_apart, packed, actions.vocab_size
+    )
+    return Sample(sequences, ended)
+
+
+class _ActionSampler(LogitsProcessor):
+    """Turns the policy's logits at a step into those of the allowed actions, and records what was allowed.
+
+    `generate` has applied its own restrictions (minimum length, suppressed tokens, …) when this is called, and applies
+    nothing afterwards; so the recorded support is exactly the one sampled from.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        prompts_apart: bool,
+        sampling: SamplingSettings,
+        mask: MaskSettings | None,
+        masking_policy: MaskingPolicy | None,
+        forces_tokens: bool,
+        draws: torch.Tensor | None,
+    ):
+        # `generate` gives prompt and completion of a causal model in one row; of an encoder-decoder model it gives
+        # what the decoder has, which begins with its start token.
+        self.prefix_width = 1 if prompts_apart else prompt_ids.shape[1]
+        self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask & (not prompts_apart)
+        self.sampling = sampling
+        self.mask = mask if mask is not None and mask.is_active else None
+        # Right after a sync the masking policy is the policy, and nothing needs to be computed twice.
+        moved = self.mask is not None and masking_policy is not None and not masking_policy.is_current
+        self.masking_policy = masking_policy if moved else None
+        self.doubled = masking_policy is not None and moved and masking_policy.in_one_batch
+        self.masking_logits = StepwiseLogits(prompt_ids, prompt_mask)
+        self.records = mask is not None and (self.mask is not None or sampling.restricts_tokens or forces_tokens)
+        self.warpers = sampling.logits_warpers(prompt_ids.device)
+        # Apple's GPUs have no float64.
+        exactness = torch.float32 if prompt_ids.device.type == "mps" else torch.float64
+        self.draws = None if draws is None else draws.to(exactness).to(prompt_ids.device)
+        self.vocab_size = 0
+        self._packed: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
+        if not self.doubled:
+            actions = self._actions(input_ids, scores, None)
+            return actions if self.draws is None else self._only(self._drawn(input_ids, actions), scores)
+        # The second half of the rows is the masking policy's, which follows the first: the token is drawn here, and
+        # left to both halves as the only one.
+        policy_scores, masking_scores = scores.chunk(2)
+        actions = self._actions(input_ids[: len(policy_scores)], policy_scores, masking_scores)
+        return self._only(self._drawn(input_ids, actions).repeat(2, 1), scores)
+
+    def _drawn(self, input_ids: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """A token for each row, `(B, 1)`."""
+        if self.draws is None:
+            return torch.multinomial(actions.softmax(-1), num_samples=1)
+        return tokens_at(self.draws[:, input_ids.shape[1] - self.prefix_width], actions)
+
+    @staticmethod
+    def _only(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(scores, float("-inf")).scatter_(1, tokens, 0.0)
+
+    def _actions(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, masking_scores: torch.Tensor | None
+    ) -> torch.Tensor:
+        self.vocab_size = scores.shape[-1]
+        legal = scores > float("-inf")
+        actions = scores.float()
+        if self.sampling.repetition_penalty != 1.0:
+            actions = penalize_repetition(actions, self._seen(input_ids), self.sampling.repetition_penalty)
+        actions = scaled_logits(actions, self.sampling.temperature)
+        if self.mask is not None:
+            if masking_scores is None:
+                masking_scores = self._masking_scores(input_ids, scores)
+            actions = apply_token_mask(actions, self._allowed_tokens(self.mask, masking_scores, legal))
+        actions = self.warpers(cast("torch.LongTensor", input_ids), cast("torch.FloatTensor", actions))
+        if self.records:
+            self._packed.append(pack_mask(actions > float("-inf")))
+        return actions
+
+    def recorded_masks(self, completion_mask: torch.Tensor) -> torch.Tensor | None:
+        """Packed masks `(B, T, ceil(V / 8))`; padding allows everything."""
+        if not self.records:
+            return None
+        packed = torch.stack(self._packed[: completion_mask.shape[1]], dim=1)
+        return packed.masked_fill(~completion_mask.unsqueeze(-1), 255)
+
+    def _seen(self, input_ids: torch.Tensor) -> torch.Tensor:
+        completion_ids = input_ids[:, self.prefix_width :]
+        first = first_occurrences(self.prompt_ids, self.prompt_mask, completion_ids, self.vocab_size)
+        return first < completion_ids.shape[1]
+
+    def _masking_scores(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self.masking_policy is None:
+            return scores
+        with self.masking_policy.model() as masking_model:
+            return self.masking_logits.next_logits(masking_model, input_ids)
+
+    def _allowed_tokens(self, mask: MaskSettings, masking_scores: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+        """The masking policy's set among the legal tokens, so that a mask never leaves a position without any."""
+        logits = scaled_logits(apply_token_mask(masking_scores.float(), legal), self.sampling.temperature)
+        if mask.strategy == "top_p":
+            allowed = top_p_mask(logits, mask.top_p, mask.min_tokens)
+        else:
+            allowed = top_k_mask(logits, max(mask.top_k or 1, mask.min_tokens))
+        return allow_tokens(allowed, mask.always_allowed)
+
+
+def row_draws(seed: int, rows: Sequence[int], num_tokens: int) -> torch.Tensor:
+    """Uniform numbers in [0, 1) that decide completions: a stream of its own for every row.
+
+    So a completion depends on its prompt, the policy and the number of its row, and on nothing else: not on the rows
+    that are computed with it, on how a batch is cut, or on how many processes share it.
+
+    Args:
+        seed (`int`): of the whole batch, 0 or more.
+        rows (`Sequence[int]`): B numbers of rows in that batch, 0 or more.
+        num_tokens (`int`): T, most tokens of a completion.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`, float64.
+    """
+    streams = [np.random.default_rng((seed, row)).random(num_tokens) for row in rows]
+    return torch.from_numpy(np.stack(streams))
+
+
+def tokens_at(draws: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """The token at which the cumulative distribution passes a number: uniform numbers give samples.
+
+    Args:
+        draws (`torch.Tensor` of shape `(B,)`): in [0, 1).
+        actions (`torch.Tensor` of shape `(B, V)`): logits, minus infinity for what is forbidden.
+
+    Returns:
+        `torch.Tensor` of shape `(B, 1)`, long.
+    """
+    cumulative = actions.softmax(-1, dtype=draws.dtype).cumsum(-1)
+    # A little below 1, so that rounding never moves past the last allowed token.
+    shares = draws.unsqueeze(-1).clamp(max=1.0 - torch.finfo(draws.dtype).eps)
+    return torch.searchsorted(cumulative, shares * cumulative[:, -1:], right=True)
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (caches on, gradient checkpointing off) for a while."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from a random stream of its own and leave the global one where it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _generation_config(policy: Any, config: GenerationConfig) -> Iterator[None]:
+    """Let none of the model's own generation settings leak: `generate` fills from there what `config` leaves unset."""
+    holders = [policy, policy.get_base_model()] if hasattr(policy, "get_base_model") else [policy]
+    own = [holder.generation_config for holder in holders]
+    try:
+        for holder in holders:
+            holder.generation_config = copy.deepcopy(config)
+        yield
+    finally:
+        for holder, value in zip(holders, own, strict=True):
+            holder.generation_config = value

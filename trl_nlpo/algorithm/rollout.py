@@ -1,0 +1,122 @@
+"""Room 1: completions sampled from the policy under the mask, and what is known about them at that moment.
+
+Nothing here takes a gradient, knows a reward or an optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..functional.logprobs import scaled_logits, token_logprobs
+from ..functional.sequences import left_pad, right_pad
+from ..models.masking_policy import MaskingPolicy
+from ..models.policy_and_value import PolicyAndValue
+from ..records import Completions, PromptBatch, Rollout, Sequences
+from .distribution import MaskSettings, SamplingSettings, action_logprobs
+from .generation import Sample, evaluation_mode, row_draws, sample_completions, seeded
+
+
+Decode = Callable[[PromptBatch, list[list[int]]], list[Any]]
+"""Turns the token ids of completions into what reward functions see: text, or messages."""
+
+Logits = Callable[[Sequences], torch.Tensor]
+"""A model as a function: raw logits `(B, T, V)` of completion tokens."""
+
+
+@torch.no_grad()
+def collect_rollout(
+    model: PolicyAndValue,
+    batch: PromptBatch,
+    *,
+    reference_logits: Logits,
+    masking_policy: MaskingPolicy,
+    sampling: SamplingSettings,
+    mask: MaskSettings,
+    seed: int,
+    forward_batch_size: int,
+    pad_token_id: int,
+    decode: Decode,
+    first_row: int = 0,
+) -> Rollout:
+    """Sample a completion for every prompt and score it with policy, reference and value function.
+
+    Args:
+        model ([`PolicyAndValue`]): the policy to sample from and its value function.
+        batch ([`PromptBatch`]): B prompts.
+        reference_logits: the reference policy.
+        masking_policy ([`MaskingPolicy`]), mask ([`MaskSettings`]): what may be sampled.
+        sampling ([`SamplingSettings`]): temperature, lengths, stop tokens, ….
+        seed (`int`): decides the sampling, with the number of each row; the global random state is left as it was.
+        forward_batch_size (`int`): rows at a time.
+        pad_token_id (`int`): fills the records; it is never shown to a model.
+        decode: completions for reward functions.
+        first_row (`int`): number of the first of these rows in the batch of all processes.
+
+    Returns:
+        [`Rollout`], on the policy's device.
+    """
+    samples, evaluations = [], []
+    draws = row_draws(seed, range(first_row, first_row + len(batch)), sampling.max_new_tokens)
+    with evaluation_mode(model), seeded(seed, next(model.policy.parameters()).device):
+        for start in range(0, len(batch), forward_batch_size):
+            rows = slice(start, start + forward_batch_size)
+            prompts = batch.prompt_ids[rows]
+            samples.append(sample_completions(model.policy, prompts, sampling, mask, masking_policy, draws[rows]))
+            evaluations.append(_evaluate(model, samples[-1].sequences, reference_logits, sampling))
+    old_logprobs, raw_logprobs, ref_logprobs, values = (
+        right_pad([evaluation[index] for evaluation in evaluations], 0.0) for index in range(4)
+    )
+    masks = [sample.sequences.packed_token_mask for sample in samples]
+    return Rollout(
+        **vars(joined_completions(batch, samples, pad_token_id, decode)),
+        old_logprobs=old_logprobs,
+        raw_logprobs=raw_logprobs,
+        ref_logprobs=ref_logprobs,
+        values=values,
+        packed_token_mask=None if masks[0] is None else right_pad([m for m in masks if m is not None], 255),
+        vocab_size=samples[0].sequences.vocab_size,
+        prompts_apart=samples[0].sequences.prompts_apart,
+    )
+
+
+def _evaluate(
+    model: PolicyAndValue, sequences: Sequences, reference_logits: Logits, sampling: SamplingSettings
+) -> tuple[torch.Tensor, ...]:
+    """Old, raw and reference log-probabilities and values, each `(b, T)` and 0 on padding."""
+    logits, values = model(sequences, model.parts[0])
+    ids, real = sequences.completion_ids, sequences.completion_mask
+    old_logprobs, _ = action_logprobs(logits, sequences, sampling)
+    raw_logprobs = old_logprobs
+    if sequences.packed_token_mask is not None or sampling.repetition_penalty != 1.0:
+        raw_logprobs = token_logprobs(scaled_logits(logits, sampling.temperature), ids)
+    del logits
+    if values is None:
+        _, values = model(sequences, "value")
+    ref_logprobs = token_logprobs(scaled_logits(reference_logits(sequences), sampling.temperature), ids)
+    return tuple(torch.where(real, tensor, 0.0) for tensor in (old_logprobs, raw_logprobs, ref_logprobs, values))
+
+
+def joined_completions(
+    batch: PromptBatch, samples: Sequence[Sample], pad_token_id: int, decode: Decode
+) -> Completions:
+    """One record out of chunks of different lengths."""
+    sequences = [sample.sequences for sample in samples]
+    device = sequences[0].completion_ids.device
+    prompt_ids, prompt_mask = (tensor.to(device) for tensor in left_pad(batch.prompt_ids, pad_token_id))
+    completion_mask = right_pad([part.completion_mask for part in sequences], False)
+    completion_ids = right_pad([part.completion_ids for part in sequences], pad_token_id)
+    completion_ids = completion_ids.masked_fill(~completion_mask, pad_token_id)
+    lengths = completion_mask.sum(-1).tolist()
+    token_ids = [row[:length] for row, length in zip(completion_ids.tolist(), lengths, strict=True)]
+    return Completions(
+        batch=batch,
+        completions=decode(batch, token_ids),
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        completion_ids=completion_ids,
+        completion_mask=completion_mask,
+        ended=torch.cat([sample.ended for sample in samples]),
+    )

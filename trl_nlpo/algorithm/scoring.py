@@ -1,0 +1,229 @@
+"""Room 2: text in, floats out. Knows nothing of logits or of the policy."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..errors import RewardError, UserError
+from ..records import Completions, Scores
+from .reward_calls import FunctionFailedError, RewardFunction, call_all
+
+
+def score_rollout(
+    rollout: Completions,
+    reward_functions: Sequence[RewardFunction],
+    weights: Sequence[float],
+    *,
+    missing_eos_penalty: float | None = None,
+    trainer_state: Any = None,
+    failure: str = "raise",
+    timeout: float | None = None,
+) -> Scores:
+    """Ask every reward function about every completion.
+
+    Args:
+        rollout ([`Rollout`] or [`Completions`]): B completions.
+        reward_functions: F functions. One that has a method `score_completions` is given the record itself (a reward
+            model that reads tokens); the others have TRL's signature: keywords `prompts`, `completions`,
+            `completion_ids`, every column of the data set and `trainer_state`; each returns B floats, B Nones ("does
+            not apply") or B lists with one float per token of `completion_ids`; `async def` runs concurrently.
+        weights: F factors.
+        missing_eos_penalty (`float`, *optional*): taken from completions that no stop token ended.
+        trainer_state: passed on.
+        failure (`str`): what to do where a function raises, hangs, or returns what is no finite number: `"raise"`, or
+            `"skip"` the completions concerned, and those for which every function returned None.
+        timeout (`float`, *optional*): seconds after which a function is taken to hang; see `reward_calls.call_all`.
+
+    Returns:
+        [`Scores`] on the rollout's device.
+
+    Raises:
+        RewardError: a function raised, or did not return in time, or returned something that is no finite number; the
+            message names the function and the sample. With `"skip"`, only for the wrong number or kind of values.
+    """
+    recorder = _Recorder(len(rollout))
+    call = {
+        **rollout.batch.columns,
+        "prompts": rollout.batch.prompts,
+        "completions": rollout.completions,
+        "completion_ids": rollout.completion_token_ids,
+        "trainer_state": trainer_state,
+        "log_metric": recorder.log_metric,
+        "log_extra": recorder.log_extra,
+    }
+    names = reward_names(reward_functions)
+    results = call_all(reward_functions, names, call, rollout, timeout)
+    failures = [result for result in results if isinstance(result, FunctionFailedError)]
+    if failures and failure == "raise":
+        raise failures[0]
+    for failed in failures:
+        warnings.warn(f"{failed} The completions of this batch are skipped.", stacklevel=2)
+    return _combine(rollout, results, names, weights, missing_eos_penalty, recorder, failure == "skip")
+
+
+def reward_names(reward_functions: Sequence[RewardFunction]) -> list[str]:
+    """A name for each function: its `__name__`, or its class; numbered when two share one."""
+    names: list[str] = []
+    for function in reward_functions:
+        inner = getattr(function, "func", function)
+        name = getattr(inner, "__name__", type(inner).__name__)
+        names.append(name)
+    taken = set(names)
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            names[index] = next(new for n in itertools.count(index) if (new := f"{name}_{n}") not in taken)
+            taken.add(names[index])
+    return names
+
+
+def check_weights(weights: Sequence[float] | None, num_functions: int) -> list[float]:
+    """One weight per function, 1 each by default; a `UserError` for another number of them."""
+    if weights is None:
+        return [1.0] * num_functions
+    if len(weights) != num_functions:
+        raise UserError(
+            f"reward_weights has {len(weights)} values for {num_functions} reward functions: give one each."
+        )
+    return [float(weight) for weight in weights]
+
+
+class _Recorder:
+    """What reward functions say beside their rewards, as in TRL."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.metrics: dict[str, list[float]] = {}
+        self.columns: dict[str, list] = {}
+
+    def log_metric(self, name: str, value: float) -> None:
+        self.metrics.setdefault(name, []).append(float(value))
+
+    def log_extra(self, column: str, values: list) -> None:
+        if len(values) != self.num_rows:
+            raise RewardError(f"log_extra got {len(values)} values of {column!r} for {self.num_rows} completions.")
+        # Numbers of NumPy and PyTorch as Python's: they are written to files.
+        self.columns[column] = [value.item() if getattr(value, "ndim", None) == 0 else value for value in values]
+
+
+def _combine(
+    rollout: Completions,
+    results: list[Any],
+    names: list[str],
+    weights: Sequence[float],
+    missing_eos_penalty: float | None,
+    recorder: _Recorder,
+    skips: bool,
+) -> Scores:
+    device, (B, T) = rollout.completion_ids.device, rollout.completion_ids.shape
+    per_function = torch.full((B, len(names)), float("nan"))
+    scores, dense, has_dense = torch.zeros(B), torch.zeros(B, T), False
+    skipped = torch.zeros(B, dtype=torch.bool)
+    lengths = rollout.completion_mask.sum(-1).tolist()
+    for index, (result, name) in enumerate(zip(results, names, strict=True)):
+        if isinstance(result, FunctionFailedError):
+            skipped[:] = True
+            continue
+        for row, value in enumerate(as_rows(result, name, B)):
+            try:
+                number, tokens = _checked(value, name, row, lengths[row])
+            except RewardError:
+                if not skips:
+                    raise
+                skipped[row] = True
+                continue
+            per_function[row, index] = number
+            if tokens is not None:
+                dense[row, : len(tokens)] += weights[index] * tokens
+                has_dense = True
+            elif value is not None:
+                scores[row] += weights[index] * per_function[row, index]
+    unscored = per_function.isnan().all(-1)
+    if skips:
+        skipped |= unscored
+        scores[skipped], dense[skipped] = float("nan"), 0.0
+    else:
+        _warn_about_unscored_rows(unscored)
+    if missing_eos_penalty is not None:
+        scores = scores - missing_eos_penalty * (~rollout.ended).float().to(scores.device)
+    return Scores(
+        scores=scores.to(device),
+        per_function=per_function.to(device),
+        names=names,
+        dense_rewards=dense.to(device) if has_dense else None,
+        metrics=recorder.metrics,
+        extra_columns=recorder.columns,
+        skipped=skipped.to(device) if skips else None,
+    )
+
+
+def _checked(value: Any, name: str, row: int, num_tokens: int) -> tuple[float, torch.Tensor | None]:
+    """A function's value for a completion as one number, NaN for None, and its rewards per token, if it gave these."""
+    if value is None:
+        return float("nan"), None
+    if isinstance(value, list):
+        tokens = _token_rewards(value, name, row, num_tokens)
+        return float(tokens.sum()), tokens
+    return finite_number(value, name, row), None
+
+
+def as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
+    """What a function returned as a list with a value per completion, or a `RewardError` that names the function."""
+    if isinstance(result, torch.Tensor) or type(result).__module__ == "numpy":
+        result = result.tolist()
+    if isinstance(result, (str, bytes, dict)) or not isinstance(result, Sequence):
+        raise RewardError(
+            f"The reward function {name!r} returned {type(result).__name__}, but must return a list with one number "
+            "per completion."
+        )
+    if len(result) != num_rows:
+        raise RewardError(f"The reward function {name!r} returned {len(result)} values for {num_rows} completions.")
+    return [_as_plain(value) for value in result]
+
+
+def _as_plain(value: Any) -> Any:
+    """Rewards per token as a list, whatever sequence they come in."""
+    if getattr(value, "ndim", 0) > 0:
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _token_rewards(value: list[Any], name: str, row: int, num_tokens: int) -> torch.Tensor:
+    if len(value) != num_tokens:
+        raise RewardError(
+            f"The reward function {name!r} returned {len(value)} token rewards for sample {row}, which has "
+            f"{num_tokens} tokens: give one per id in completion_ids."
+        )
+    return torch.tensor([finite_number(item, name, row) for item in value])
+
+
+def finite_number(value: Any, name: str, row: int) -> float:
+    """A function's value for a completion, or a `RewardError` that names both."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, str) or not isinstance(value, (int, float)):
+        raise RewardError(
+            f"The reward function {name!r} returned {value!r} for sample {row}, which is {type(value).__name__}, "
+            "not a number."
+        )
+    if not math.isfinite(value):
+        raise RewardError(
+            f"The reward function {name!r} returned {value} for sample {row}: return a finite number, or None where "
+            "the function does not apply."
+        )
+    return float(value)
+
+
+def _warn_about_unscored_rows(unscored: torch.Tensor) -> None:
+    rows = unscored.nonzero().flatten().tolist()
+    if rows:
+        warnings.warn(
+            f"Every reward function returned None for {len(rows)} completion(s), the first of them sample {rows[0]}: "
+            "their reward counts as 0.",
+            stacklevel=2,
+        )

@@ -1,0 +1,1 @@
+"""From files and the Hub to splits with prompts and references."""

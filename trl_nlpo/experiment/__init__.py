@@ -1,0 +1,1 @@
+"""A recipe's life: data, model, stages, results."""

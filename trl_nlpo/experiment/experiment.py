@@ -1,0 +1,259 @@
+"""A recipe's life: data, model, zero-shot evaluation, supervised stage, reinforcement, and the table at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
+from rich.markup import escape
+
+from ..data.splits import Splits, load_splits
+from ..evaluation.rows import evaluate_policy, prompt_tokenizer
+from ..launch.processes import check_launch
+from ..metrics.suite import fit_rewards, judge_samples
+from ..models.inputs import longest_prompt
+from ..prompts import PromptDataset
+from ..recipes.recipe import Recipe, write_resolved
+from ..recipes.resumed import check_resumed_recipe
+from ..storage.checkpoint_folder import newest_whole_checkpoint
+from ..storage.run_folder import MetricsLog, RunFolder
+from ..trainer.nlpo import NLPOTrainer
+from .progress_bar import showing_progress
+from .starting_model import adapter_config, starting_model, starting_tokenizer
+from .summary import load_command, results_table
+from .supervised import train_supervised
+
+
+_WIDTH_OF_FILES = 119
+"""Columns of what is printed to a file or pipe, where rich would assume 80 and cut the table."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all stages share."""
+
+    recipe: Recipe
+    folder: RunFolder
+    splits: Splits
+    tokenizer: Any
+    rewards: list[Any]
+    console: Console
+    resuming: bool
+    force: bool
+    told: set[str] = field(default_factory=set)
+    """Metrics of which was said that they cannot be computed."""
+
+    @property
+    def supervised_model(self) -> Path:
+        """Where the supervised stage's model is: this run's, or the one it was given."""
+        given = self.recipe.arguments.supervised_model
+        return Path(given) if given else self.folder.supervised_model
+
+
+def run_experiment(recipe: Recipe, force: bool = False) -> Path:
+    """Run all stages of a recipe and leave everything in its `output_dir`.
+
+    Stages are evaluated on the test split as soon as they are done; perplexity is always that of the supervised model
+    (of the starting model when there is no supervised stage). With `resume_from_checkpoint`, finished stages are not
+    repeated.
+
+    Args:
+        recipe ([`Recipe`]): from [`recipes.load_recipe`].
+        force (`bool`): resume with another recipe than the run's, where that can work.
+
+    Returns:
+        `Path`: `output_dir`, see [`RunFolder`] for what is in it.
+
+    Raises:
+        UserError: something in the recipe, the data or a reward function that cannot work. What earlier stages earned
+            is in the folder.
+    """
+    check_launch(recipe.training)
+    is_main = recipe.training.process_index == 0
+    console = Console(quiet=not is_main, highlight=False)
+    if not console.is_terminal:
+        console = Console(quiet=not is_main, highlight=False, width=_WIDTH_OF_FILES)
+    resuming = str(recipe.training.resume_from_checkpoint or "false").lower() != "false"
+    if resuming:
+        check_resumed_recipe(recipe, force)
+    rewards = recipe.arguments.reward_functions()
+    with _quiet():
+        splits = load_splits(recipe.arguments, recipe.training.seed)
+        folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
+        # All know what is there before one of them adds to it.
+        PartialState().wait_for_everyone()
+        if is_main:
+            write_resolved(recipe, folder.path / "recipe.yaml")
+        fit_rewards(rewards, splits.train)
+        tokenizer = starting_tokenizer(recipe, splits)
+        run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force)
+        try:
+            _run_stages(run)
+        except BaseException:
+            if folder.results:
+                console.print(escape(f"Stopped. What was finished is in {folder.path}: {', '.join(folder.results)}."))
+            raise
+    console.print(results_table(f"{recipe.name}: {len(splits.test)} held-out prompts", folder.results))
+    console.print(
+        f"Everything is in {escape(str(folder.path))}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl."
+    )
+    if recipe.arguments.algorithm != "zero_shot":
+        path = folder.path if recipe.arguments.reinforcement else run.supervised_model
+        console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
+    return folder.path
+
+
+def _run_stages(run: _Run) -> None:
+    arguments = run.recipe.arguments
+    given = arguments.supervised_model
+    model = starting_model(run.recipe, run.tokenizer, Path(given) if given else None)
+    _introduce(run, model)
+    _check_fit(run, model)
+    if given is None and not (run.resuming and "zero-shot" in run.folder.results):
+        _evaluate(run, "zero-shot", model, judge=_judge(run, None if arguments.has_supervised_stage else model))
+    if arguments.has_supervised_stage and given is None:
+        model = _supervised_stage(run, model)
+    if arguments.reinforcement:
+        _reinforcement_stage(run, model)
+
+
+def _supervised_stage(run: _Run, model: Any) -> Any:
+    """Train on the references and evaluate; returns the supervised model as it lies on disk."""
+    saved = run.supervised_model
+    is_done = run.resuming and "supervised" in run.folder.results
+    start = time.time()
+    if not is_done:
+        train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
+    seconds = time.time() - start
+    model = starting_model(run.recipe, run.tokenizer, saved)
+    if not is_done:
+        _evaluate(run, "supervised", model, judge=_judge(run, model), training_seconds=seconds)
+    if "perplexity" not in run.folder.results["zero-shot"]:
+        run.console.print(
+            "The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:"
+        )
+        _evaluate(run, "zero-shot", starting_model(run.recipe, run.tokenizer), judge=model)
+    return model
+
+
+def _reinforcement_stage(run: _Run, model: Any) -> None:
+    recipe, name = run.recipe, run.recipe.arguments.algorithm
+    start = time.time()
+    trainer = NLPOTrainer(
+        args=recipe.training,
+        processing_class=run.tokenizer,
+        model=model,
+        reward_funcs=run.rewards,
+        train_dataset=run.splits.train,
+        eval_dataset=run.splits.validation,
+        callbacks=[MetricsLog(run.folder, name)],
+        peft_config=adapter_config(recipe),
+    )
+    trainer.resumes_by_force = run.force
+    with showing_progress(trainer, name):
+        trainer.train(resume_from_checkpoint=_checkpoint(run))
+    trainer.save_model(str(run.folder.path))
+    seconds = time.time() - start
+    judge = _judge(run, _reference(run, trainer))
+    with trainer.whole_weights() as module:
+        _evaluate(run, name, module.policy, judge=judge, training_seconds=seconds)
+    if recipe.training.push_to_hub:
+        trainer.push_to_hub(dataset_name=recipe.arguments.dataset_name)
+        run.console.print(f"Model pushed to the Hub in https://huggingface.co/{escape(str(trainer.hub_model_id))}.")
+
+
+def _reference(run: _Run, trainer: NLPOTrainer) -> Any:
+    """The model that reinforcement started from."""
+    if trainer.ref_model is not None:
+        return trainer.ref_model
+    saved = run.supervised_model if run.recipe.arguments.has_supervised_stage else None
+    return starting_model(run.recipe, run.tokenizer, saved)
+
+
+def _judge(run: _Run, otherwise: Any) -> Any:
+    """The model whose perplexity the table reports: the recipe's `judge_model`, or else the one given."""
+    name = run.recipe.arguments.judge_model
+    return otherwise if name is None else starting_model(run.recipe, run.tokenizer, Path(name))
+
+
+def _checkpoint(run: _Run) -> str | None:
+    """The checkpoint to resume from; None when a run that is resumed never got as far as its first."""
+    wanted = str(run.recipe.training.resume_from_checkpoint)
+    if not run.resuming or wanted.lower() != "true":
+        return wanted if run.resuming else None
+
+    def report(line: str) -> None:
+        run.console.print(escape(line), soft_wrap=True)
+
+    newest = newest_whole_checkpoint(run.folder.path, report, since=run.folder.started)
+    return None if newest is None else str(newest)
+
+
+def _check_fit(run: _Run, model: Any) -> None:
+    """Fail now rather than when a stage comes to it: prompts that are too long."""
+    training = run.recipe.training
+    longest = longest_prompt(model, training.response_length)
+    for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
+        if rows is not None:
+            PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
+
+
+def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:
+    test, arguments = run.splits.test, run.recipe.arguments
+    run.console.print(f"Evaluating [bold]{stage}[/bold] on {len(test)} prompts of the test split ...")
+    evaluation = evaluate_policy(
+        model,
+        run.tokenizer,
+        test,
+        run.rewards,
+        run.recipe.training,
+        judge=judge,
+        share_out=True,
+        description=f"the {arguments.dataset_test_split} split",
+    )
+    numbers, samples, unavailable = judge_samples(arguments.metric_specs, evaluation.samples, test)
+    for name, reason in unavailable.items():
+        if name not in run.told:
+            run.told.add(name)
+            run.console.print(escape(f"  without {name}: {reason}"), soft_wrap=True)
+    run.folder.add_result(stage, evaluation.metrics | numbers, samples, training_seconds)
+
+
+def _introduce(run: _Run, model: Any) -> None:
+    recipe, splits = run.recipe, run.splits
+    size = sum(parameter.numel() for parameter in model.parameters())
+    name = recipe.arguments.dataset_name or "the task's data on the Hub"
+    if recipe.arguments.task is not None:
+        name = f"{recipe.arguments.task}, {name}"
+    data = f"{name} ({len(splits.train)} rows to train on, {len(splits.test)} to test on)"
+    scratch = f"{recipe.arguments.model_type} with random weights"
+    source = recipe.arguments.supervised_model or recipe.model.model_name_or_path or scratch
+    run.console.print(
+        f"[bold]{escape(recipe.name)}[/bold]: {recipe.arguments.algorithm} on {escape(data)}; {escape(source)}, "
+        f"{size / 1e6:.1f} M parameters, on {recipe.training.device}."
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Only our own lines and bars: no progress bars for tokenizing, no advice from transformers."""
+    import datasets
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+        if not bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,136 @@
+"""The supervised warm start: TRL's trainer for causal models, transformers' for encoder-decoder models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..data.splits import target_text
+from ..errors import UserError
+from ..evaluation.rows import prompt_tokenizer
+from ..launch.launch import release_launch, whole_to_hold
+from ..recipes.recipe import Recipe
+from ..storage.run_folder import MetricsLog, RunFolder
+from .progress_bar import showing_progress
+from .starting_model import adapter_config
+
+
+def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> None:
+    """Train on prompts and their completions; the model, adapter merged, goes to `supervised/`.
+
+    Args:
+        recipe ([`Recipe`]): its `supervised_*` keys, precision and adapter.
+        model, tokenizer: what to start from.
+        dataset: rows with `prompt` and `completion`.
+        folder ([`RunFolder`]): where the model and the logs go.
+
+    Raises:
+        UserError: the recipe's adapter matches no layer of the model.
+    """
+    dataset = _with_short_prompts(dataset, tokenizer, recipe.training)
+    make = _encoder_decoder_trainer if model.config.is_encoder_decoder else _causal_trainer
+    trainer = make(recipe, model, tokenizer, dataset, folder)
+    with showing_progress(trainer, "supervised"):
+        trainer.train()
+    with whole_to_hold(trainer.model_wrapped, trainer.accelerator):
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if recipe.model.use_peft:
+            # The next adapter starts from this model, and its folder must be able to name it.
+            trained = trained.merge_and_unload()
+        if trainer.accelerator.is_main_process:
+            trained.save_pretrained(folder.supervised_model)
+            tokenizer.save_pretrained(folder.supervised_model)
+        trainer.accelerator.wait_for_everyone()
+    release_launch(trainer.accelerator)
+
+
+def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:
+    """Text prompts cut as reinforcement and evaluation cut them; messages and short prompts stay as they are."""
+    if training.max_prompt_length is None or not isinstance(dataset[0]["prompt"], str):
+        return dataset
+    prompts = prompt_tokenizer(training, tokenizer)
+
+    def cut(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        texts, _ = prompts.cut_texts(rows["prompt"])
+        # A prompt that lost its last line break needs the space that its target had no use for.
+        targets = [
+            target if text == whole else target_text(text, target)
+            for whole, text, target in zip(rows["prompt"], texts, rows["completion"], strict=True)
+        ]
+        return {"prompt": texts, "completion": targets}
+
+    return dataset.map(cut, batched=True)
+
+
+def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    arguments, training = recipe.arguments, recipe.training
+    return {
+        "output_dir": str(folder.supervised_model),
+        "num_train_epochs": arguments.supervised_num_train_epochs,
+        "learning_rate": arguments.supervised_learning_rate,
+        "per_device_train_batch_size": arguments.supervised_batch_size,
+        "seed": training.seed,
+        "bf16": training.bf16,
+        "fp16": training.fp16,
+        "use_cpu": training.use_cpu,
+        "ddp_backend": training.ddp_backend,
+        "deepspeed": training.deepspeed,
+        "fsdp": training.fsdp,
+        "fsdp_config": training.fsdp_config,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
+        "dataloader_pin_memory": training.device.type == "cuda",
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+
+
+def _causal_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> Any:
+    from trl import SFTConfig, SFTTrainer
+
+    try:
+        return SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                **_shared_settings(recipe, folder),
+                completion_only_loss=True,
+                max_length=getattr(model.config, "max_position_embeddings", None),
+            ),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=adapter_config(recipe),
+            callbacks=[MetricsLog(folder, "supervised")],
+        )
+    except ValueError as error:
+        if "target_modules" not in str(error) and "not found in the base model" not in str(error):
+            raise
+        raise UserError(
+            f"lora_target_modules {recipe.model.lora_target_modules!r} matches no layer of {type(model).__name__}: "
+            "name some of its layers, or use all-linear."
+        ) from error
+
+
+def _encoder_decoder_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> Any:
+    from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+    from ..models.adapters import with_adapter
+
+    longest = getattr(model.config, "max_position_embeddings", None)
+
+    def tokenized(row: dict[str, Any]) -> dict[str, Any]:
+        # What a decoder-only model continues with a space stands alone here.
+        target = row["completion"].strip()
+        inputs = tokenizer(row["prompt"], truncation=longest is not None, max_length=longest)
+        labels = tokenizer(text_target=target, truncation=longest is not None, max_length=longest)["input_ids"]
+        if labels[-1:] != [tokenizer.eos_token_id]:
+            labels = [*labels, tokenizer.eos_token_id]
+        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "labels": labels}
+
+    adapted = with_adapter(model, adapter_config(recipe))
+    return Seq2SeqTrainer(
+        model=adapted,
+        args=Seq2SeqTrainingArguments(**_shared_settings(recipe, folder)),
+        train_dataset=dataset.map(tokenized, remove_columns=dataset.column_names),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        callbacks=[MetricsLog(folder, "supervised")],
+    )

@@ -1,0 +1,196 @@
+"""A model, an adapter or someone else's predictions, scored on a task."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..algorithm.reward_calls import FunctionFailedError, call_all
+from ..algorithm.scoring import as_rows, check_weights, finite_number, reward_names
+from ..data.splits import load_splits, read_file
+from ..errors import RewardError, UserError
+from ..evaluation.rows import evaluate_policy
+from ..metrics.suite import fit_rewards, judge_samples, metric_columns
+from ..recipes.recipe import Recipe, load_recipe
+from .starting_model import starting_model, starting_tokenizer
+
+
+_NEEDS_TOKENS = "a bare classifier reads tokens, which predictions do not have: write {name: classifier, model: ...}."
+_REWARDS_TOKENS = "it gives a reward per token, and predictions are texts without tokens."
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What a system does on a task's test split.
+
+    Attributes:
+        metrics (`dict[str, float]`): rewards (`reward`, `rewards/<name>/mean`) and the task's metrics. There is no
+            `reward` where none of them could be computed.
+        unavailable (`dict[str, str]`): metrics and rewards that could not be computed, and why.
+        samples (`list[dict]`): prompt, prediction and scores of every row.
+    """
+
+    metrics: dict[str, float]
+    unavailable: dict[str, str]
+    samples: list[dict[str, Any]]
+
+    def write(self, path: Path) -> None:
+        """Write everything as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = ()) -> TaskScores:
+    """Score a system on the test split of a task's recipe.
+
+    Args:
+        system (`str`): folder or Hub id of a model or adapter, or a `.jsonl` file of predictions: a row per test
+            prompt with `prediction` (or `completion`), in the split's order, or all with their `id` or `prompt`.
+        recipe_name (`str`): a recipe, by name or file.
+        overrides (`Sequence[str]`): keys of the recipe.
+
+    Raises:
+        UserError: the recipe, the model or the predictions are not there, or do not fit the test split.
+    """
+    is_file = system.endswith(".jsonl")
+    # A system is scored as it is; a recipe's use_peft is about the adapter that a run would add to it.
+    words = [*overrides, "--algorithm", "zero_shot", "--use_peft", "false"]
+    recipe = load_recipe(recipe_name, words if is_file else [*words, "--model_name_or_path", system])
+    splits = load_splits(recipe.arguments, recipe.training.seed)
+    rewards = recipe.arguments.reward_functions()
+    fit_rewards(rewards, splits.train)
+    score = _score_predictions if is_file else _score_model
+    metrics, samples, unavailable = score(system, recipe, rewards, splits.test)
+    numbers, samples, missing = judge_samples(recipe.arguments.metric_specs, samples, splits.test)
+    return TaskScores(metrics | numbers, {**unavailable, **missing}, samples)
+
+
+_Scored = tuple[dict[str, float], list[dict[str, Any]], dict[str, str]]
+
+
+def _score_model(system: str, recipe: Recipe, rewards: list[Any], test: Any) -> _Scored:
+    judge = recipe.arguments.judge_model
+    evaluation = evaluate_policy(
+        starting_model(recipe),
+        starting_tokenizer(recipe),
+        test,
+        rewards,
+        recipe.training,
+        judge=starting_model(recipe, folder=Path(judge)) if judge else None,
+        description="the test split",
+    )
+    return evaluation.metrics, evaluation.samples, {}
+
+
+def _score_predictions(system: str, recipe: Recipe, rewards: list[Any], test: Any) -> _Scored:
+    """The rewards of texts alone; one that needs tokens, or fails otherwise, is named and left out of the reward."""
+    completions = [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(test["prompt"], matched_predictions(Path(system), test), strict=True)
+    ]
+    weights = check_weights(recipe.training.reward_weights, len(rewards))
+    weighted = [pair for pair in zip(rewards, weights, strict=True) if callable(pair[0])]
+    functions = [function for function, _ in weighted]
+    names = reward_names(functions)
+    unavailable = {name: _NEEDS_TOKENS for name in rewards if isinstance(name, str)}
+    answers = call_all(functions, names, {**metric_columns(test), "completions": completions}, None)
+    metrics, total = {}, 0.0
+    for name, (_, weight), answer in zip(names, weighted, answers, strict=True):
+        try:
+            numbers = _numbers(answer, name, len(completions))
+        except RewardError as error:
+            unavailable[name] = str(error)
+            continue
+        if numbers:
+            metrics[f"rewards/{name}/mean"] = sum(numbers) / len(numbers)
+        # A row that a function does not apply to earns nothing by it, as in training.
+        total += weight * sum(numbers) / len(completions)
+    samples = [
+        {"prompt": prompt, "completion": completion}
+        for prompt, completion in zip(test["prompt"], completions, strict=True)
+    ]
+    return {"reward": total, **metrics} if metrics else {}, samples, unavailable
+
+
+def _numbers(answer: Any, name: str, num_rows: int) -> list[float]:
+    """What a function returned for the rows that it applies to; a `RewardError` says why that is no reward."""
+    if isinstance(answer, FunctionFailedError):
+        raise answer
+    values = as_rows(answer, name, num_rows)
+    if any(isinstance(value, list) for value in values):
+        raise RewardError(_REWARDS_TOKENS)
+    return [finite_number(value, name, row) for row, value in enumerate(values) if value is not None]
+
+
+def matched_predictions(path: Path, test: Any) -> list[str]:
+    """Predictions of a file in the order of the test split: by `id` or `prompt`, or by order where no row has either.
+
+    Several rows of the split with the same prompt get its predictions in the order of the file.
+
+    Raises:
+        UserError: the file is not there, a row has no prediction, or the rows are not those of the split.
+    """
+    rows = _prediction_rows(path)
+    name = _matched_by(path, rows, test.column_names)
+    if name is None:
+        if len(rows) != len(test):
+            raise UserError(
+                f"{path} has {len(rows)} predictions, but the test split has {len(test)} prompts: give one for each, "
+                "in its order, or name its prompt."
+            )
+        return [row["prediction"] for row in rows]
+    given: dict[str, list[str]] = {}
+    for row in rows:
+        given.setdefault(_as_key(row[name]), []).append(row["prediction"])
+    values = list(test[name])
+    missing = [value for value in values if _as_key(value) not in given]
+    if missing:
+        raise UserError(
+            f"{path} has no prediction for {len(missing)} prompts of the test split, such as {missing[0]!r:.80}."
+        )
+    wanted = Counter(map(_as_key, values))
+    for value in values:
+        key = _as_key(value)
+        if len(given[key]) != wanted[key]:
+            raise UserError(
+                f"{path} has the {name} {value!r:.80} in {len(given[key])} rows, the test split (which "
+                f"max_eval_samples may have cut) in {wanted[key]}: give a prediction for each."
+            )
+    following = {key: iter(predictions) for key, predictions in given.items()}
+    return [next(following[_as_key(value)]) for value in values]
+
+
+def _matched_by(path: Path, rows: list[dict[str, Any]], columns: Sequence[str]) -> str | None:
+    """What rows name their prompt by; None when none of them does, so that they are in the split's order."""
+    named = [name for name in ("id", "prompt") if any(name in row for row in rows)]
+    for name in named:
+        if name in columns and all(name in row for row in rows):
+            return name
+    if not named:
+        return None
+    reason = "the test split has none" if all(named[0] in row for row in rows) else "not every row has it"
+    raise UserError(
+        f"{path} has rows with the key {named[0]!r}, but {reason}: give the `prompt` in every row, or no `id` and "
+        "`prompt` at all where rows are in the split's order."
+    )
+
+
+def _as_key(value: Any) -> str:
+    """An id or prompt as something to look up by: messages are lists."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _prediction_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, row in enumerate(read_file(path), 1):
+        text = row.get("prediction", row.get("completion"))
+        if not isinstance(text, str):
+            raise UserError(f"{path}, row {number}: a row needs the text of a `prediction`.")
+        rows.append({**row, "prediction": text})
+    if not rows:
+        raise UserError(f"{path} is empty.")
+    return rows

@@ -1,0 +1,1 @@
+"""Many recipes, seeds and algorithms, and the table that comes out."""

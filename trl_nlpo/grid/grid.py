@@ -1,0 +1,273 @@
+"""GRUE's grid: every task with every algorithm and seed, cell by cell, so that it can stop and go on anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from ..errors import UserError
+from ..naming import did_you_mean
+from ..recipes.arguments import Algorithm
+from ..recipes.recipe import find_recipe, load_recipe
+from ..storage.files import replace_file
+
+
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+CELL_NAME = "cell.json"
+GRID_NAME = "grid.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An algorithm, perhaps with keys of its own: `supervised+nlpo[mask_sync_steps=null]`.
+
+    Attributes:
+        label (`str`): as it was written; names folder and row.
+        algorithm (`str`): as recipes know it.
+        overrides (`tuple[str, ...]`): its keys, as words of a command line.
+    """
+
+    label: str
+    algorithm: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether it begins with the supervised stage."""
+        return self.algorithm.startswith("supervised")
+
+    @property
+    def starts_supervised(self) -> bool:
+        """Whether it goes on from a supervised model."""
+        return self.algorithm.startswith("supervised+")
+
+
+SUPERVISED = Variant("supervised", "supervised")
+"""The run whose model others start from, and which judges their perplexity."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid: a recipe (a task's), a variant and a seed, in a folder of its own."""
+
+    recipe: str
+    variant: Variant
+    seed: int
+    folder: Path
+
+    @property
+    def task(self) -> str:
+        """The recipe's name without folder and ending."""
+        return Path(self.recipe).stem
+
+    @property
+    def stage(self) -> str:
+        """What the run calls the result that counts."""
+        return "zero-shot" if self.variant.algorithm == "zero_shot" else self.variant.algorithm
+
+    def result(self) -> dict[str, Any] | None:
+        """What the cell has come to, or None when it has not been run."""
+        path = self.folder / CELL_NAME
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells and what they share.
+
+    Attributes:
+        recipes (`tuple[str, ...]`): names of recipes, or their files.
+        variants (`tuple[Variant, ...]`)
+        seeds (`int`): 0, 1, ... of every cell.
+        folder (`Path`)
+        overrides (`tuple[str, ...]`): keys for every recipe, as words of a command line.
+    """
+
+    recipes: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    seeds: int
+    folder: Path
+    overrides: tuple[str, ...] = ()
+
+    def cells(self) -> list[Cell]:
+        """Every cell in the order of running: the supervised one of a task and seed comes first, as others need it."""
+        variants = list(self.variants)
+        if any(variant.is_supervised for variant in variants):
+            variants = [SUPERVISED, *(variant for variant in variants if variant != SUPERVISED)]
+        return [
+            self._cell(recipe, variant, seed)
+            for recipe in self.recipes
+            for seed in range(self.seeds)
+            for variant in variants
+        ]
+
+    def supervised_model(self, cell: Cell) -> Path | None:
+        """The supervised model of a cell's task and seed; None where the grid has none."""
+        if not any(variant.is_supervised for variant in self.variants):
+            return None
+        return self._cell(cell.recipe, SUPERVISED, cell.seed).folder / "supervised"
+
+    def _cell(self, recipe: str, variant: Variant, seed: int) -> Cell:
+        label = variant.label.replace("/", "_")
+        return Cell(recipe, variant, seed, self.folder / Path(recipe).stem / label / f"seed-{seed}")
+
+
+def parse_variant(text: str) -> Variant:
+    """`nlpo`, or `nlpo[mask_sync_steps=null,mask_top_p=0.5]`.
+
+    Raises:
+        UserError: an unknown algorithm, or keys that are not written so.
+    """
+    name, bracket, rest = text.strip().partition("[")
+    if name not in ALGORITHMS:
+        hint = did_you_mean(name, ALGORITHMS) or "."
+        raise UserError(f"unknown algorithm {name!r}{hint} Take one of {', '.join(ALGORITHMS)}.")
+    if not bracket:
+        return Variant(name, name)
+    words: list[str] = []
+    for pair in rest.removesuffix("]").split(","):
+        key, equals, value = pair.partition("=")
+        if not equals or not rest.endswith("]"):
+            raise UserError(f"algorithm {text!r}: write keys of its own as {name}[mask_sync_steps=null,gamma=1.0].")
+        words += [f"--{key.strip()}", value.strip()]
+    return Variant(text.strip(), name, tuple(words))
+
+
+def run_grid(grid: Grid, run: Callable[[Any], Any], say: Callable[[str], None]) -> list[Cell]:
+    """Run what is left of a grid; a cell that fails does not stop the others.
+
+    Args:
+        grid ([`Grid`])
+        run: what runs a recipe ([`experiment.run_experiment`]).
+        say: prints a line.
+
+    Returns:
+        `list[Cell]`: the cells that failed.
+
+    Raises:
+        UserError: the folder has a grid with other settings, or a recipe is wrong from the start, or was edited since.
+    """
+    cells = grid.cells()
+    # A misspelt key or task is known before the first cell has run for hours.
+    fingerprints = {cell: _fingerprint(grid, cell) for cell in cells}
+    _remember(grid)
+    _refuse_edited_recipes(grid, fingerprints)
+    for number, cell in enumerate(cells, 1):
+        place = f"[{number}/{len(cells)}] {cell.task}, {cell.variant.label}, seed {cell.seed}"
+        if (cell.result() or {}).get("status") == "done":
+            say(f"{place}: done before.")
+            continue
+        say(f"{place} ...")
+        _run_cell(grid, cell, run, say)
+    return [cell for cell in cells if (cell.result() or {}).get("status") != "done"]
+
+
+def _run_cell(grid: Grid, cell: Cell, run: Callable[[Any], Any], say: Callable[[str], None]) -> None:
+    try:
+        fingerprint = _fingerprint(grid, cell)
+        run(load_recipe(cell.recipe, [*_keys(grid, cell), *_paths(grid, cell)]))
+        results = json.loads((cell.folder / "results.json").read_text(encoding="utf-8"))["stages"]
+        _write(cell, {"status": "done", "recipe": fingerprint, "metrics": results[cell.stage]})
+    except UserError as error:
+        _write(cell, {"status": "failed", "error": str(error)})
+        say(f"  failed: {error}")
+    except Exception as error:
+        # Whatever it is, the other cells are worth running; the traceback is kept for whoever mends it.
+        _write(cell, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+        (cell.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        say(f"  failed: {type(error).__name__}: {error} (see {cell.folder / 'traceback.txt'})")
+
+
+def _keys(grid: Grid, cell: Cell) -> list[str]:
+    """What makes a cell's recipe another than the task's, wherever the grid lies."""
+    words = [*grid.overrides, *cell.variant.overrides]
+    return [*words, "--algorithm", cell.variant.algorithm, "--seed", str(cell.seed)]
+
+
+def _paths(grid: Grid, cell: Cell) -> list[str]:
+    """Where a cell writes, and where the supervised model lies that it uses."""
+    words = ["--output_dir", str(cell.folder)]
+    supervised = grid.supervised_model(cell)
+    if supervised is not None and cell.variant != SUPERVISED:
+        words += ["--judge_model", str(supervised)]
+        if cell.variant.starts_supervised:
+            words += ["--supervised_model", str(supervised)]
+    return words
+
+
+def _fingerprint(grid: Grid, cell: Cell) -> str:
+    """A hash of everything in a cell's recipe but the paths of the grid."""
+    resolved = load_recipe(cell.recipe, _keys(grid, cell)).resolved
+    values = {key: value for key, value in resolved.items() if key != "output_dir"}
+    return hashlib.sha256(yaml.safe_dump(values, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_edited_recipes(grid: Grid, fingerprints: dict[Cell, str]) -> None:
+    """Cells that were done with another recipe than today's would stand in one table with those of today's."""
+    for cell, fingerprint in fingerprints.items():
+        result = cell.result() or {}
+        # Cells that were done before this was noted have no fingerprint, and are taken as they are.
+        if result.get("status") == "done" and result.get("recipe", fingerprint) != fingerprint:
+            raise UserError(
+                f"{cell.folder} ran with another recipe than {cell.recipe!r} is now (it is kept as "
+                f"{cell.folder / 'recipe.yaml'}): undo the edit, give another --out, or delete "
+                f"{grid.folder / cell.task} to run the whole task anew."
+            )
+
+
+def _remember(grid: Grid) -> None:
+    """Note what all cells share, and refuse to mix it with something else."""
+    path = grid.folder / GRID_NAME
+    shared = {"overrides": list(grid.overrides)}
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != shared:
+            raise UserError(
+                f"{grid.folder} holds a grid that ran with {' '.join(before['overrides']) or 'no keys'}: give the "
+                "same keys, or another --out."
+            )
+    grid.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(shared, indent=2) + "\n", encoding="utf-8")
+
+
+def _write(cell: Cell, content: dict[str, Any]) -> None:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    replace_file(cell.folder / CELL_NAME, json.dumps(content, indent=2) + "\n")
+
+
+def split_names(text: str) -> list[str]:
+    """Names separated by commas or spaces, of which those inside brackets separate nothing."""
+    return [name for name in re.split(r"[\s,]+(?![^\[\]]*\])", text) if name]
+
+
+def known_recipes(names: Sequence[str]) -> tuple[str, ...]:
+    """Names or files of recipes, each found, and each once.
+
+    Raises:
+        UserError: one is not there (the message names the nearest), or two would have the same folder and row.
+    """
+    found: dict[Path, str] = {}
+    for name in names:
+        found.setdefault(find_recipe(name).resolve(), name)
+    by_task: dict[str, str] = {}
+    for name in found.values():
+        task = Path(name).stem
+        if task in by_task:
+            raise UserError(
+                f"recipes {by_task[task]!r} and {name!r} would both be {task!r} in folder and table: rename one file."
+            )
+        by_task[task] = name
+    return tuple(found.values())
+
+
+def known_variants(names: Sequence[str]) -> tuple[Variant, ...]:
+    """Algorithms as [`parse_variant`] reads them, each once."""
+    return tuple(dict.fromkeys(map(parse_variant, names)))

@@ -1,0 +1,225 @@
+"""The keys of a recipe that are neither the trainer's (`NLPOConfig`) nor the model's (TRL's `ModelConfig`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import UserError
+from ..metrics import get_metric, metric_names
+from ..rewards import built_in_names, get_reward
+
+
+Algorithm = Literal["zero_shot", "supervised", "ppo", "nlpo", "supervised+ppo", "supervised+nlpo"]
+
+
+@dataclass
+class RecipeArguments:
+    """What data, what rewards and which stages a run has. Each field's help says what it means."""
+
+    algorithm: Algorithm = field(
+        default="nlpo",
+        metadata={
+            "help": "Stages of the run: 'zero_shot' only evaluates; 'supervised' trains on the references; 'ppo' and "
+            "'nlpo' reinforce; 'supervised+ppo' and 'supervised+nlpo' do one after the other. ppo sets mask_strategy "
+            "'none'."
+        },
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "A task by its name (`trl-nlpo tasks` lists them) or path (my_module:my_task): it decides data, "
+            "prompt, lengths, rewards and metrics unless the recipe does."
+        },
+    )
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "'tiny': the same recipe with a small model from scratch on rows that the task makes up, for a "
+            "CPU. It beats the recipe's file; keys on the command line beat it."
+        },
+    )
+    rewards: list | dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Reward functions: names (rougeL), dotted paths (my_module.my_reward), paths of classifiers "
+            "(owner/name), or mappings {name: rougeL, weight: 2.0} with further options of the function. Weight 0 "
+            "only reports."
+        },
+    )
+    metrics: list | dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Metrics of the test split beside the rewards, written as rewards are. null: the task's. What a "
+            "metric needs and is not there is said in the table instead of stopping the run."
+        },
+    )
+    judge_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Model (path or Hub id, same tokenizer) whose perplexity of the completions is reported. null: "
+            "the supervised model, or the starting model without a supervised stage."
+        },
+    )
+    supervised_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with the supervised stage's model of another run, to be used instead of training it."
+        },
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "A file (.jsonl, .json, .csv, .parquet), a folder with <split>.jsonl or <prefix>_<split>.jsonl, a "
+            "data set on the Hub, 'miniature' for rows that the task makes up, or 'quickstart'. null: the task's data "
+            "on the Hub."
+        },
+    )
+    dataset_config: str | None = field(
+        default=None,
+        metadata={"help": "Configuration of a Hub data set; in a folder, the <prefix> of the files."},
+    )
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_validation_split: str | None = field(
+        default="validation", metadata={"help": "Split for evaluation during training. null: none."}
+    )
+    dataset_test_split: str = field(default="test", metadata={"help": "Split for the final table."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Take this many rows of the train split. null: all."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Take this many rows of the validation and of the test split. null: all."}
+    )
+    prompt_column: str = field(default="prompt", metadata={"help": "Column with the prompt: text or messages."})
+    prompt_template: str = field(
+        default="{prompt}",
+        metadata={"help": "What the model reads: {prompt} is the prompt column; any other column may be named too."},
+    )
+    references_column: str = field(
+        default="references", metadata={"help": "Column with the references: a list of texts, or one."}
+    )
+    completion_column: str | None = field(
+        default=None, metadata={"help": "Column with the supervised target. null: the first reference."}
+    )
+    supervised_all_references: bool = field(
+        default=False, metadata={"help": "Train on every reference of a row, not only on the first."}
+    )
+    supervised_num_train_epochs: float = field(
+        default=3.0, metadata={"help": "Passes over the train split in the supervised stage."}
+    )
+    supervised_learning_rate: float = field(default=2e-5, metadata={"help": "Learning rate of the supervised stage."})
+    supervised_batch_size: int = field(
+        default=8, metadata={"help": "Rows per device and step of the supervised stage."}
+    )
+    model_type: Literal["gpt2", "llama", "t5"] = field(
+        default="llama",
+        metadata={"help": "Without model_name_or_path: architecture of a small model with random weights."},
+    )
+    vocab_size: int = field(
+        default=4096, metadata={"help": "Without model_name_or_path: most tokens of a tokenizer trained on the spot."}
+    )
+    hidden_size: int = field(default=256, metadata={"help": "Without model_name_or_path: width."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Without model_name_or_path: layers."})
+    num_attention_heads: int = field(default=4, metadata={"help": "Without model_name_or_path: attention heads."})
+    max_position_embeddings: int = field(
+        default=256, metadata={"help": "Without model_name_or_path: most tokens of prompt and completion together."}
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run Python code that comes with the model on the Hub. Only if you have read it."},
+    )
+
+    def __post_init__(self) -> None:
+        self.reward_specs = parse_rewards(self.rewards)
+        self.metric_specs = parse_rewards(self.metrics, "metrics")
+        weighted = [spec.name for spec in self.metric_specs if spec.weight != 1.0]
+        if weighted:
+            raise UserError(f"metrics: {weighted[0]!r} has a weight, but metrics are not added up: leave it out.")
+        if not self.reward_specs:
+            raise UserError(f"rewards is missing: name at least one of {', '.join(built_in_names())}.")
+        if not self.dataset_name and self.task is None:
+            raise UserError(
+                "dataset_name is missing: give a file, a folder, a data set on the Hub, or 'quickstart' (or a task)."
+            )
+        if self.supervised_model is not None and not self.has_supervised_stage:
+            raise UserError(f"supervised_model is set, but algorithm {self.algorithm!r} has no supervised stage.")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"{name} is {value}, but must be positive.")
+
+    @property
+    def has_supervised_stage(self) -> bool:
+        """Whether the run trains on references."""
+        return self.algorithm.startswith("supervised")
+
+    @property
+    def reinforcement(self) -> str | None:
+        """`"ppo"`, `"nlpo"`, or None when the run does not reinforce."""
+        last = self.algorithm.split("+")[-1]
+        return last if last in ("ppo", "nlpo") else None
+
+    def reward_functions(self) -> list[Any]:
+        """The functions that `rewards` names. A name with a slash is a classifier's and stays one: trainers load it.
+
+        Raises:
+            UserError: a name or an option that is not known.
+        """
+        try:
+            return [
+                spec.name if "/" in spec.name else get_reward(spec.name, **spec.options) for spec in self.reward_specs
+            ]
+        except UserError as error:
+            raise UserError(f"rewards: {error}") from error
+
+    def check_functions(self) -> None:
+        """Raise a `UserError` for a reward with a name or option that is not known, or an unknown metric."""
+        self.reward_functions()
+        for spec in self.metric_specs:
+            if spec.name not in metric_names() and "." not in spec.name:
+                get_metric(spec.name)
+
+
+_POSITIVE = (
+    "max_train_samples",
+    "max_eval_samples",
+    "supervised_num_train_epochs",
+    "supervised_learning_rate",
+    "supervised_batch_size",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """One entry of `rewards`: a name, a weight and the function's own options."""
+
+    name: str
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_rewards(rewards: list | dict | str | None, key: str = "rewards") -> list[RewardSpec]:
+    """The entries of the key `rewards` (or `metrics`): one or a list of names and mappings.
+
+    Raises:
+        UserError: an entry that is neither, or that has no name or no number for a weight.
+    """
+    entries = rewards if isinstance(rewards, list) else [] if rewards is None else [rewards]
+    return [_parse_reward(entry, key) for entry in entries]
+
+
+def _parse_reward(entry: Any, key: str) -> RewardSpec:
+    if isinstance(entry, str) and entry.strip():
+        return RewardSpec(entry.strip())
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise UserError(f"{key} has the entry {entry!r}: write a name, or {{name: rougeL, weight: 2.0}}.")
+    options = {str(option): value for option, value in entry.items() if option not in ("name", "weight")}
+    weight = entry.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise UserError(f"{key}: the weight of {entry['name']!r} is {weight!r}, but must be a number.")
+    return RewardSpec(entry["name"], float(weight), options)

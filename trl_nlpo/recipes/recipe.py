@@ -1,0 +1,361 @@
+"""From a YAML file and the command line to a recipe that is known to be valid."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import yaml
+
+from ..errors import UserError, one_line
+from ..naming import did_you_mean
+from ..tasks.registry import get_task
+from .arguments import RecipeArguments
+from .presets import preset_values
+from .values import WrongValueError, convert
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+    from ..config import NLPOConfig
+
+_REFUSED = {
+    "sft_model_path": "model_name_or_path",
+    "reward_model_path": "rewards",
+    "batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
+    "local_batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
+    "micro_batch_size": "per_device_train_batch_size",
+    "mini_batch_size": "num_mini_batches",
+    "local_mini_batch_size": "num_mini_batches",
+    "num_total_batches": "total_episodes",
+    "world_size": "`accelerate launch --num_processes`",
+    "reward_weights": "rewards: [{name: ..., weight: ...}]",
+}
+"""Fields of `NLPOConfig` that are filled in or that only other scripts read: setting them would have no effect."""
+
+_SECRET_VARIABLE = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe.
+
+    Attributes:
+        name (`str`): the file's name without its ending.
+        path (`Path`): the file.
+        arguments ([`RecipeArguments`]): data, rewards and stages.
+        training ([`NLPOConfig`]): the trainer's settings.
+        model (`trl.ModelConfig`): which model, quantization and adapters.
+        resolved (`dict`): every key that was given or that differs from the defaults, in the file's order, without
+            secrets; a recipe that reproduces the run.
+    """
+
+    name: str
+    path: Path
+    arguments: RecipeArguments
+    training: NLPOConfig
+    model: ModelConfig
+    resolved: dict[str, Any]
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and validate a recipe, and set the environment variables of its `env:`.
+
+    Args:
+        name (`str` or `Path`): a file, or the bare name of a recipe that ships with the package.
+        overrides (`Sequence[str]`): `["--learning_rate", "1e-5", "--bf16", "--rewards=rougeL"]`; they beat the file.
+
+    Raises:
+        UserError: whatever is wrong with either, in one line.
+    """
+    path = find_recipe(name)
+    values = read_yaml(path)
+    environment = _environment(values.pop("env", None), path)
+    try:
+        # Before torch and transformers are imported: they read some of these then.
+        os.environ.update(environment)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{_where(path)}: env has a name or value that cannot be set ({error}).") from None
+    given = {key: (value, _where(path)) for key, value in values.items()}
+    told = {key: (value, "command line") for key, value in parse_overrides(overrides).items()}
+    return _build(path, _with_task(given, told), environment)
+
+
+def _with_task(given: dict[str, tuple[Any, str]], told: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
+    """What the task decides, beaten by the file (`given`), by the preset, and by the command line (`told`)."""
+    together = {**given, **told}
+    name, where = together.get("task", (None, ""))
+    preset, preset_where = together.get("preset", (None, ""))
+    decided: dict[str, tuple[Any, str]] = {}
+    defaults: dict[str, tuple[Any, str]] = {}
+    if name is not None:
+        task = _told_where(where, get_task, str(name))
+        defaults = {key: (value, f"task {name}") for key, value in task.recipe_values().items()}
+        if preset is not None:
+            chosen = {key: value for key, (value, _) in together.items()}
+            values = _told_where(preset_where, preset_values, str(preset), task, chosen)
+            decided = {key: (value, f"preset {preset}") for key, value in values.items()}
+    elif preset is not None:
+        raise UserError(f"{preset_where}: preset {preset!r} needs a recipe with a task; this one has none.")
+    merged = {**defaults, **given, **decided, **told}
+    # What a preset stands for is there now; in a resolved recipe it would beat what beat it.
+    merged.pop("preset", None)
+    return merged
+
+
+def _told_where(where: str, find: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return find(*arguments)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        UserError: there is none; the message lists those that ship.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if path.parent == Path() and path.name.removesuffix(".yaml") in shipped:
+        return shipped[path.name.removesuffix(".yaml")]
+    what = "a folder" if path.is_dir() else "not there"
+    hint = did_you_mean(path.stem, shipped)
+    raise UserError(f"recipe {str(name)!r} is {what}{hint}: give a file, or one that ships: {', '.join(shipped)}.")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with the package, by name: in `_recipes/` of a wheel, in `recipes/` of a checkout."""
+    package = Path(__file__).parent.parent
+    folder = package / "_recipes"
+    if not folder.is_dir():
+        folder = package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def summary(path: Path) -> str:
+    """What a recipe is, in a line: its first comment."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").rstrip(".") if first.startswith("#") else ""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read safely.
+
+    Raises:
+        UserError: a syntax error (with its line), a key twice, or no mapping.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: byte {error.object[error.start]:#04x} is no UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}.") from None
+    try:
+        content = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}, line {line}: the character {text[error.position]!a} is not allowed.") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}, line {line}: {error.problem or 'not YAML'}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not readable as YAML: {one_line(error)}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping of keys to values, not {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader lets the last of two equal keys win; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if isinstance(key, str) and key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """`--key value`, `--key=value`, `--key a b c` (a list) and a lone `--key` (true); hyphens are underscores.
+
+    Raises:
+        UserError: a word that belongs to no key.
+    """
+    found: dict[str, Any] = {}
+    key = None
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            found[key] = [value] if equals else []
+        elif key is None:
+            raise UserError(f"unexpected {word!r}: recipe keys are given as `--key value`.")
+        else:
+            found[key].append(word)
+    return {key: True if not words else words[0] if len(words) == 1 else words for key, words in found.items()}
+
+
+def arguments_from(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> Any:
+    """An instance of a dataclass from values and the words of a command line.
+
+    Raises:
+        UserError: an unknown key, or a value that does not fit its field.
+    """
+    fields = recipe_fields((cls,))
+    converted = {
+        key: _converted(key, value, "command line", fields) for key, value in parse_overrides(overrides).items()
+    }
+    return cls(**values, **converted)
+
+
+def write_resolved(recipe: Recipe, path: Path) -> None:
+    """Keep a recipe as a file that gives the same run, with the versions it ran under."""
+    from ..launch.environment import versions
+
+    used = ", ".join(f"{package} {version}" for package, version in versions().items() if version)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f"# {recipe.name}, as it ran with {used}\n")
+        yaml.safe_dump(recipe.resolved, file, sort_keys=False, allow_unicode=True, width=119)
+
+
+def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str, str]) -> Recipe:
+    from trl import ModelConfig
+
+    from ..config import NLPOConfig
+
+    fields = recipe_fields(_classes())
+    values = {key: _converted(key, value, where, fields) for key, (value, where) in given.items()}
+    values |= _defaults(values, path)
+    # How a run was gone on with is no part of what reproduces it.
+    left_out = {key for key in values if _is_secret(key) or key == "resume_from_checkpoint"}
+    resolved = {key: value for key, value in values.items() if key not in left_out}
+    if kept := {key: value for key, value in environment.items() if not _SECRET_VARIABLE.search(key)}:
+        resolved = {"env": kept, **resolved}
+    try:
+        arguments, model = _instance(RecipeArguments, values), _instance(ModelConfig, values)
+        training = NLPOConfig(
+            reward_weights=[reward.weight for reward in arguments.reward_specs], **_own(NLPOConfig, values)
+        )
+        _check_together(arguments, model, training)
+    except Exception as error:
+        # transformers and TRL check fields with every kind of exception; all of them are about the values.
+        raise UserError(_named(error, path, given, values)) from error
+    return Recipe(path.stem, path, arguments, training, model, resolved)
+
+
+def _named(error: Exception, path: Path, given: dict[str, tuple[Any, str]], values: dict[str, Any]) -> str:
+    """What is wrong, with the key that it is about: found by leaving out one after the other where nobody says so."""
+    text = one_line(error)
+    if any(key in text for key in recipe_fields(_classes())):
+        return f"{_where(path)}: {text}"
+    for key, (value, where) in given.items():
+        rest = {name: kept for name, kept in values.items() if name != key}
+        try:
+            for cls in _classes():
+                _instance(cls, rest)
+        except Exception:
+            continue
+        return f"{where}: {key} is {value!r}: {text}"
+    return f"{_where(path)}: {text} (it is about one of {', '.join(given)})"
+
+
+def _classes() -> tuple[type, ...]:
+    from trl import ModelConfig
+
+    from ..config import NLPOConfig
+
+    return RecipeArguments, NLPOConfig, ModelConfig
+
+
+def _is_secret(key: str) -> bool:
+    return key.endswith("_token") and key != "stop_token"
+
+
+def recipe_fields(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
+    """Every key that a recipe may have: its type, and the values it is restricted to (or None)."""
+    fields = {}
+    for cls in reversed(classes):
+        hints = get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            if item.init and item.name not in _REFUSED:
+                fields[item.name] = (hints[item.name], item.metadata.get("choices"))
+    return fields
+
+
+def _converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, Any]]) -> Any:
+    if key in _REFUSED:
+        raise UserError(f"{where}: {key!r} is no key of a recipe; set {_REFUSED[key]} instead.")
+    if key not in fields:
+        hint = did_you_mean(key, fields) or f": it is none of the {len(fields)} that there are."
+        raise UserError(f"{where}: unknown key {key!r}{hint}")
+    hint, choices = fields[key]
+    try:
+        return convert(value, hint, choices)
+    except WrongValueError as error:
+        raise UserError(f"{where}: {key} is {value!r}, but must be {error}.") from None
+
+
+def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Values that recipes have unless they say otherwise, and the mask of plain PPO."""
+    defaults: dict[str, Any] = {
+        "output_dir": str(Path("runs") / path.stem),
+        "report_to": "none",
+        "save_steps": 0.25,
+        "save_total_limit": 2,
+        "num_sample_generations": 0,
+    }
+    if values.get("load_best_model_at_end"):
+        # transformers wants a checkpoint at every evaluation that may turn out the best.
+        defaults["save_steps"] = values.get("eval_steps", 500)
+    if values.get("stop_token_id") is None:
+        defaults["stop_token"] = "eos"
+    found = {key: value for key, value in defaults.items() if values.get(key) is None}
+    if str(values.get("algorithm", "")).endswith("ppo"):
+        found["mask_strategy"] = "none"
+    return found
+
+
+def _check_together(arguments: RecipeArguments, model: ModelConfig, training: NLPOConfig) -> None:
+    """What no part can see alone."""
+    if model.use_peft and model.model_name_or_path is None and not arguments.has_supervised_stage:
+        raise UserError("use_peft needs a model to adapt: set model_name_or_path, or add a supervised stage.")
+    if training.push_to_hub and arguments.reinforcement is None:
+        raise UserError(f"push_to_hub needs a reinforced model; algorithm {arguments.algorithm!r} makes none.")
+
+
+def _own(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in dataclasses.fields(cls)}
+    return {key: value for key, value in values.items() if key in names}
+
+
+def _instance(cls: type, values: dict[str, Any]) -> Any:
+    return cls(**_own(cls, values))
+
+
+def _environment(env: Any, path: Path) -> dict[str, str]:
+    if env is None:
+        return {}
+    if not isinstance(env, dict):
+        raise UserError(f"{_where(path)}: env must be a mapping of environment variables to values, not {env!r}.")
+    return {str(key): str(value) for key, value in env.items()}
+
+
+def _where(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

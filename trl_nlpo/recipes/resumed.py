@@ -1,0 +1,121 @@
+"""Whether a run that goes on is the run that was started: its recipe, key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from .arguments import RecipeArguments, parse_rewards
+from .recipe import Recipe, read_yaml
+
+
+_FREE = (
+    "env", "output_dir", "overwrite_output_dir", "run_name", "project", "trackio_space_id", "disable_tqdm",
+    "per_device_eval_batch_size", "num_sample_generations", "num_completions_to_print", "load_best_model_at_end",
+    "metric_for_best_model", "greater_is_better", "resume_from_checkpoint", "push_to_hub", "report_to",
+    "eval_strategy", "eval_steps", "eval_on_start", "eval_delay", "eval_accumulation_steps", "include_for_metrics",
+    "metrics", "judge_model", "stop_on_collapse", "max_skipped_steps", "reward_timeout",
+)  # fmt: skip
+_FREE_BEGINNINGS = ("log_", "logging_", "save_", "hub_", "dataloader_")
+"""Keys that decide nothing about the weights: what is written, logged, evaluated, saved and pushed, and how often."""
+
+_MAY_GROW = ("max_steps", "total_episodes", "num_train_epochs")
+
+_ARCHITECTURE = (
+    "algorithm", "model_name_or_path", "model_revision", "model_type", "vocab_size", "hidden_size",
+    "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "use_peft", "load_in_8bit", "load_in_4bit",
+    "bnb_4bit_quant_type", "use_bnb_nested_quant", "use_dora", "use_rslora", "model_adapter_name", "ref_adapter_name",
+)  # fmt: skip
+_ARCHITECTURE_BEGINNINGS = ("lora_",)
+"""Keys that decide which weights there are, or which stages: a checkpoint of other ones is of no use."""
+
+_DATA_BEGINNINGS = ("dataset_", "prompt_", "references_", "max_train_samples", "supervised_all_references")
+"""Keys that decide the texts from which a tokenizer of one's own is trained."""
+
+
+def check_resumed_recipe(recipe: Recipe, force: bool = False) -> None:
+    """Refuse to go on with a recipe that is another than the run's, which lies in its folder as `recipe.yaml`.
+
+    What is written, logged, evaluated, saved and pushed may change, and a run may get longer.
+
+    Args:
+        recipe ([`Recipe`]): with `resume_from_checkpoint`.
+        force (`bool`): go on with other values, unless they make another model or tokenizer.
+
+    Raises:
+        UserError: the differences, as `key: old -> new`.
+    """
+    folder = _run_folder(recipe)
+    if not (folder / "recipe.yaml").is_file():
+        return
+    differences = _differences(read_yaml(folder / "recipe.yaml"), recipe.resolved)
+    fatal = {key: change for key, change in differences.items() if _is_fatal(key, recipe)}
+    if fatal:
+        raise UserError(
+            f"{folder} cannot be resumed with another model, tokenizer or algorithm: {_listed(fatal)}. Resume it with "
+            f"its own recipe, {folder / 'recipe.yaml'}, or start a run in another output_dir."
+        )
+    if differences and not force:
+        raise UserError(
+            f"{folder} was started with another recipe: {_listed(differences)}. Resume it with its own, "
+            f"{folder / 'recipe.yaml'}, start a run in another output_dir, or go on with the new values by --force."
+        )
+
+
+def _run_folder(recipe: Recipe) -> Path:
+    wanted = str(recipe.training.resume_from_checkpoint)
+    return Path(str(recipe.training.output_dir)) if wanted.lower() == "true" else Path(wanted).parent
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ and may not, with both; a key that is not there has its default."""
+    defaults = _defaults()
+    new = yaml.safe_load(yaml.safe_dump(dict(new), sort_keys=False))
+    found = {}
+    for key in {**old, **new}:
+        values = tuple(given.get(key, defaults.get(key)) for given in (old, new))
+        if values[0] != values[1] and not _may_change(key, *values):
+            found[key] = values
+    return found
+
+
+def _may_change(key: str, old: Any, new: Any) -> bool:
+    if key in _FREE or key.startswith(_FREE_BEGINNINGS):
+        return True
+    if key == "rewards":
+        return parse_rewards(old) == parse_rewards(new)
+    is_number = isinstance(old, (int, float)) and isinstance(new, (int, float))
+    return key in _MAY_GROW and is_number and 0 < old < new
+
+
+def _is_fatal(key: str, recipe: Recipe) -> bool:
+    if key in _ARCHITECTURE or key.startswith(_ARCHITECTURE_BEGINNINGS):
+        return True
+    return recipe.model.model_name_or_path is None and key.startswith(_DATA_BEGINNINGS)
+
+
+def _defaults() -> dict[str, Any]:
+    from trl import ModelConfig
+
+    from ..config import NLPOConfig
+
+    found = {}
+    for cls in (ModelConfig, NLPOConfig, RecipeArguments):
+        for item in dataclasses.fields(cls):
+            made = item.default_factory() if item.default_factory is not dataclasses.MISSING else None
+            found[item.name] = made if item.default is dataclasses.MISSING else item.default
+    return found
+
+
+def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key}: {_shown(old)} -> {_shown(new)}" for key, (old, new) in changes.items())
+
+
+def _shown(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
