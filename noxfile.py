@@ -6,9 +6,7 @@ import nox
 nox.options.default_venv_backend = "venv"
 
 TRAINER_TESTS = (
-    "tests/functional", "tests/models", "tests/test_trainer.py", "tests/test_invariants.py",
-    "tests/test_equals_trl.py", "tests/test_one_base_many_adapters.py", "tests/test_learning.py",
-    "tests/test_public_api.py",
+    "tests/functional", "tests/models", "tests/algorithm", "tests/trainer", "tests/test_public_api.py",
 )  # fmt: skip
 
 

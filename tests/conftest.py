@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
@@ -26,14 +23,14 @@ def fixed_random_state():
 
 @pytest.fixture(scope="session")
 def one(tmp_path_factory):
-    """The runs of `several_processes` in this process, each made once and when asked for."""
-    import several_processes
+    """The runs of `processes` in this process, each made once and when asked for."""
+    from support import processes
 
     folder, found = tmp_path_factory.mktemp("one"), {}
 
     def get(name):
         if name not in found:
-            found[name] = several_processes.run(name, folder, num_processes=1, rank=0)
+            found[name] = processes.run(name, folder, num_processes=1, rank=0)
         return found[name]
 
     get.folder = folder

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, DataCollatorWithPadding, PreTrainedTokenizerFast
 
-import tiny
+from support import tiny
 from trl_nlpo import UserError
 from trl_nlpo.experiment.supervised import _with_short_prompts
 from trl_nlpo.prompts import PromptDataset, PromptTokenizer, UpdateSampler, collate_prompts

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from metric_options import OPTIONS
 
+from support.metric_options import OPTIONS
 from trl_nlpo.errors import UserError
 from trl_nlpo.rewards import built_in_names, get_reward
 

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
-import tiny
+from support import tiny
 from trl_nlpo.rewards import get_reward
 
 

@@ -1,0 +1,176 @@
+"""Reward models as reward functions, against one plain forward pass per row without any padding."""
+
+from __future__ import annotations
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from support import tiny
+from trl_nlpo import UserError
+from trl_nlpo.algorithm.reward_models import ModelReward, as_reward_functions
+from trl_nlpo.errors import RewardError
+from trl_nlpo.records import Completions, PromptBatch
+
+
+PROMPTS = [[5], [7, 8, 9, 10], [20, 21]]
+COMPLETIONS = [[11, 12, 1], [14], [15, 1]]
+
+
+def completions(pad=0, prompts=PROMPTS, texts=("a", "b", "c"), prompt_texts=("p", "q", "r")) -> Completions:
+    P, T = max(map(len, prompts)), max(map(len, COMPLETIONS))
+    return Completions(
+        batch=PromptBatch(prompts, list(prompt_texts)),
+        completions=list(texts),
+        prompt_ids=torch.tensor([[pad] * (P - len(row)) + row for row in prompts]),
+        prompt_mask=torch.tensor([[False] * (P - len(row)) + [True] * len(row) for row in prompts]),
+        completion_ids=torch.tensor([row + [pad] * (T - len(row)) for row in COMPLETIONS]),
+        completion_mask=torch.tensor([[True] * len(row) + [False] * (T - len(row)) for row in COMPLETIONS]),
+        ended=torch.tensor([True, False, True]),
+    )
+
+
+@torch.no_grad()
+def score_alone(model, ids):
+    """The score head at the last token of one row."""
+    backbone = getattr(model, model.base_model_prefix)
+    return model.score(backbone(torch.tensor([ids])).last_hidden_state[0, -1])[0].item()
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+@pytest.mark.parametrize("family", tiny.CAUSAL_FAMILIES)
+def test_a_score_is_that_of_the_last_real_token_of_the_row_alone(family, size):
+    model = tiny.classifier(family).train()
+    scores = ModelReward(model, forward_batch_size=size).score_completions(completions())
+    assert not model.training
+    expected = [score_alone(model, p + c) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
+    assert scores == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("pad", [1, 30, 999])
+def test_the_pad_token_does_not_matter_even_outside_the_vocabulary(pad):
+    reward = ModelReward(tiny.classifier())
+    assert reward.score_completions(completions(pad)) == pytest.approx(
+        reward.score_completions(completions()), abs=1e-6
+    )
+
+
+def test_a_token_that_the_reward_model_does_not_know_is_named():
+    model = tiny.classifier("llama")
+    model.resize_token_embeddings(20)
+    with pytest.raises(RewardError) as caught:
+        ModelReward(model).score_completions(completions())
+    assert "knows 20 tokens, but the policy produced token 21" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_with_a_tokenizer_of_its_own_reads_text(family):
+    model = tiny.classifier(family)
+    tokenizer = tiny.tokenizer()
+    reward = ModelReward(model, tokenizer, forward_batch_size=2)
+    texts = (" w8 w9", "w11", " w12 w13 w14")
+    scores = reward.score_completions(completions(texts=texts, prompt_texts=("w2", "w4 ", "w17 w18")))
+    ids = [[5, 11, 12], [7, 14], [20, 21, 15, 16, 17]]
+    assert scores == pytest.approx([score_alone(model, row) for row in ids], abs=1e-5)
+
+
+def test_a_tokenizer_without_a_pad_token_gets_one():
+    model, tokenizer = tiny.classifier("llama"), tiny.tokenizer()
+    tokenizer.pad_token = None
+    model.config.pad_token_id = None
+    ModelReward(model, tokenizer)
+    assert tokenizer.pad_token == "<eos>"
+    assert model.config.pad_token_id == 1
+
+
+def test_messages_go_through_the_chat_template_of_the_reward_model():
+    model, tokenizer = tiny.classifier("llama"), tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    conversations = [[{"role": "user", "content": text}] for text in ("w2", "w4", "w17")]
+    answers = [[{"role": "assistant", "content": text}] for text in ("w8", "w11", "w12")]
+    scores = ModelReward(model, tokenizer).score_completions(completions(texts=answers, prompt_texts=conversations))
+    assert scores == pytest.approx([score_alone(model, row) for row in ([5, 11], [7, 14], [20, 15])], abs=1e-5)
+
+
+def test_no_gradient_is_kept():
+    model = tiny.classifier()
+    ModelReward(model).score_completions(completions())
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_name_is_the_last_part_of_the_models_path_or_its_class():
+    model = tiny.classifier()
+    assert ModelReward(model).__name__ == "GPT2ForSequenceClassification"
+    model.config._name_or_path = "somebody/judge/"
+    assert ModelReward(model).__name__ == "judge"
+
+
+def test_one_or_a_list_of_functions_and_models_become_reward_functions():
+    model = tiny.classifier()
+    first, second = as_reward_functions([tiny.length_reward, model], batch_size=3)
+    assert first is tiny.length_reward
+    assert isinstance(second, ModelReward)
+    assert (second.model, second.forward_batch_size, second.tokenizer) == (model, 3, None)
+    assert as_reward_functions(tiny.length_reward) == [tiny.length_reward]
+    assert len(as_reward_functions((tiny.length_reward, tiny.length_reward))) == 2
+
+
+def test_a_path_is_loaded_with_its_tokenizer(tmp_path):
+    model, tokenizer = tiny.classifier("llama").eval(), tiny.tokenizer()
+    model.save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    (reward,) = as_reward_functions(str(tmp_path / "judge"), device="cpu")
+    assert reward.__name__ == "judge"
+    given = completions(texts=("w8", "w9", "w10"), prompt_texts=("w1 ", "w2 ", "w3 "))
+    expected = [score_alone(model, row) for row in ([4, 11], [5, 12], [6, 13])]
+    assert reward.score_completions(given) == pytest.approx(expected, abs=1e-5)
+
+
+def test_tokenizers_belong_to_the_rewards_in_their_order():
+    tokenizer = tiny.tokenizer()
+    _, model = as_reward_functions([tiny.length_reward, tiny.classifier()], [None, tokenizer])
+    assert model.tokenizer is tokenizer
+    (model,) = as_reward_functions(tiny.classifier(), tokenizer)
+    assert model.tokenizer is tokenizer
+
+
+@pytest.mark.parametrize(
+    ("rewards", "tokenizers", "says"),
+    [
+        (None, None, "No reward"),
+        ([], None, "No reward"),
+        ([None], None, "No reward"),
+        ([tiny.length_reward, 3], None, "must be a function, a model or the path of one, not int"),
+        ([tiny.length_reward], [None, None], "has 2 entries for 1 rewards"),
+    ],
+    ids=["none", "empty", "list of none", "number", "tokenizers"],
+)
+def test_what_is_no_reward_is_one_line(rewards, tokenizers, says):
+    with pytest.raises(UserError) as caught:
+        as_reward_functions(rewards, tokenizers)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bert_reward_model_without_a_tokenizer_of_its_own_scores_a_row_as_if_alone():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tiny.VOCAB_SIZE, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=32, num_labels=1, initializer_range=0.5,
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_config(config)
+    scores = ModelReward(model).score_completions(completions())
+    with torch.no_grad():
+        rows = [torch.tensor([p + c]) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
+        expected = [model(row).logits.item() for row in rows]
+    assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_reward_model_with_an_adapter_scores_the_last_real_token_too():
+    base = tiny.classifier("llama")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", init_lora_weights=False)
+    scores = ModelReward(peft.get_peft_model(base, config)).score_completions(completions())
+    expected = [score_alone(base, p + c) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
+    assert scores == pytest.approx(expected, abs=1e-5)

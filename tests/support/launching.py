@@ -1,0 +1,68 @@
+"""Two processes started by torchrun on this machine, and a recipe for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+
+TESTS = Path(__file__).parent.parent
+
+
+TOLERANCE = {"rtol": 1e-3, "atol": 2e-5}
+"""Sums over eight rows in another order, through three updates of Adam, which divides by small numbers."""
+
+
+def launch(*words, cwd=None, environment=()):
+    """`torchrun` with two processes on this machine; returns what came of it."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS))),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            **dict(environment),
+        },
+        cwd=cwd,
+        timeout=400,
+    )
+
+
+def assert_close(ours, theirs, what):
+    assert ours.keys() == theirs.keys(), what
+    for key, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[key], **TOLERANCE, msg=lambda text, key=key: f"{what} {key}: {text}")
+
+
+TINY_RECIPE = {
+    "algorithm": "supervised+nlpo", "dataset_name": "quickstart", "max_train_samples": 32, "max_eval_samples": 7,
+    "rewards": ["grammatical", {"name": "rewards_of_two.words", "weight": 2}], "model_type": "gpt2", "vocab_size": 300,
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 192,
+    "supervised_num_train_epochs": 2, "supervised_learning_rate": 1e-3, "supervised_batch_size": 4,
+    "response_length": 8, "temperature": 0.9, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4,
+    "num_ppo_epochs": 2, "learning_rate": 1e-3, "max_steps": 3, "eval_strategy": "steps", "eval_steps": 1,
+    "save_strategy": "steps", "save_steps": 1, "use_cpu": True, "bf16": False,
+}  # fmt: skip
+
+
+REWARDS_OF_TWO = """
+import json
+import os
+
+
+def words(completions, **kwargs):
+    return [float(len(completion)) for completion in completions]
+
+
+def moody(completions, trainer_state, **kwargs):
+    if trainer_state is not None and trainer_state.global_step >= 1 and os.environ["RANK"] == "1":
+        raise ZeroDivisionError("tired")
+    return words(completions)
+"""

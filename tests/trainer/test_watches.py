@@ -1,0 +1,115 @@
+"""Runs that go wrong in ways that everybody knows, made by hand; and healthy ones, which give nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from support import tiny
+from support.resumable import trainer
+from trl_nlpo.trainer import guard as trainer_faults
+from trl_nlpo.trainer.collapse import collapse_signs
+
+
+HEALTHY = {
+    "objective/kl": (0.0, 8.0), "completions/mean_length": (20.0, 20.0), "reward": (0.1, 0.9),
+    "perplexity": (20.0, 30.0), "policy/entropy_avg": (2.0, 1.0),
+}  # fmt: skip
+
+
+def series(length=40, **changes):
+    """Metrics that go in a straight line from a first value to a last."""
+    ranges = {**HEALTHY, **{name.replace("__", "/"): span for name, span in changes.items()}}
+    return [
+        {name: start + (end - start) * step / (length - 1) for name, (start, end) in ranges.items()}
+        for step in range(length)
+    ]
+
+
+def test_a_healthy_run_gives_nothing():
+    assert collapse_signs(series()) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "knobs"),
+    [
+        ({"perplexity": (20.0, 200.0)}, "perplexity", ["kl_coef", "mask_top_p", "gamma"]),
+        ({"perplexity": (20.0, math.inf)}, "perplexity", ["kl_coef", "mask_top_p", "gamma"]),
+        ({"objective__kl": (0.0, 40.0)}, "kl", ["kl_coef", "kl_target", "learning_rate"]),
+        ({"policy__entropy_avg": (2.0, 0.001)}, "entropy", ["mask_top_p", "kl_coef", "entropy_coef"]),
+    ],
+)
+def test_each_way_to_collapse_is_seen_and_names_what_to_change(changes, kind, knobs):
+    history = series(**changes)
+    if changes.get("perplexity", (0, 0))[1] == math.inf:
+        history = [{**entry, "perplexity": 20.0 if step < 20 else math.inf} for step, entry in enumerate(series())]
+    if kind == "entropy":
+        # gone for good by the last ten
+        history = [{**entry, "policy/entropy_avg": 2.0 if step < 20 else 0.01} for step, entry in enumerate(series())]
+    signs = collapse_signs(history)
+    assert list(signs) == [kind]
+    assert all(knob in signs[kind] for knob in knobs)
+    assert "\n" not in signs[kind]
+
+
+def test_what_was_seen_is_said_in_numbers():
+    # medians of the first and last ten of 40 on a line: entries 4.5 and 34.5 of 39
+    sign = collapse_signs(series(perplexity=(39.0, 429.0), reward=(0.0, 3.9)))["perplexity"]
+    assert "from 0.45 to 3.45" in sign
+    assert "from 84 to 384" in sign
+
+
+def test_perplexity_that_explodes_without_a_better_reward_is_no_hacking():
+    assert collapse_signs(series(perplexity=(20.0, 200.0), reward=(0.5, 0.4))) == {}
+
+
+def test_the_bound_on_kl_is_per_token():
+    assert collapse_signs(series(objective__kl=(40.0, 40.0), completions__mean_length=(50.0, 50.0))) == {}
+    assert list(collapse_signs(series(objective__kl=(40.0, 40.0), completions__mean_length=(30.0, 30.0)))) == ["kl"]
+
+
+def test_a_policy_that_never_had_a_choice_has_lost_none():
+    assert collapse_signs(series(policy__entropy_avg=(0.01, 0.009))) == {}
+
+
+def test_one_bad_batch_is_no_sign():
+    history = series()
+    history[-1] |= {"perplexity": 1e9, "objective/kl": 1e9, "policy/entropy_avg": 0.0}
+    assert collapse_signs(history) == {}
+
+
+@pytest.mark.parametrize(("length", "kinds"), [(0, []), (1, []), (10, []), (19, []), (20, ["kl"])])
+def test_a_run_says_nothing_before_its_first_and_last_events_are_others(length, kinds):
+    assert list(collapse_signs(series(40, objective__kl=(1e3, 1e3))[:length])) == kinds
+
+
+def test_evaluations_and_what_was_not_measured_are_passed_over():
+    history = [row for entry in series(perplexity=(20.0, 200.0)) for row in (entry, {"eval_perplexity": 1.0})]
+    history[0]["perplexity"] = history[-2]["reward"] = math.nan
+    assert list(collapse_signs(history)) == ["perplexity"]
+
+
+class TestTrainer:
+    """KL past its bound: a copy of the reference that was pushed far away is trained on."""
+
+    def run(self, tmp_path, monkeypatch, **settings):
+        said = []
+        monkeypatch.setattr(trainer_faults.logger, "warning", said.append)
+        monkeypatch.setattr(trainer_faults, "collapse_signs", self.signs)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **settings)
+        output = subject.train(resume_from_checkpoint=settings.get("resume_from_checkpoint"))
+        return said, output.global_step
+
+    def signs(self, history):
+        updates = sum("objective/kl" in entry for entry in history)
+        return {kind: f"{kind} is off" for kind, first in (("kl", 2), ("entropy", 3)) if updates >= first}
+
+    def test_each_kind_is_said_once(self, tmp_path, monkeypatch):
+        assert self.run(tmp_path, monkeypatch) == (["kl is off", "entropy is off"], 4)
+
+    def test_it_stops_with_a_checkpoint_if_that_is_wanted_and_a_resumed_run_goes_on(self, tmp_path, monkeypatch):
+        assert self.run(tmp_path, monkeypatch, stop_on_collapse=True) == (["kl is off"], 2)
+        assert (tmp_path / "checkpoint-2").is_dir()
+        said, steps = self.run(tmp_path, monkeypatch, resume_from_checkpoint=True)
+        assert (said, steps) == (["entropy is off"], 4)
