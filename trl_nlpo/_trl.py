@@ -29,7 +29,8 @@ HAS_PPO: bool
 """Whether the installed TRL still has its own PPO (`trl<1.13`)."""
 
 try:
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
+    from trl.experimental.ppo import PPOConfig as PPOConfig
+    from trl.experimental.ppo import PPOTrainer
 except ImportError:
     HAS_PPO = False
 

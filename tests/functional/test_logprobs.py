@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
@@ -38,6 +40,59 @@ def test_their_gradients_are_right(masked):
     assert torch.autograd.gradcheck(
         lambda x: logprobs.masked_logprobs_and_entropy(x, token_ids, mask), (logits.requires_grad_(),)
     )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("part", [0, 1, slice(2)], ids=["logprobs", "entropy", "both"])
+def test_their_second_derivatives_are_right(part, masked):
+    logits, token_ids, mask = example(masked)
+    assert torch.autograd.gradgradcheck(
+        lambda x: logprobs.masked_logprobs_and_entropy(x, token_ids, mask)[part], (logits.requires_grad_(),)
+    )
+
+
+def test_second_derivatives_by_hand():
+    # Tokens with logits 0 and x = log 3, and a forbidden third: p = 3 / 4.
+    logits = torch.tensor([[[0.0, math.log(3), 5.0]]], dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[[True, True, False]]])
+    logprob, entropy = logprobs.masked_logprobs_and_entropy(logits, torch.tensor([[1]]), mask)
+    expected = {
+        logprob: -3 / 16,  # (log p)'' = -p (1 - p)
+        entropy: -3 / 16 + math.log(3) * 3 / 32,  # H' = -x p (1 - p), so H'' = -p (1 - p) - x p (1 - p) (1 - 2 p)
+    }
+    for value, second in expected.items():
+        (first,) = torch.autograd.grad(value.sum(), logits, create_graph=True)
+        (row,) = torch.autograd.grad(first[0, 0, 1], logits, retain_graph=True)
+        # Both depend on the difference of the two logits only.
+        assert row[0, 0].tolist() == pytest.approx([-second, second, 0.0])
+
+
+def test_a_fisher_vector_product_is_that_of_the_softmax():
+    logits, token_ids, _ = example(masked=False)
+    logits.requires_grad_()
+    logprob, entropy = logprobs.masked_logprobs_and_entropy(logits, token_ids)
+    (first,) = torch.autograd.grad(logprob.sum() + 0 * entropy.sum(), logits, create_graph=True)
+    vector = torch.randn_like(logits)
+    (product,) = torch.autograd.grad(first, logits, vector)
+    p = logits.detach().softmax(-1)
+    # -d2 log p(a) / d logits2 = diag(p) - p p', whichever token is taken
+    torch.testing.assert_close(-product, p * vector - p * (p * vector).sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_asking_for_second_derivatives_changes_no_bit_of_the_first(masked):
+    logits, token_ids, mask = example(masked, torch.float32)
+    logits.requires_grad_()
+    gradients = []
+    for create_graph in (False, True):
+        logprob, entropy = logprobs.masked_logprobs_and_entropy(logits, token_ids, mask)
+        loss = (logprob * entropy).sum()
+        gradients += torch.autograd.grad(loss, logits, create_graph=create_graph)
+    assert torch.equal(*gradients)
+    log_p = (logits if mask is None else logits.masked_fill(~mask, -1e9)).log_softmax(-1)
+    chosen = log_p.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    (plain,) = torch.autograd.grad(-(chosen * (log_p.exp() * log_p).sum(-1)).sum(), logits)
+    torch.testing.assert_close(gradients[0], plain, rtol=1e-5, atol=1e-6)
 
 
 def test_a_packed_mask_does_the_same():

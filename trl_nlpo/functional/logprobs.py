@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,10 +38,11 @@ def token_logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tenso
 def masked_logprobs_and_entropy(
     logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p(token) and the entropy of p, the softmax over the allowed tokens; both with gradients.
+    """log p(token) and the entropy of p, the softmax over the allowed tokens; both with gradients of any order.
 
     A pass over the vocabulary forward and one backward, a few rows at a time: beside the logits it needs their
-    gradient and the mask, where the formulas written out in autograd keep several tensors of that size.
+    gradient and the mask, where the formulas written out in autograd keep several tensors of that size. Only second
+    derivatives (`create_graph=True`, then a backward pass through the gradient) cost those.
 
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`): after the temperature.
@@ -51,7 +53,8 @@ def masked_logprobs_and_entropy(
     Returns:
         log-probabilities and entropies in nats, both `(B, T)`. The entropy is finite: a forbidden token adds 0.
     """
-    return _MaskedCategorical.apply(logits, token_ids, token_mask)
+    apply: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _MaskedCategorical.apply
+    return apply(logits, token_ids, token_mask)
 
 
 class _MaskedCategorical(torch.autograd.Function):
@@ -76,9 +79,27 @@ class _MaskedCategorical(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
+    def backward(ctx: Any, for_logprobs: torch.Tensor | None, for_entropies: torch.Tensor | None) -> Any:
         logits, token_ids, token_mask, log_normalizer, entropies = ctx.saved_tensors
-        for_logprobs, for_entropies = gradients
+        apply: Callable[..., torch.Tensor] = _GradientOfLogits.apply
+        inputs = logits, token_ids, token_mask, log_normalizer, entropies.detach()
+        return apply(*inputs, for_logprobs, for_entropies), None, None
+
+
+class _GradientOfLogits(torch.autograd.Function):
+    """The backward pass as a function of its own, so that it can be differentiated as well (`create_graph=True`)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: torch.Tensor,
+        token_ids: torch.Tensor,
+        token_mask: torch.Tensor | None,
+        log_normalizer: torch.Tensor,
+        entropies: torch.Tensor,
+        for_logprobs: torch.Tensor | None,
+        for_entropies: torch.Tensor | None,
+    ) -> torch.Tensor:
         gradient = torch.zeros_like(logits)
         for rows in _chunks(logits):
             log_probabilities = _allowed_logits(logits, token_mask, rows) - log_normalizer[rows].unsqueeze(-1)
@@ -92,7 +113,36 @@ class _MaskedCategorical(torch.autograd.Function):
                 gradient[rows] -= probabilities.mul_(for_logprobs[rows].unsqueeze(-1))
         if for_logprobs is not None:
             gradient.scatter_add_(-1, token_ids.unsqueeze(-1), for_logprobs.unsqueeze(-1))
-        return gradient, None, None
+        ctx.save_for_backward(logits, token_ids, token_mask, for_logprobs, for_entropies)
+        return gradient
+
+    @staticmethod
+    def backward(ctx: Any, outer: torch.Tensor) -> Any:
+        """Second derivatives: autograd's, of the plain formulas, which keep several tensors the size of the logits."""
+        logits, token_ids, token_mask, for_logprobs, for_entropies = ctx.saved_tensors
+        variables = {0: logits, 5: for_logprobs, 6: for_entropies}
+        with torch.enable_grad():
+            # Views, so that nothing from before this function is differentiated here.
+            variables = {index: tensor.view_as(tensor) for index, tensor in variables.items() if tensor is not None}
+            logprobs, entropies = _plain_logprobs_and_entropy(variables[0], token_ids, token_mask)
+            outputs = [output for index, output in ((5, logprobs), (6, entropies)) if index in variables]
+            weights = [variables[index] for index in (5, 6) if index in variables]
+            (gradient,) = torch.autograd.grad(outputs, variables[0], weights, create_graph=True)
+        needed = [index for index in variables if ctx.needs_input_grad[index]]
+        second = torch.autograd.grad(
+            gradient, [variables[index] for index in needed], outer, create_graph=torch.is_grad_enabled()
+        )
+        by_input = dict(zip(needed, second, strict=True))
+        return tuple(by_input.get(index) for index in range(7))
+
+
+def _plain_logprobs_and_entropy(
+    logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`masked_logprobs_and_entropy` as it is defined."""
+    log_probabilities = _allowed_logits(logits, token_mask, slice(None)).log_softmax(-1)
+    logprobs = log_probabilities.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    return logprobs, -(log_probabilities.exp() * log_probabilities.clamp(min=_LOWEST)).sum(-1)
 
 
 _LOWEST = -1e30

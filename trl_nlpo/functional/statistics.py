@@ -18,7 +18,8 @@ def of_this_process(tensor: torch.Tensor) -> torch.Tensor:
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, all_sum: AllSum = of_this_process) -> torch.Tensor:
     """Mean of `values` where `mask` (same shape, bool) is True; 0 when it is nowhere."""
-    total, count = all_sum(torch.stack([torch.where(mask, values, 0.0).double().sum(), mask.sum().double()]))
+    sums = torch.stack([torch.where(mask, values, 0.0).double().sum(), mask.sum().double()])
+    total, count = all_sum(sums).unbind()
     return (total / count.clamp(min=1)).to(values.dtype)
 
 
@@ -39,7 +40,8 @@ def masked_whiten(
     """
     mean = masked_mean(values, mask, all_sum)
     centered = torch.where(mask, values - mean, 0.0)
-    squares, count = all_sum(torch.stack([centered.double().square().sum(), mask.sum().double()]))
+    sums = torch.stack([centered.double().square().sum(), mask.sum().double()])
+    squares, count = all_sum(sums).unbind()
     variance = (squares / (count - 1).clamp(min=1)).to(values.dtype)
     whitened = centered * torch.rsqrt(variance + 1e-8)
     return whitened if shift_mean else torch.where(mask, whitened + mean, 0.0)

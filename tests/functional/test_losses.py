@@ -1,0 +1,44 @@
+"""The clipped losses in each case of the clip, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trl_nlpo.functional.losses import clipped_policy_loss, clipped_value_loss
+
+
+def close(actual: torch.Tensor, expected: list) -> None:
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=actual.dtype), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "clipped"),
+    [
+        (1.5, 2.0, -2.4, True),  # a gain is credited up to 1.2
+        (0.5, 2.0, -1.0, False),
+        (1.5, -2.0, 3.0, False),  # a loss counts in full
+        (0.5, -2.0, 1.6, True),
+        (1.1, 2.0, -2.2, False),
+    ],
+)
+def test_the_clipped_policy_loss_in_each_case(ratio, advantage, loss, clipped):
+    logprobs = torch.tensor([[ratio]]).log()
+    actual, decided = clipped_policy_loss(logprobs, torch.zeros(1, 1), torch.tensor([[advantage]]), 0.2)
+    close(actual, [[loss]])
+    assert decided.item() is clipped
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "target", "loss", "clipped"),
+    [
+        (1.0, 0.0, 2.0, 1.62, True),  # clipped to 0.2: 0.5 * 1.8^2 is more than 0.5 * 1^2
+        (0.1, 0.0, 2.0, 1.805, False),  # inside: 0.5 * 1.9^2
+        (3.0, 0.0, 0.1, 4.205, False),  # clipped to 0.2 would be less: the larger one counts
+    ],
+)
+def test_the_clipped_value_loss_in_each_case(value, old, target, loss, clipped):
+    tensors = (torch.tensor([[number]]) for number in (value, old, target))
+    actual, decided = clipped_value_loss(*tensors, 0.2)
+    close(actual, [[loss]])
+    assert decided.item() is clipped
