@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 from transformers import HfArgumentParser
 
 from trl_nlpo import NLPOConfig, UserError
 from trl_nlpo._trl import HAS_PPO, PPOConfig
+from trl_nlpo.config import described_fields
 
 
 def config(tmp_path, **changes):
@@ -33,6 +35,26 @@ def test_it_is_a_ppo_config_with_all_of_its_fields(tmp_path):
     assert {field.name for field in dataclasses.fields(PPOConfig)} <= {
         field.name for field in dataclasses.fields(NLPOConfig)
     }
+
+
+def test_a_field_is_described_once_in_its_help_which_the_docstring_repeats():
+    described = {item.name: item.metadata["help"] for item in described_fields(NLPOConfig)}
+    inherited = {field.name for field in dataclasses.fields(PPOConfig)}
+    assert {field.name for field in dataclasses.fields(NLPOConfig)} - inherited <= set(described)
+    # white space may be a line break
+    text = " ".join(NLPOConfig.__doc__.split())
+    for name, meaning in described.items():
+        assert re.search(rf" {name} \(`[^`]+`, \*optional\*[^)]*\): {re.escape(meaning.replace('%%', '%'))} ", text), (
+            name
+        )
+
+
+def test_the_docstring_says_types_and_defaults():
+    lines = NLPOConfig.__doc__.splitlines()
+    assert "    mask_top_p (`float`, *optional*, defaults to `0.9`):" in lines
+    assert '    mask_strategy (`Literal["top_p", "top_k", "none"]`, *optional*, defaults to `"top_p"`):' in lines
+    assert "    mask_top_k (`int`, *optional*):" in lines
+    assert max(map(len, lines)) < 120
 
 
 def test_where_trl_has_no_ppo_any_more_our_ppo_config_has_its_fields():
@@ -117,7 +139,6 @@ def test_every_setting_can_be_given_on_a_command_line(tmp_path):
     assert subject.generation_kwargs == {"min_new_tokens": 2}
 
 
-# Settings that cannot work and are not refused.
 @pytest.mark.parametrize(
     ("name", "value"),
     [
