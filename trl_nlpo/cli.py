@@ -66,7 +66,7 @@ def _are_several() -> bool:
 def _leave_with_the_others(codes: list[int]) -> None:
     """End a process that fails at the same moment as the others, before the launcher ends it with a signal."""
     if codes:
-        from .launch.processes import meet
+        from .launch.exits import meet
 
         meet("leaving")
         sys.stdout.flush()
@@ -78,7 +78,7 @@ def _complain(message: str, code: int) -> int:
     """Print a line on stderr; of several processes, on one of them."""
     line = f"trl-nlpo: {' '.join(message.split())}"
     if _are_several():
-        from .launch.processes import say_once
+        from .launch.exits import say_once
 
         say_once(lambda: print(line, file=sys.stderr, flush=True))
     else:
@@ -202,7 +202,7 @@ def train_classifier(
     arguments: Annotated[list[str], typer.Argument(metavar="DATA [--KEY VALUE]...")],
     out: Annotated[str, typer.Option(help="Folder for model and tokenizer.")],
 ) -> None:
-    from .recipes.recipe import arguments_from
+    from .recipes.overrides import arguments_from
     from .reward_training.classifier import ClassifierArguments
     from .reward_training.classifier import train_classifier as train
 
@@ -223,7 +223,7 @@ def tasks() -> None:
 
 @app.command(help="Recipes that ship with the package.")
 def recipes() -> None:
-    from .recipes.recipe import shipped_recipes, summary
+    from .recipes.files import shipped_recipes, summary
 
     shipped = shipped_recipes()
     for name, path in shipped.items():

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from support import processes, tiny
 from support.processes import weights_of
 from trl_nlpo import NLPOTrainer, cli
-from trl_nlpo.algorithm import update
+from trl_nlpo.algorithm import objective
 from trl_nlpo.launch import fsdp
 
 
@@ -58,21 +58,21 @@ def updated(subject, spoil_loss=False, spoil_advantages=False):
     estimates = NLPOTrainer.estimate_advantages(subject, rollout, subject.score_rollout(rollout))
     if spoil_advantages:
         estimates.advantages[0, 0] = math.nan
-    loss = update._Microbatch.loss
+    loss = objective.Microbatch.loss
     if spoil_loss:
         # Its gradient is finite all the same.
-        update._Microbatch.loss = lambda *args, **kwargs: loss(*args, **kwargs) + math.inf
+        objective.Microbatch.loss = lambda *args, **kwargs: loss(*args, **kwargs) + math.inf
     try:
         stats = subject.update_policy(rollout, estimates)
     finally:
-        update._Microbatch.loss = loss
+        objective.Microbatch.loss = loss
     return {"steps": stats.num_optimizer_steps, "skipped": stats.num_skipped_steps, "weights": weights_of(subject)}
 
 
 def spoiled(folder, rank):
     """Updates in which only the second process meets something that is not finite, and one that is well."""
     subject = processes.trainer(folder / "spoiled", 2, rank, tiny.length_reward, microbatches=2)
-    with subject.whole_weights():
+    with subject.gathered_weights():
         subject.save_model(str(folder / "inside"))
         rollout = subject.collect_rollout(["w1", "w2", "w3 w4", "w5"])
     subject.accelerator.wait_for_everyone()
@@ -114,7 +114,7 @@ def half_precision(folder, rank, **settings):
     """Updates in bf16: the first KL, the largest first deviation of the ratio from 1, and the types of the weights."""
     subject = processes.trainer(folder, 2, rank, tiny.length_reward, bf16=True, **settings)
     subject.train()
-    with subject.whole_weights() as module:
+    with subject.gathered_weights() as module:
         subject.save_model(str(folder / "inside"))
         computing = {str(weight.dtype) for weight in module.parameters()}
     subject.accelerator.wait_for_everyone()

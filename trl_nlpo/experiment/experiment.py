@@ -14,17 +14,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..data.splits import Splits, load_splits
-from ..evaluation.rows import evaluate_policy, prompt_tokenizer
-from ..launch.processes import check_launch
+from ..evaluation.policy import evaluate_policy
+from ..launch.kinds import check_launch
 from ..metrics.suite import fit_rewards, judge_samples
 from ..models.inputs import longest_prompt
-from ..prompts import PromptDataset
+from ..prompts import PromptDataset, prompt_tokenizer
 from ..recipes.recipe import Recipe, write_resolved
 from ..recipes.resumed import check_resumed_recipe
 from ..storage.checkpoint_folder import newest_whole_checkpoint
-from ..storage.run_folder import MetricsLog, RunFolder
+from ..storage.run_folder import RunFolder
 from ..trainer.nlpo import NLPOTrainer
-from .progress_bar import showing_progress
+from .callbacks import MetricsLog, showing_progress
 from .starting_model import adapter_config, starting_model, starting_tokenizer
 from .summary import load_command, results_table
 from .supervised import train_supervised
@@ -161,7 +161,7 @@ def _reinforcement_stage(run: _Run, model: Any) -> None:
     trainer.save_model(str(run.folder.path))
     seconds = time.time() - start
     judge = _judge(run, _reference(run, trainer))
-    with trainer.whole_weights() as module:
+    with trainer.gathered_weights() as module:
         _evaluate(run, name, module.policy, judge=judge, training_seconds=seconds)
     if recipe.training.push_to_hub:
         trainer.push_to_hub(dataset_name=recipe.arguments.dataset_name)
