@@ -54,7 +54,7 @@ TASK = Task(
     miniature=miniature,
     files="narrativeqa",
     response_length=50,
-    model_name_or_path="google-t5/t5-base",
+    model_name_or_path="allenai/unifiedqa-t5-base",
     rewards=("rougeL",),
     metrics=("rouge", "meteor", "bleu", {"name": "bertscore", "model": "FacebookAI/roberta-large"}),
 )
