@@ -8,8 +8,8 @@ import pytest
 
 from support import tiny
 from support.resumable import trainer
-from trl_nlpo.trainer import guard as trainer_faults
-from trl_nlpo.trainer.collapse import collapse_signs
+from trl_nlpo.trainer import watches
+from trl_nlpo.trainer.watches import collapse_signs
 
 
 HEALTHY = {
@@ -95,8 +95,8 @@ class TestTrainer:
 
     def run(self, tmp_path, monkeypatch, **settings):
         said = []
-        monkeypatch.setattr(trainer_faults.logger, "warning", said.append)
-        monkeypatch.setattr(trainer_faults, "collapse_signs", self.signs)
+        monkeypatch.setattr(watches.logger, "warning", said.append)
+        monkeypatch.setattr(watches, "collapse_signs", self.signs)
         subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **settings)
         output = subject.train(resume_from_checkpoint=settings.get("resume_from_checkpoint"))
         return said, output.global_step
