@@ -129,7 +129,7 @@ class TestNumbers:
         assert "\n" not in str(stop.value)
         assert f"resume from {tmp_path / 'checkpoint-3'} with --resume" in str(stop.value)
         state = json.loads((tmp_path / "checkpoint-3" / "nlpo_state.json").read_text())
-        assert state["progress"]["skipped_steps_in_a_row"] == 8
+        assert state["run"]["skipped_steps_in_a_row"] == 8
 
     def test_without_a_limit_it_goes_on(self, tmp_path, monkeypatch):
         subject = trainer(tmp_path, tiny.length_reward, max_skipped_steps=None, num_ppo_epochs=4)
