@@ -87,7 +87,8 @@ def stale(text):
         elif re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(\(.*\))?", name) and not NOT_OURS.fullmatch(name):
             dotted = name.split("(")[0]
             first = dotted.split(".")[0]
-            is_foreign = first != "trl_nlpo" and importlib.util.find_spec(first) is not None
+            is_ours = any(first in module.split(".") for module in MODULES)
+            is_foreign = not is_ours and importlib.util.find_spec(first) is not None
             if not is_foreign and not resolves(dotted):
                 yield name
 
@@ -107,6 +108,7 @@ def test_names_and_files_that_a_document_mentions_are_there(path):
     ("text", "names"),
     [
         ("`rollout.sample_completions`", ["rollout.sample_completions"]),  # a function that moved to another module
+        ("`algorithm.rollout.tokens_at`", ["algorithm.rollout.tokens_at"]),
         ("`sampling.action_logprobs`", ["sampling.action_logprobs"]),  # a module that has another name now
         ("`functional/test_functional_rewards.py`", ["functional/test_functional_rewards.py"]),
         ("`trl_nlpo/collapse.py` and `tests/tiny.py`", ["trl_nlpo/collapse.py", "tests/tiny.py"]),
@@ -135,6 +137,13 @@ def test_files_that_a_recipe_mentions_are_there(path):
     comments = " ".join(re.findall(r"#(.*)", path.read_text(encoding="utf-8")))
     for name in re.findall(rf"\b(?:{'|'.join(FOLDERS)})/[\w./-]*\w", comments):
         assert is_there(name), name
+
+
+def test_the_tables_of_imports_that_contributing_names_are_there():
+    names = re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    source = (ROOT / "tests" / "test_architecture.py").read_text(encoding="utf-8")
+    assert len(names) == 4
+    assert all(re.search(rf"^{name}\b", source, re.MULTILINE) for name in names)
 
 
 def test_the_readmes_table_of_settings_is_that_of_the_fields():
