@@ -23,7 +23,7 @@ class PromptBatch:
 
     prompt_ids: list[list[int]]
     prompts: list[Any]
-    columns: dict[str, list] = field(default_factory=dict)
+    columns: dict[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -162,7 +162,7 @@ class Scores:
     names: list[str]
     dense_rewards: torch.Tensor | None = None
     metrics: dict[str, list[float]] = field(default_factory=dict)
-    extra_columns: dict[str, list] = field(default_factory=dict)
+    extra_columns: dict[str, list[Any]] = field(default_factory=dict)
     skipped: torch.Tensor | None = None
 
     @property
@@ -230,7 +230,7 @@ def without_skipped(mask: torch.Tensor, skipped: torch.Tensor | None) -> torch.T
     return mask if skipped is None else mask & ~skipped[:, None]
 
 
-def concatenate_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list]:
+def concatenate_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Rows of a data set as columns; a key that a row lacks gives None."""
     keys = {key: None for row in rows for key in row}
     return {key: [row.get(key) for row in rows] for key in keys}

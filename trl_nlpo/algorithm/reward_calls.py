@@ -125,10 +125,10 @@ async def _attempt_async(name: str, timeout: float | None, function: RewardFunct
         return _too_late(name, timeout)
 
 
-def _run_together(coroutines: list) -> list:
+def _run_together(coroutines: list[Any]) -> list[Any]:
     """To be called in a thread without an event loop: a notebook's has one, in which `asyncio.run` is not allowed."""
 
-    async def gather() -> list:
+    async def gather() -> list[Any]:
         return list(await asyncio.gather(*coroutines))
 
     return asyncio.run(gather())
