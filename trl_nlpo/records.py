@@ -93,7 +93,7 @@ class Rollout(Completions):
         return None if self.packed_token_mask is None else unpack_mask(self.packed_token_mask, self.vocab_size)
 
     def sequences(self, rows: torch.Tensor) -> Sequences:
-        """The token tensors of some rows, cut to the width that these rows need.
+        """The token tensors of some rows, trimmed to the width that these rows need.
 
         Padding is token 0 here: the tokenizer's pad token need not be in the model's vocabulary.
         """

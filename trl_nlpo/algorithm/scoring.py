@@ -172,24 +172,22 @@ def _cells(result: Any, name: str, lengths: Sequence[int], skips: bool) -> list[
     """A function's answer, completion by completion; None where it failed and completions are skipped for that."""
     if isinstance(result, FunctionFailedError):
         return [None] * len(lengths)
-    cells: list[_Cell | None] = []
-    for row, value in enumerate(as_rows(result, name, len(lengths))):
-        try:
-            cells.append(_cell(value, name, row, lengths[row]))
-        except RewardError:
-            if not skips:
-                raise
-            cells.append(None)
-    return cells
+    values = as_rows(result, name, len(lengths))
+    return [_cell(value, name, row, lengths[row], skips) for row, value in enumerate(values)]
 
 
-def _cell(value: Any, name: str, row: int, num_tokens: int) -> _Cell:
+def _cell(value: Any, name: str, row: int, num_tokens: int, skips: bool) -> _Cell | None:
     if value is None:
         return _Cell(math.nan)
-    if isinstance(value, list):
-        tokens = _token_rewards(value, name, row, num_tokens)
-        return _Cell(float(tokens.sum()), tokens)
-    return _Cell(finite_number(value, name, row))
+    try:
+        if isinstance(value, list):
+            tokens = _token_rewards(value, name, row, num_tokens)
+            return _Cell(float(tokens.sum()), tokens)
+        return _Cell(finite_number(value, name, row))
+    except RewardError:
+        if skips:
+            return None
+        raise
 
 
 def as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
