@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, one_line
+from ..recipes.algorithms import Algorithm
 from ..recipes.arguments import RecipeArguments
 from ..recipes.presets import MINIATURE
 from ..tasks.base import distinct_rows
@@ -63,7 +64,7 @@ def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
             rows[arguments.dataset_validation_split], arguments, arguments.max_eval_samples, "validation"
         )
     supervised = None
-    if arguments.has_supervised_stage:
+    if Algorithm.parse(arguments.algorithm).supervised:
         supervised = supervised_rows(train_rows, train, arguments)
     return Splits(train, validation, test, supervised)
 

@@ -19,6 +19,7 @@ from ..launch.processes import check_launch
 from ..metrics.suite import fit_rewards, judge_samples
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
+from ..recipes.algorithms import SUPERVISED, ZERO_SHOT
 from ..recipes.recipe import Recipe, write_resolved
 from ..recipes.resumed import check_resumed_recipe
 from ..storage.checkpoint_folder import newest_whole_checkpoint
@@ -55,6 +56,10 @@ class _Run:
         given = self.recipe.arguments.supervised_model
         return Path(given) if given else self.folder.supervised_model
 
+    def has_finished(self, stage: str) -> bool:
+        """Whether the run that is resumed has the results of a stage."""
+        return self.resuming and stage in self.folder.results
+
 
 def run_experiment(recipe: Recipe, force: bool = False) -> Path:
     """Run all stages of a recipe and leave everything in its `output_dir`.
@@ -79,7 +84,7 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
     console = Console(quiet=not is_main, highlight=False)
     if not console.is_terminal:
         console = Console(quiet=not is_main, highlight=False, width=_WIDTH_OF_FILES)
-    resuming = str(recipe.training.resume_from_checkpoint or "false").lower() != "false"
+    resuming = bool(recipe.arguments.resume_from_checkpoint)
     if resuming:
         check_resumed_recipe(recipe, force)
     rewards = recipe.arguments.reward_functions()
@@ -103,47 +108,46 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
     console.print(
         f"Everything is in {escape(str(folder.path))}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl."
     )
-    if recipe.arguments.algorithm != "zero_shot":
-        path = folder.path if recipe.arguments.reinforcement else run.supervised_model
+    if recipe.algorithm.trains:
+        path = folder.path if recipe.algorithm.reinforces else run.supervised_model
         console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
     return folder.path
 
 
 def _run_stages(run: _Run) -> None:
-    arguments = run.recipe.arguments
-    given = arguments.supervised_model
+    algorithm, given = run.recipe.algorithm, run.recipe.arguments.supervised_model
     model = starting_model(run.recipe, run.tokenizer, Path(given) if given else None)
     _introduce(run, model)
     _check_fit(run, model)
-    if given is None and not (run.resuming and "zero-shot" in run.folder.results):
-        _evaluate(run, "zero-shot", model, judge=_judge(run, None if arguments.has_supervised_stage else model))
-    if arguments.has_supervised_stage and given is None:
+    if given is None and not run.has_finished(ZERO_SHOT.last_stage):
+        _evaluate(run, ZERO_SHOT.last_stage, model, judge=_judge(run, None if algorithm.supervised else model))
+    if algorithm.supervised and given is None:
         model = _supervised_stage(run, model)
-    if arguments.reinforcement:
+    if algorithm.reinforces:
         _reinforcement_stage(run, model)
 
 
 def _supervised_stage(run: _Run, model: Any) -> Any:
     """Train on the references and evaluate; returns the supervised model as it lies on disk."""
     saved = run.supervised_model
-    is_done = run.resuming and "supervised" in run.folder.results
+    is_done = run.has_finished(SUPERVISED.last_stage)
     start = time.time()
     if not is_done:
         train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
     seconds = time.time() - start
     model = starting_model(run.recipe, run.tokenizer, saved)
     if not is_done:
-        _evaluate(run, "supervised", model, judge=_judge(run, model), training_seconds=seconds)
-    if "perplexity" not in run.folder.results["zero-shot"]:
+        _evaluate(run, SUPERVISED.last_stage, model, judge=_judge(run, model), training_seconds=seconds)
+    if "perplexity" not in run.folder.results[ZERO_SHOT.last_stage]:
         run.console.print(
             "The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:"
         )
-        _evaluate(run, "zero-shot", starting_model(run.recipe, run.tokenizer), judge=model)
+        _evaluate(run, ZERO_SHOT.last_stage, starting_model(run.recipe, run.tokenizer), judge=model)
     return model
 
 
 def _reinforcement_stage(run: _Run, model: Any) -> None:
-    recipe, name = run.recipe, run.recipe.arguments.algorithm
+    recipe, name = run.recipe, run.recipe.algorithm.last_stage
     start = time.time()
     trainer = NLPOTrainer(
         args=recipe.training,
@@ -172,7 +176,7 @@ def _reference(run: _Run, trainer: NLPOTrainer) -> Any:
     """The model that reinforcement started from."""
     if trainer.ref_model is not None:
         return trainer.ref_model
-    saved = run.supervised_model if run.recipe.arguments.has_supervised_stage else None
+    saved = run.supervised_model if run.recipe.algorithm.supervised else None
     return starting_model(run.recipe, run.tokenizer, saved)
 
 
@@ -184,9 +188,11 @@ def _judge(run: _Run, otherwise: Any) -> Any:
 
 def _checkpoint(run: _Run) -> str | None:
     """The checkpoint to resume from; None when a run that is resumed never got as far as its first."""
-    wanted = str(run.recipe.training.resume_from_checkpoint)
-    if not run.resuming or wanted.lower() != "true":
-        return wanted if run.resuming else None
+    wanted = run.recipe.arguments.resume_from_checkpoint
+    if not wanted:
+        return None
+    if isinstance(wanted, str):
+        return wanted
 
     def report(line: str) -> None:
         run.console.print(escape(line), soft_wrap=True)

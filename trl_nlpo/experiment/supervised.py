@@ -8,6 +8,7 @@ from ..data.rows import target_text
 from ..errors import UserError
 from ..launch.launch import release_launch, whole_to_hold
 from ..prompts import prompt_tokenizer
+from ..recipes.algorithms import SUPERVISED
 from ..recipes.recipe import Recipe
 from ..storage.run_folder import RunFolder
 from .callbacks import MetricsLog, showing_progress
@@ -29,7 +30,7 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
     dataset = _with_short_prompts(dataset, tokenizer, recipe.training)
     make = _encoder_decoder_trainer if model.config.is_encoder_decoder else _causal_trainer
     trainer = make(recipe, model, tokenizer, dataset, folder)
-    with showing_progress(trainer, "supervised"):
+    with showing_progress(trainer, SUPERVISED.last_stage):
         trainer.train()
     with whole_to_hold(trainer.model_wrapped, trainer.accelerator):
         trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -99,7 +100,7 @@ def _causal_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, fo
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=adapter_config(recipe),
-            callbacks=[MetricsLog(folder, "supervised")],
+            callbacks=[MetricsLog(folder, SUPERVISED.last_stage)],
         )
     except ValueError as error:
         if "target_modules" not in str(error) and "not found in the base model" not in str(error):
@@ -132,5 +133,5 @@ def _encoder_decoder_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset
         args=Seq2SeqTrainingArguments(**_shared_settings(recipe, folder)),
         train_dataset=dataset.map(tokenized, remove_columns=dataset.column_names),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        callbacks=[MetricsLog(folder, "supervised")],
+        callbacks=[MetricsLog(folder, SUPERVISED.last_stage)],
     )

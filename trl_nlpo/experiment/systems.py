@@ -14,6 +14,7 @@ from ..data.splits import load_splits
 from ..errors import RewardError
 from ..evaluation.policy import evaluate_policy
 from ..metrics.suite import fit_rewards, judge_samples, metric_columns
+from ..recipes.algorithms import ZERO_SHOT
 from ..recipes.recipe import Recipe, load_recipe
 from .predictions import matched_predictions
 from .starting_model import starting_model, starting_tokenizer
@@ -58,7 +59,7 @@ def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = (
     """
     is_file = system.endswith(".jsonl")
     # A system is scored as it is; a recipe's use_peft is about the adapter that a run would add to it.
-    words = [*overrides, "--algorithm", "zero_shot", "--use_peft", "false"]
+    words = [*overrides, "--algorithm", ZERO_SHOT.name, "--use_peft", "false"]
     recipe = load_recipe(recipe_name, words if is_file else [*words, "--model_name_or_path", system])
     splits = load_splits(recipe.arguments, recipe.training.seed)
     rewards = recipe.arguments.reward_functions()

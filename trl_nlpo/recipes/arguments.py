@@ -8,22 +8,21 @@ from typing import Any, Literal
 from ..errors import UserError
 from ..metrics import get_metric, metric_names
 from ..rewards import built_in_names, get_reward
+from .algorithms import ALGORITHMS, Algorithm
 from .specs import parse_rewards
-
-
-Algorithm = Literal["zero_shot", "supervised", "ppo", "nlpo", "supervised+ppo", "supervised+nlpo"]
 
 
 @dataclass
 class RecipeArguments:
     """What data, what rewards and which stages a run has. Each field's help says what it means."""
 
-    algorithm: Algorithm = field(
+    algorithm: str = field(
         default="nlpo",
         metadata={
+            "choices": list(ALGORITHMS),
             "help": "Stages of the run: 'zero_shot' only evaluates; 'supervised' trains on the references; 'ppo' and "
             "'nlpo' reinforce; 'supervised+ppo' and 'supervised+nlpo' do one after the other. ppo sets mask_strategy "
-            "'none'."
+            "'none'.",
         },
     )
     task: str | None = field(
@@ -130,6 +129,14 @@ class RecipeArguments:
         metadata={"help": "Run Python code that comes with the model on the Hub. Only if you have read it."},
     )
 
+    resume_from_checkpoint: bool | str | None = field(
+        default=None,
+        metadata={
+            "help": "true: resume the run in output_dir from its newest checkpoint. A folder: resume from that "
+            "checkpoint."
+        },
+    )
+
     def __post_init__(self) -> None:
         self.reward_specs = parse_rewards(self.rewards)
         self.metric_specs = parse_rewards(self.metrics, "metrics")
@@ -142,23 +149,12 @@ class RecipeArguments:
             raise UserError(
                 "dataset_name is missing: give a file, a folder, a data set on the Hub, or 'quickstart' (or a task)."
             )
-        if self.supervised_model is not None and not self.has_supervised_stage:
+        if self.supervised_model is not None and not Algorithm.parse(self.algorithm).supervised:
             raise UserError(f"supervised_model is set, but algorithm {self.algorithm!r} has no supervised stage.")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} is {value}, but must be positive.")
-
-    @property
-    def has_supervised_stage(self) -> bool:
-        """Whether the run trains on references."""
-        return self.algorithm.startswith("supervised")
-
-    @property
-    def reinforcement(self) -> str | None:
-        """`"ppo"`, `"nlpo"`, or None when the run does not reinforce."""
-        last = self.algorithm.split("+")[-1]
-        return last if last in ("ppo", "nlpo") else None
 
     def reward_functions(self) -> list[Any]:
         """The functions that `rewards` names. A name with a slash is a classifier's and stays one: trainers load it.

@@ -14,6 +14,7 @@ import yaml
 
 from ..errors import UserError, one_line
 from ..tasks.registry import get_task
+from .algorithms import Algorithm
 from .arguments import RecipeArguments
 from .files import find_recipe, read_yaml
 from .keys import converted, recipe_fields
@@ -50,6 +51,11 @@ class Recipe:
     training: NLPOConfig
     model: ModelConfig
     resolved: dict[str, Any]
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """What `algorithm` names."""
+        return Algorithm.parse(self.arguments.algorithm)
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -122,7 +128,7 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
     fields = recipe_fields(_classes())
     values = {key: converted(key, value, where, fields) for key, (value, where) in given.items()}
     values |= _defaults(values, path)
-    # How a run was gone on with is no part of what reproduces it.
+    # Resuming is not part of the recipe that reproduces a run.
     left_out = {key for key in values if _is_secret(key) or key == "resume_from_checkpoint"}
     resolved = {key: value for key, value in values.items() if key not in left_out}
     if kept := {key: value for key, value in environment.items() if not _SECRET_VARIABLE.search(key)}:
@@ -168,7 +174,7 @@ def _is_secret(key: str) -> bool:
 
 
 def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Values that recipes have unless they say otherwise, and the mask of plain PPO."""
+    """Values that recipes have unless they say otherwise, and those that the algorithm decides."""
     defaults: dict[str, Any] = {
         "output_dir": str(Path("runs") / path.stem),
         "report_to": "none",
@@ -182,17 +188,16 @@ def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
     if values.get("stop_token_id") is None:
         defaults["stop_token"] = "eos"
     found = {key: value for key, value in defaults.items() if values.get(key) is None}
-    if str(values.get("algorithm", "")).endswith("ppo"):
-        found["mask_strategy"] = "none"
-    return found
+    return found | Algorithm.parse(values.get("algorithm", RecipeArguments.algorithm)).settings
 
 
 def _check_together(arguments: RecipeArguments, model: ModelConfig, training: NLPOConfig) -> None:
     """What no part can see alone."""
-    if model.use_peft and model.model_name_or_path is None and not arguments.has_supervised_stage:
+    algorithm = Algorithm.parse(arguments.algorithm)
+    if model.use_peft and model.model_name_or_path is None and not algorithm.supervised:
         raise UserError("use_peft needs a model to adapt: set model_name_or_path, or add a supervised stage.")
-    if training.push_to_hub and arguments.reinforcement is None:
-        raise UserError(f"push_to_hub needs a reinforced model; algorithm {arguments.algorithm!r} makes none.")
+    if training.push_to_hub and not algorithm.reinforces:
+        raise UserError(f"push_to_hub needs a reinforced model; algorithm {algorithm.name!r} makes none.")
 
 
 def _own(cls: type, values: dict[str, Any]) -> dict[str, Any]:

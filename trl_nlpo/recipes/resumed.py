@@ -70,8 +70,9 @@ def check_resumed_recipe(recipe: Recipe, force: bool = False) -> None:
 
 
 def _run_folder(recipe: Recipe) -> Path:
-    wanted = str(recipe.training.resume_from_checkpoint)
-    return Path(str(recipe.training.output_dir)) if wanted.lower() == "true" else Path(wanted).parent
+    """The folder of the run that is resumed: of the checkpoint, where one is named."""
+    checkpoint = recipe.arguments.resume_from_checkpoint
+    return Path(checkpoint).parent if isinstance(checkpoint, str) else Path(str(recipe.training.output_dir))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
