@@ -107,7 +107,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
     monkeypatch.setattr(experiment, "run_experiment", interrupt)
     assert main(monkeypatch, "run", recipe) == 130
     assert capsys.readouterr().err == (
-        "trl-nlpo: interrupted. Go on with --resume; finished stages are not repeated.\n"
+        "trl-nlpo: interrupted. Resume with --resume; finished stages are not repeated.\n"
     )
 
 
@@ -116,11 +116,11 @@ def test_sigterm_is_one_line_and_exit_code_143(monkeypatch, recipe, capsys):
     from trl_nlpo.launch.signals import Terminated
 
     def terminate(recipe, force):
-        raise Terminated("stopped after update 3; go on from runs/own/checkpoint-3.")
+        raise Terminated("stopped after update 3; resume from runs/own/checkpoint-3.")
 
     monkeypatch.setattr(experiment, "run_experiment", terminate)
     assert main(monkeypatch, "run", recipe) == 143
-    assert capsys.readouterr().err == "trl-nlpo: stopped after update 3; go on from runs/own/checkpoint-3.\n"
+    assert capsys.readouterr().err == "trl-nlpo: stopped after update 3; resume from runs/own/checkpoint-3.\n"
 
 
 @pytest.mark.parametrize("words", [["--resume"], ["--resume_from_checkpoint", "true"]])

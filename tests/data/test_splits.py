@@ -232,7 +232,7 @@ def with_last_row(tmp_path, row, name="train"):
 @pytest.mark.parametrize(
     ("row", "keys", "says"),
     [
-        ({"prompt": None}, {}, "null in the column 'prompt' (prompt_column): write text, or leave the row out."),
+        ({"prompt": None}, {}, "null in the column 'prompt' (prompt_column): write text, or remove the row."),
         ({"prompt": ["a", None]}, {}, "null in the column 'prompt' (prompt_column)"),
         ({"id": None}, {"prompt_template": "{id} {prompt}"}, "null in the column 'id' (prompt_template)"),
         ({"target": None}, {"completion_column": "target"}, "null in the column 'target' (completion_column): write"),
@@ -254,8 +254,7 @@ def test_a_target_that_is_no_text_or_a_null_under_another_name_is_told_as_such(t
     assert "train.jsonl, row 1 has ['dog', 'ball'] in the column 'concepts' (completion_column): write text." in text
     text = mistake(folder_of(tmp_path, {"prompt": "a", "gold": None}), references_column="gold")
     assert (
-        "test.jsonl, row 1 has null in the column 'gold' (references_column): write text, or leave the row out."
-        in text
+        "test.jsonl, row 1 has null in the column 'gold' (references_column): write text, or remove the row." in text
     )
 
 
@@ -286,7 +285,7 @@ def test_a_column_that_the_first_row_lacks_is_kept(tmp_path):
 @pytest.mark.parametrize("value", [5, ["x"], {"a": 1}, "\ud800"])
 def test_values_that_cannot_be_one_column_are_told_with_file_row_and_column(tmp_path, value):
     text = mistake(with_last_row(tmp_path, {"id": value}))
-    assert f"train.jsonl, row 3 has {value!r} in the column 'id', which cannot stand in one column" in text
+    assert f"train.jsonl, row 3 has {value!r} in the column 'id', which does not fit into one column" in text
 
 
 def test_an_empty_split_is_a_mistake(tmp_path):
@@ -302,8 +301,9 @@ def test_a_name_that_the_hub_does_not_have_is_one_line(monkeypatch):
         raise ConnectionError("no network\nat all")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    assert "'owner/nothing' is no file or folder, and not to be had from the Hub: no network at all" in mistake(
-        "owner/nothing"
+    assert (
+        "'owner/nothing' is not a local file or folder and could not be loaded from the Hub: no network at all"
+        in mistake("owner/nothing")
     )
 
 

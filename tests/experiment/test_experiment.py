@@ -162,7 +162,7 @@ def test_a_failure_keeps_what_earlier_stages_earned(monkeypatch, capsys):
     assert list(stages(folder)) == ["zero-shot", "supervised"]
     assert AutoModelForCausalLM.from_pretrained(folder / "supervised") is not None
     assert (folder / "recipe.yaml").is_file()
-    assert "What was finished is in" in capsys.readouterr().out
+    assert "Finished stages are in" in capsys.readouterr().out
 
 
 def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, capsys):
@@ -320,7 +320,7 @@ def test_an_adapter_in_a_folder_is_trained_further(llama, capsys):
     before, after = (load_file(folder / "adapter_model.safetensors") for folder in (first, second))
     assert before.keys() == after.keys()
     assert any(not before[name].equal(after[name]) for name in before)
-    with pytest.raises(UserError, match="is an adapter, which is trained further as it is: leave out use_peft"):
+    with pytest.raises(UserError, match="is an adapter, which is trained further as it is: remove use_peft"):
         run_experiment(tiny(algorithm="nlpo", model_name_or_path=str(first), use_peft=True, output_dir="third"))
 
 

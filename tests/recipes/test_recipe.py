@@ -191,8 +191,8 @@ def test_tokens_and_secrets_are_never_written(tmp_path, monkeypatch):
         ({"dtype": "float8"}, ["dtype is 'float8', but must be one of 'auto', 'bfloat16'"]),
         ({"mask_top_p": 2.0}, ["own.yaml: mask_top_p is 2.0, but must be a number in (0, 1]"]),
         ({"generation_kwargs": "{top_k: 50"}, ["generation_kwargs is not valid JSON"]),
-        ({"reward_weights": [1.0]}, ["'reward_weights' is no key of a recipe; set rewards: [{name"]),
-        ({"batch_size": 8}, ["'batch_size' is no key of a recipe; set per_device_train_batch_size"]),
+        ({"reward_weights": [1.0]}, ["'reward_weights' is not a key of a recipe; set rewards: [{name"]),
+        ({"batch_size": 8}, ["'batch_size' is not a key of a recipe; set per_device_train_batch_size"]),
         ({"rewards": None}, ["rewards is missing: name at least one of", "concept_coverage"]),
         ({"rewards": [{"weight": 1}]}, ["rewards has the entry {'weight': 1}"]),
         ({"rewards": [{"name": "rougeL", "weight": "big"}]}, ["the weight of 'rougeL' is 'big'"]),
@@ -221,7 +221,7 @@ def test_a_mistake_on_the_command_line_is_said_to_be_there(tmp_path):
     ("text", "part"),
     [
         ("rewards: [a\nseed: 1\n", "own.yaml, line "),
-        ("seed: 1\nrewards: [rouge1]\nseed: 2\n", "own.yaml, line 3: the key 'seed' is there twice"),
+        ("seed: 1\nrewards: [rouge1]\nseed: 2\n", "own.yaml, line 3: the key 'seed' occurs twice"),
         ("- a\n- b\n", "own.yaml must hold a mapping of keys to values, not list"),
         ("just words", "not str"),
         ("# nothing\n", "not NoneType"),
@@ -235,7 +235,7 @@ def test_a_file_that_is_no_recipe_is_one_line_with_the_place(tmp_path, text, par
 def test_a_binary_file_is_not_readable(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_bytes(b"\xff\xfe\x00\x01")
-    assert "own.yaml, line 1: byte 0xff is no UTF-8" in message(path)
+    assert "own.yaml, line 1: byte 0xff is not UTF-8" in message(path)
 
 
 def test_a_missing_file_lists_the_recipes_that_ship(tmp_path):
@@ -300,7 +300,9 @@ def test_garbage_in_a_recipe_is_a_users_mistake_and_nothing_else(tmp_path_factor
     assert "\n" not in mistake_in(path)
 
 
-@pytest.mark.parametrize(("ending", "part"), [(b"seed: '\x80'\n", "byte 0x80 is no UTF-8"), (b"a: \x00\n", r"'\x00'")])
+@pytest.mark.parametrize(
+    ("ending", "part"), [(b"seed: '\x80'\n", "byte 0x80 is not UTF-8"), (b"a: \x00\n", r"'\x00'")]
+)
 def test_a_character_that_yaml_does_not_have_is_told_with_its_line(tmp_path, ending, part):
     path = recipe_file(tmp_path)
     lines = path.read_bytes().count(b"\n")

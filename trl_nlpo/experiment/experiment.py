@@ -1,4 +1,4 @@
-"""A recipe's life: data, model, zero-shot evaluation, supervised stage, reinforcement, and the table at the end."""
+"""Running a recipe: data, model, zero-shot evaluation, supervised stage, reinforcement, and the table at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from rich.console import Console
@@ -31,8 +31,12 @@ from .summary import load_command, results_table
 from .supervised import train_supervised
 
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
 _WIDTH_OF_FILES = 119
-"""Columns of what is printed to a file or pipe, where rich would assume 80 and cut the table."""
+"""Columns of what is printed to a file or pipe, where rich would assume 80 and truncate the table."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,13 @@ class _Run:
     recipe: Recipe
     folder: RunFolder
     splits: Splits
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     rewards: list[Any]
     console: Console
     resuming: bool
     force: bool
-    told: set[str] = field(default_factory=set)
-    """Metrics of which was said that they cannot be computed."""
+    reported: set[str] = field(default_factory=set)
+    """Metrics already reported as unavailable."""
 
     @property
     def supervised_model(self) -> Path:
@@ -64,34 +68,32 @@ class _Run:
 def run_experiment(recipe: Recipe, force: bool = False) -> Path:
     """Run all stages of a recipe and leave everything in its `output_dir`.
 
-    Stages are evaluated on the test split as soon as they are done; perplexity is always that of the supervised model
-    (of the starting model when there is no supervised stage). With `resume_from_checkpoint`, finished stages are not
-    repeated.
+    Each stage is evaluated on the test split as soon as it has finished. Perplexity is always that of the supervised
+    model, or of the starting model when there is no supervised stage. With `resume_from_checkpoint`, finished stages
+    are not repeated.
 
     Args:
-        recipe ([`Recipe`]): from [`recipes.load_recipe`].
+        recipe ([`Recipe`]): from [`load_recipe`].
         force (`bool`): resume with another recipe than the run's, where that can work.
 
     Returns:
         `Path`: `output_dir`, see [`RunFolder`] for what is in it.
 
     Raises:
-        UserError: something in the recipe, the data or a reward function that cannot work. What earlier stages earned
-            is in the folder.
+        UserError: something in the recipe, the data or a reward function that cannot work. The results of finished
+            stages are in the folder.
     """
     check_launch(recipe.training)
     is_main = recipe.training.process_index == 0
-    console = Console(quiet=not is_main, highlight=False)
-    if not console.is_terminal:
-        console = Console(quiet=not is_main, highlight=False, width=_WIDTH_OF_FILES)
+    console = _console(quiet=not is_main)
     resuming = bool(recipe.arguments.resume_from_checkpoint)
     if resuming:
         check_resumed_recipe(recipe, force)
     rewards = recipe.arguments.reward_functions()
-    with _quiet():
+    with _without_library_output():
         splits = load_splits(recipe.arguments, recipe.training.seed)
         folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
-        # All know what is there before one of them adds to it.
+        # All processes have read the folder before the first one writes to it.
         PartialState().wait_for_everyone()
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
@@ -102,23 +104,34 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
             _run_stages(run)
         except BaseException:
             if folder.results:
-                console.print(escape(f"Stopped. What was finished is in {folder.path}: {', '.join(folder.results)}."))
+                console.print(escape(f"Stopped. Finished stages are in {folder.path}: {', '.join(folder.results)}."))
             raise
-    console.print(results_table(f"{recipe.name}: {len(splits.test)} held-out prompts", folder.results))
-    console.print(
+    _conclude(run)
+    return folder.path
+
+
+def _console(quiet: bool) -> Console:
+    console = Console(quiet=quiet, highlight=False)
+    return console if console.is_terminal else Console(quiet=quiet, highlight=False, width=_WIDTH_OF_FILES)
+
+
+def _conclude(run: _Run) -> None:
+    """Print the table, where everything is, and how the model is loaded."""
+    recipe, folder = run.recipe, run.folder
+    run.console.print(results_table(f"{recipe.name}: {len(run.splits.test)} held-out prompts", folder.results))
+    run.console.print(
         f"Everything is in {escape(str(folder.path))}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl."
     )
     if recipe.algorithm.trains:
         path = folder.path if recipe.algorithm.reinforces else run.supervised_model
-        console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
-    return folder.path
+        run.console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
 
 
 def _run_stages(run: _Run) -> None:
     algorithm, given = run.recipe.algorithm, run.recipe.arguments.supervised_model
     model = starting_model(run.recipe, run.tokenizer, Path(given) if given else None)
     _introduce(run, model)
-    _check_fit(run, model)
+    _check_prompt_lengths(run, model)
     if given is None and not run.has_finished(ZERO_SHOT.last_stage):
         _evaluate(run, ZERO_SHOT.last_stage, model, judge=_judge(run, None if algorithm.supervised else model))
     if algorithm.supervised and given is None:
@@ -127,8 +140,8 @@ def _run_stages(run: _Run) -> None:
         _reinforcement_stage(run, model)
 
 
-def _supervised_stage(run: _Run, model: Any) -> Any:
-    """Train on the references and evaluate; returns the supervised model as it lies on disk."""
+def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
+    """Train on the references and evaluate; returns the supervised model as it was saved."""
     saved = run.supervised_model
     is_done = run.has_finished(SUPERVISED.last_stage)
     start = time.time()
@@ -146,7 +159,7 @@ def _supervised_stage(run: _Run, model: Any) -> Any:
     return model
 
 
-def _reinforcement_stage(run: _Run, model: Any) -> None:
+def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> None:
     recipe, name = run.recipe, run.recipe.algorithm.last_stage
     start = time.time()
     trainer = NLPOTrainer(
@@ -187,7 +200,7 @@ def _judge(run: _Run, otherwise: Any) -> Any:
 
 
 def _checkpoint(run: _Run) -> str | None:
-    """The checkpoint to resume from; None when a run that is resumed never got as far as its first."""
+    """The checkpoint to resume from; None when there is none yet, or when the run is not resumed."""
     wanted = run.recipe.arguments.resume_from_checkpoint
     if not wanted:
         return None
@@ -201,8 +214,8 @@ def _checkpoint(run: _Run) -> str | None:
     return None if newest is None else str(newest)
 
 
-def _check_fit(run: _Run, model: Any) -> None:
-    """Fail now rather than when a stage comes to it: prompts that are too long."""
+def _check_prompt_lengths(run: _Run, model: PreTrainedModel) -> None:
+    """Refuse prompts that are too long for the model before anything is trained."""
     training = run.recipe.training
     longest = longest_prompt(model, training.response_length)
     for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
@@ -225,13 +238,14 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
     )
     numbers, samples, unavailable = judge_samples(arguments.metric_specs, evaluation.samples, test)
     for name, reason in unavailable.items():
-        if name not in run.told:
-            run.told.add(name)
+        if name not in run.reported:
+            run.reported.add(name)
             run.console.print(escape(f"  without {name}: {reason}"), soft_wrap=True)
     run.folder.add_result(stage, evaluation.metrics | numbers, samples, training_seconds)
 
 
-def _introduce(run: _Run, model: Any) -> None:
+def _introduce(run: _Run, model: PreTrainedModel) -> None:
+    """Print what runs: recipe, algorithm, data, model and device."""
     recipe, splits = run.recipe, run.splits
     size = sum(parameter.numel() for parameter in model.parameters())
     name = recipe.arguments.dataset_name or "the task's data on the Hub"
@@ -247,12 +261,13 @@ def _introduce(run: _Run, model: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Only our own lines and bars: no progress bars for tokenizing, no advice from transformers."""
+def _without_library_output() -> Iterator[None]:
+    """Inside, only our own lines and bars are printed: no bars for tokenizing, no advice from transformers."""
     import datasets
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    shows_bars_of_datasets = not datasets.are_progress_bars_disabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -260,6 +275,7 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
-        if not bars:
+        if shows_bars:
+            logging.enable_progress_bar()
+        if shows_bars_of_datasets:
             datasets.enable_progress_bars()

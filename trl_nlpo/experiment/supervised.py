@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.rows import target_text
 from ..errors import UserError
@@ -15,8 +15,21 @@ from .callbacks import MetricsLog, showing_progress
 from .starting_model import adapter_config
 
 
-def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> None:
-    """Train on prompts and their completions; the model, adapter merged, goes to `supervised/`.
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..config import NLPOConfig
+
+
+def train_supervised(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    folder: RunFolder,
+) -> None:
+    """Train on prompts and their completions; the model, adapter merged, is saved in `supervised/`.
 
     Args:
         recipe ([`Recipe`]): its `supervised_*` keys, precision and adapter.
@@ -44,22 +57,22 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
     release_launch(trainer.accelerator)
 
 
-def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:
-    """Text prompts cut as reinforcement and evaluation cut them; messages and short prompts stay as they are."""
+def _with_short_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, training: NLPOConfig) -> Dataset:
+    """Text prompts truncated as in reinforcement and evaluation; messages and short prompts stay as they are."""
     if training.max_prompt_length is None or not isinstance(dataset[0]["prompt"], str):
         return dataset
     prompts = prompt_tokenizer(training, tokenizer)
 
-    def cut(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def truncated(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts, _ = prompts.cut_texts(rows["prompt"])
-        # A prompt that lost its last line break needs the space that its target had no use for.
+        # A prompt that lost its last line break needs a space before its target, which needed none before.
         targets = [
-            target if text == whole else target_text(text, target)
-            for whole, text, target in zip(rows["prompt"], texts, rows["completion"], strict=True)
+            target if text == full_text else target_text(text, target)
+            for full_text, text, target in zip(rows["prompt"], texts, rows["completion"], strict=True)
         ]
         return {"prompt": texts, "completion": targets}
 
-    return dataset.map(cut, batched=True)
+    return dataset.map(truncated, batched=True)
 
 
 def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
@@ -86,7 +99,9 @@ def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _causal_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> Any:
+def _causal_trainer(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, folder: RunFolder
+) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     try:
@@ -111,7 +126,9 @@ def _causal_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, fo
         ) from error
 
 
-def _encoder_decoder_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> Any:
+def _encoder_decoder_trainer(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, folder: RunFolder
+) -> Any:
     from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     from ..models.adapters import with_adapter

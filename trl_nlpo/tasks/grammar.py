@@ -1,4 +1,4 @@
-"""Grammars small enough to write down: text out of them, and whether a text is one of theirs."""
+"""Context-free grammars: draw a text from one, and check whether a text is in its language."""
 
 from __future__ import annotations
 

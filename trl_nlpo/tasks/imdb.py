@@ -1,4 +1,4 @@
-"""IMDB continuation: go on with a film review, so that it is positive (paper, section 3; Maas et al. 2011)."""
+"""IMDB continuation: continue a film review so that it is positive (paper, section 3; Maas et al. 2011)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _SENTIMENT = {"name": "classifier", "model": "lvwerra/distilbert-imdb", "label":
 
 TASK = Task(
     name="imdb",
-    summary="Go on with a film review, so that it is positive.",
+    summary="Continue a film review so that it is positive.",
     hub=HubData(
         "stanfordnlp/imdb",
         {
