@@ -54,7 +54,7 @@ def refusal(recipe, force=False):
     return str(caught.value)
 
 
-def test_the_same_recipe_goes_on(started):
+def test_a_run_is_resumed_with_the_same_recipe(started):
     check_resumed_recipe(started(OWN_MODEL)())
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..config import NLPOConfig
-
 
 def train_supervised(
     recipe: Recipe,
@@ -40,7 +38,7 @@ def train_supervised(
     Raises:
         UserError: the recipe's adapter matches no layer of the model.
     """
-    dataset = _with_short_prompts(dataset, tokenizer, recipe.training)
+    dataset = _with_short_prompts(dataset, tokenizer, recipe)
     make = _encoder_decoder_trainer if model.config.is_encoder_decoder else _causal_trainer
     trainer = make(recipe, model, tokenizer, dataset, folder)
     with showing_progress(trainer, SUPERVISED.last_stage):
@@ -57,11 +55,11 @@ def train_supervised(
     release_launch(trainer.accelerator)
 
 
-def _with_short_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, training: NLPOConfig) -> Dataset:
+def _with_short_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Dataset:
     """Text prompts truncated as in reinforcement and evaluation; messages and short prompts stay as they are."""
-    if training.max_prompt_length is None or not isinstance(dataset[0]["prompt"], str):
+    if recipe.training.max_prompt_length is None or not isinstance(dataset[0]["prompt"], str):
         return dataset
-    prompts = prompt_tokenizer(training, tokenizer)
+    prompts = prompt_tokenizer(recipe.training, tokenizer)
 
     def truncated(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts, _ = prompts.cut_texts(rows["prompt"])
