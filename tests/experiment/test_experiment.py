@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from support.small_runs import assert_is_what_was_evaluated, lines, stages, tiny
 from trl_nlpo.errors import UserError
@@ -151,3 +152,17 @@ def test_results_of_a_stage_are_on_disk_at_once_and_infinity_is_null(tmp_path):
     assert list(RunFolder(tmp_path / "run", resume=True).results) == ["zero-shot", "supervised"]
     assert RunFolder(tmp_path / "run").results == {}
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.fixture
+def no_bars():
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
+
+
+def test_a_run_leaves_the_output_of_other_libraries_as_it_was(no_bars, capsys):
+    verbosity = logging.get_verbosity()
+    run_experiment(tiny(algorithm="zero_shot"))
+    assert not logging.is_progress_bar_enabled()
+    assert logging.get_verbosity() == verbosity

@@ -134,7 +134,7 @@ def _encoder_decoder_trainer(
     longest = getattr(model.config, "max_position_embeddings", None)
 
     def tokenized(row: dict[str, Any]) -> dict[str, Any]:
-        # What a decoder-only model continues with a space stands alone here.
+        # The space that joins a target to a decoder-only model's prompt has no use in a decoder of its own.
         target = row["completion"].strip()
         inputs = tokenizer(row["prompt"], truncation=longest is not None, max_length=longest)
         labels = tokenizer(text_target=target, truncation=longest is not None, max_length=longest)["input_ids"]

@@ -92,7 +92,7 @@ def _score_model(system: str, recipe: Recipe, rewards: list[Any], test: Dataset)
 
 
 def _score_predictions(system: str, recipe: Recipe, rewards: list[Any], test: Dataset) -> _Scored:
-    """The rewards of texts alone; one that needs tokens, or fails otherwise, is named and left out of the reward."""
+    """Rewards of texts without tokens; a function that needs tokens, or fails, is reported and left out of the sum."""
     completions = [
         text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
         for prompt, text in zip(test["prompt"], matched_predictions(Path(system), test), strict=True)
@@ -122,7 +122,7 @@ def _score_predictions(system: str, recipe: Recipe, rewards: list[Any], test: Da
 
 
 def _numbers(answer: Any, name: str, num_rows: int) -> list[float]:
-    """What a function returned for the rows that it applies to; a `RewardError` says why that is no reward."""
+    """What a function returned for the rows that it applies to; a `RewardError` says why it is not a reward."""
     if isinstance(answer, FunctionFailedError):
         raise answer
     values = as_rows(answer, name, num_rows)

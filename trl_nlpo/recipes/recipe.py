@@ -107,7 +107,7 @@ def _with_task_and_preset(in_file: _Given, in_words: _Given) -> _Given:
 
 
 def _placing_mistakes(where: str, find: Callable[..., Any], *arguments: Any) -> Any:
-    """What `find` returns; a mistake that it finds is said to be `where`."""
+    """What `find` returns; a mistake that it raises gets `where` before its message."""
     try:
         return find(*arguments)
     except UserError as error:

@@ -53,7 +53,7 @@ _GRAMMAR = Grammar(
 
 
 def miniature(rng: random.Random) -> Iterator[Row]:
-    """Reviews of one opinion each, out of a grammar."""
+    """Reviews of one opinion each, drawn from a grammar."""
     while True:
         label = rng.randrange(2)
         text = " ".join(_GRAMMAR.sample(f"REVIEW_{'positive' if label else 'negative'}", rng))
