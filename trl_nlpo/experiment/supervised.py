@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.rows import target_text
 from ..errors import UserError
-from ..launch.launch import release_launch, whole_to_hold
+from ..launch.kinds import launch_of
 from ..prompts import prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED
 from ..recipes.recipe import Recipe
@@ -43,7 +43,8 @@ def train_supervised(
     trainer = make(recipe, model, tokenizer, dataset, folder)
     with showing_progress(trainer, SUPERVISED.last_stage):
         trainer.train()
-    with whole_to_hold(trainer.model_wrapped, trainer.accelerator):
+    launch = launch_of(trainer.accelerator)
+    with launch.gathered(trainer.model_wrapped):
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if recipe.model.use_peft:
             # The next adapter starts from this model, and its folder must be able to name it.
@@ -52,7 +53,7 @@ def train_supervised(
             trained.save_pretrained(folder.supervised_model)
             tokenizer.save_pretrained(folder.supervised_model)
         trainer.accelerator.wait_for_everyone()
-    release_launch(trainer.accelerator)
+    launch.release()
 
 
 def _with_short_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Dataset:
@@ -62,7 +63,7 @@ def _with_short_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, re
     prompts = prompt_tokenizer(recipe.training, tokenizer)
 
     def truncated(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        texts, _ = prompts.cut_texts(rows["prompt"])
+        texts, _ = prompts.truncated_texts(rows["prompt"])
         # A prompt that lost its last line break needs a space before its target, which needed none before.
         targets = [
             target if text == full_text else target_text(text, target)
