@@ -1,1 +1,1 @@
-"""Files that are whole or not there."""
+"""Files and folders of a run: written so that a crash leaves them complete or absent, and read with one-line errors."""

@@ -1,8 +1,8 @@
-"""Checkpoints as folders: whole or not there, told from damaged ones, and removed in time.
+"""Checkpoints as folders: complete or absent, told from damaged ones, and removed in time.
 
-A checkpoint is written under `_unfinished/` and renamed once it is on disk, so that a folder `checkpoint-N` was whole
-when it got its name. Its manifest holds the size of every file, so that what was lost since is noticed. Sizes, not
-sums: reading every file back would take as long as writing it.
+A checkpoint is written under `_unfinished/` and renamed once it is on disk, so that a folder `checkpoint-N` was
+complete when it got its name. Its manifest holds the size of every file, so that what was lost since is noticed. Sizes,
+not checksums: reading every file back would take as long as writing it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .files import UNFINISHED
 
 
 MANIFEST_NAME = "manifest.json"
-UNFINISHED = "_unfinished"
-"""Folder for what is being written or removed. Uploads to the Hub leave out names with this first letter."""
 
 _REPLACED = "replaced-"
 _REMOVED = "removed-"
@@ -30,12 +29,11 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def publish_checkpoint(output_dir: str | Path, name: str) -> Path:
-    """Give `_unfinished/<name>` its manifest and its place in `output_dir`, as one step that a crash cannot halve.
+    """Give `_unfinished/<name>` its manifest and its place in `output_dir`, in one step that a crash cannot halve.
 
     Args:
         output_dir (`str` or `Path`): where checkpoints lie.
-        name (`str`): such as `"checkpoint-8"`; one of that name that is there already makes place once the new one is
-            whole.
+        name (`str`): such as `"checkpoint-8"`; an existing one of that name is replaced once the new one is complete.
 
     Returns:
         `Path`: the checkpoint.
@@ -106,7 +104,7 @@ def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any]
     Args:
         output_dir (`str` or `Path`): where checkpoints lie.
         report: called with one line for each damaged checkpoint that is passed over.
-        since (`float`): checkpoints that were written before this time are another run's, and not looked at.
+        since (`float`): checkpoints written before this time are another run's, and ignored.
 
     Raises:
         UserError: there are checkpoints, but all are damaged.
@@ -119,14 +117,14 @@ def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any]
         report(f"The checkpoint {checkpoint} is damaged ({found}): passing over it to the one before.")
     if checkpoints:
         raise UserError(
-            f"No checkpoint in {output_dir} is whole ({checkpoints[-1].name}: {damage(checkpoints[-1])}): restore "
+            f"No checkpoint in {output_dir} is complete ({checkpoints[-1].name}: {damage(checkpoints[-1])}): restore "
             "one, or remove them to start from the beginning."
         )
     return None
 
 
 def damage(checkpoint: str | Path) -> str | None:
-    """What is wrong with the files of a checkpoint, in a few words; None for a whole one."""
+    """What is wrong with the files of a checkpoint, in a few words; None for a complete one."""
     folder = Path(checkpoint)
     manifest = _manifest(folder)
     if manifest is None:
@@ -138,12 +136,6 @@ def damage(checkpoint: str | Path) -> str | None:
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes instead of {size}"
     return None
-
-
-def checkpoint_bytes(checkpoint: str | Path) -> int:
-    """The size of a checkpoint by its manifest; 0 where that cannot be read."""
-    manifest = _manifest(Path(checkpoint))
-    return 0 if manifest is None else sum(manifest["files"].values())
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
