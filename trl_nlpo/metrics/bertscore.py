@@ -53,6 +53,8 @@ class BertScore(Metric):
     """
 
     name = "bertscore"
+    better = "higher"
+    needs_model = True
 
     def __init__(
         self,

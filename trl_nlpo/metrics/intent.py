@@ -30,6 +30,8 @@ class Intent(Metric):
     """
 
     name = "intent"
+    better = "higher"
+    needs_model = True
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ class Perplexity(Metric):
     """
 
     name = "perplexity"
+    better = "lower"
+    needs_model = True
 
     def __init__(
         self,
@@ -120,10 +122,10 @@ class Perplexity(Metric):
     def _tokens(self, prompt: str, text: str, is_masked: bool) -> tuple[list[int], list[int], list[int]]:
         """What a text stands after, itself, and what comes after it, as token ids."""
         tokenizer = self.pretrained.tokenizer
-        whole = joined(prompt, text)
+        together = joined(prompt, text)
         # Together, as the model would read them: a space between them belongs to the text's first token.
         encoded = tokenizer(
-            whole, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False
+            together, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False
         )
         ids = encoded["input_ids"]
         own = [position for position, special in enumerate(encoded["special_tokens_mask"]) if not special]

@@ -105,10 +105,11 @@ class Pretrained:
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, truncation_side: str = "right"
     ) -> list[dict[str, list[int]]]:
-        """Token ids of texts or of pairs of texts, with special tokens, cut to what the model can read.
+        """Token ids of texts or of pairs of texts, with special tokens, truncated to what the model can read.
 
         Args:
-            texts (`Sequence[str]`), pairs (`Sequence[str]`, *optional*): first and second halves; the longer is cut.
+            texts (`Sequence[str]`), pairs (`Sequence[str]`, *optional*): first and second halves; the longer
+                is truncated.
             truncation_side (`str`): `"left"` drops the beginning, `"right"` the end.
 
         Returns:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UserError, one_line
 from .base import Metric, require_column
 from .classifier import SequenceClassifier
+from .packages import require_package
 from .texts import check_flag, prompt_text
 
 
@@ -51,6 +52,8 @@ class SummaC(Metric):
     """
 
     name = "summac"
+    better = "higher"
+    needs_model = True
 
     def __init__(
         self,
@@ -209,13 +212,8 @@ def sentences(text: str, language: str = "en") -> list[str]:
 # Kept out of the metric so that this can be pickled whatever the segmenter holds.
 @lru_cache(maxsize=8)
 def _segmenter(language: str) -> Any:
+    pysbd = require_package("pysbd", "metric 'summac'")
     try:
-        from pysbd import Segmenter
-    except ImportError:
-        raise UserError(
-            "metric 'summac' needs the package pysbd: install it with `pip install \"trl-nlpo[metrics]\"`."
-        ) from None
-    try:
-        return Segmenter(language=language, clean=False)
+        return pysbd.Segmenter(language=language, clean=False)
     except ValueError as error:
         raise UserError(f"metric 'summac': pysbd has no rules for language {language!r}.") from error

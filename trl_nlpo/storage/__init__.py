@@ -1,1 +1,1 @@
-"""Files and folders of a run: written so that a crash leaves them complete or absent, and read with one-line errors."""
+"""Files and folders of a run: a crash leaves each complete or absent, and reading errors are one line."""

@@ -1,8 +1,8 @@
 """Checkpoints as folders: complete or absent, told from damaged ones, and removed in time.
 
 A checkpoint is written under `_unfinished/` and renamed once it is on disk, so that a folder `checkpoint-N` was
-complete when it got its name. Its manifest holds the size of every file, so that what was lost since is noticed. Sizes,
-not checksums: reading every file back would take as long as writing it.
+complete when it got its name. Its manifest holds the size of every file, so that what was lost since is noticed.
+Sizes, not checksums: reading every file back would take as long as writing it.
 """
 
 from __future__ import annotations

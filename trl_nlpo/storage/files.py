@@ -68,7 +68,7 @@ def explain_full_disk(folder: Path, what: str, last_checkpoint: Path | None = No
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write to a temporary file and rename it, so that no reader sees half a file and a crash leaves the old or the new.
+    """Write beside it and rename, so that no reader sees half a file, and a crash leaves the old one or the new one.
 
     Raises:
         DiskFullError: there is no room; the old file is still there.

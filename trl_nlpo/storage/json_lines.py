@@ -1,7 +1,7 @@
 """JSON Lines, the one reader and the one writer: a JSON value on each line.
 
-Lines end at line feeds only. A text may hold other separators, such as U+2028 or U+0085, which JSON does not escape and
-at which `str.splitlines` would break a line in two.
+Lines end at line feeds only. A text may hold other separators, such as U+2028 or U+0085, which JSON does not escape
+and at which `str.splitlines` would break a line in two.
 """
 
 from __future__ import annotations
