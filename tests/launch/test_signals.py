@@ -16,15 +16,8 @@ import yaml
 
 from support import tiny
 from support.resumable import assert_equal_ends, trainer
-from trl_nlpo.errors import UserError
-from trl_nlpo.launch.signals import (
-    Interrupted,
-    StoppedAtOnce,
-    StoppedRunError,
-    Terminated,
-    ending_with_a_line,
-    stop_request,
-)
+from trl_nlpo.errors import Interrupted, StoppedAtOnce, StoppedRunError, Terminated, UserError
+from trl_nlpo.launch.signals import ending_with_a_line, stop_request
 from trl_nlpo.trainer.guard import FaultHandling
 
 
