@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import UserError
-from ..naming import did_you_mean
+from ..naming import check_int, did_you_mean
 from .sacrebleu_metric import SacreBleuMetric, library
 
 
@@ -49,8 +49,7 @@ class Bleu(SacreBleuMetric):
         smoothing: str = "exp",
         name: str = "bleu",
     ):
-        if not isinstance(max_order, int) or max_order < 1:
-            raise UserError(f"metric {name!r}: max_order must be a whole number from 1, not {max_order!r}.")
+        check_int(f"metric {name!r}", "max_order", max_order, 1)
         _check("smoothing", smoothing, SMOOTHINGS, name)
         _check("tokenizer", tokenize, library(name).BLEU.TOKENIZERS, name)
         options: dict[str, Any] = {

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from ..naming import require_package
 from .base import Metric, as_list
-from .packages import require_package
 
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")

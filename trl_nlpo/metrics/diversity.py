@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import UserError
+from ..naming import check_int
 from .base import Metric
 from .words import tokenizer
 
@@ -106,8 +107,7 @@ class MSTTR(_OfAllTexts):
     name = "msttr"
 
     def __init__(self, window: int = 100):
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise UserError(f"metric 'msttr': window must be a number of tokens from 1, not {window!r}.")
+        check_int("metric 'msttr'", "window", window, 1, "a number of tokens")
         super().__init__()
         self.window = window
 

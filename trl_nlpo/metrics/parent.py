@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..naming import require_package
 from .base import Metric, as_list
-from .packages import require_package
 from .sequences import longest_common_subsequence
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UserError
-from ..naming import did_you_mean, import_attribute, instantiate
+from ..naming import did_you_mean, import_attribute, instantiate, require_package
 from .base import Metric
-from .packages import require_package
 
 
 # Dotted paths, so that naming one metric imports no other, nor the package it may need.

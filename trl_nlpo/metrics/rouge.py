@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from ..naming import require_package
 from .base import Metric, best_over_references
-from .packages import require_package
 from .sequences import longest_common_subsequence
 
 
@@ -97,5 +97,5 @@ def _rouge_l(prediction: Sequence[str], reference: Sequence[str]) -> float:
 # Kept out of the metric so that this can be pickled whatever the scorer holds.
 @lru_cache(maxsize=8)
 def _scorer(kind: str, use_stemmer: bool) -> Any:
-    library = require_package("rouge_score.rouge_scorer", f"metric {kind!r}", "rouge-score")
+    library = require_package("rouge_score.rouge_scorer", f"metric {kind!r}")
     return library.RougeScorer([kind], use_stemmer=use_stemmer)

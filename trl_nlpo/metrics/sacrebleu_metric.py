@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import UserError, one_line
+from ..naming import require_package
 from .base import Metric, as_list
-from .packages import require_package
 
 
 Options = tuple[tuple[str, Any], ...]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, one_line
+from ..naming import check_int, require_package
 from .base import Metric, require_column
 from .classifier import SequenceClassifier
-from .packages import require_package
 from .texts import check_flag, prompt_text
 
 
@@ -73,9 +73,7 @@ class SummaC(Metric):
         check_flag("metric 'summac'", use_contradiction=use_contradiction)
         if variant not in VARIANTS:
             raise UserError(f"metric 'summac': variant must be one of {', '.join(VARIANTS)}, not {variant!r}.")
-        limit = max_source_sentences
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise UserError(f"metric 'summac': max_source_sentences must be a number from 1, not {limit!r}.")
+        check_int("metric 'summac'", "max_source_sentences", max_source_sentences, 1, "a number")
         self.columns, self.variant, self.use_contradiction = (column,), variant, use_contradiction
         self.labels = {"entailment": entailment, "contradiction": contradiction}
         self.language, self.max_source_sentences = language, max_source_sentences

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from .packages import require_package
+from ..naming import require_package
 
 
 # References come again with every completion of their prompt and in every epoch.

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..errors import UserError, one_line
 from ..metrics.base import require_column
-from ..metrics.packages import require_package
 from ..metrics.texts import completion_text
+from ..naming import require_package
 
 
 class EvaluateReward:

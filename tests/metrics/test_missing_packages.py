@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import pytest
@@ -10,14 +9,9 @@ import pytest
 from support.metric_options import OPTIONS
 from trl_nlpo.errors import UserError
 from trl_nlpo.metrics import get_metric, load
-from trl_nlpo.metrics.packages import require_package
 from trl_nlpo.metrics.rouge import _scorer
 from trl_nlpo.metrics.sacrebleu_metric import scorer
 from trl_nlpo.rewards import get_reward
-
-
-def test_a_package_that_is_there_is_imported():
-    assert require_package("json", "metric 'x'") is json
 
 
 @pytest.mark.parametrize(
