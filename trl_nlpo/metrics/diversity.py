@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..naming import check_int
-from .base import Metric
+from .base import Direction, Metric
 from .words import tokenizer
 
 
@@ -73,7 +73,7 @@ class _OfAllTexts(Metric):
 
     columns = ()
     # Neither many different words nor few are better by themselves.
-    better = None
+    better: Direction | None = None
 
     def __init__(self) -> None:
         tokenizer(_WHO)

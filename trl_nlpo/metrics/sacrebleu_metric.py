@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UserError, one_line
 from ..naming import require_package
-from .base import Metric, as_list
+from .base import Direction, Metric, as_list
 
 
 Options = tuple[tuple[str, Any], ...]
@@ -30,7 +30,7 @@ class SacreBleuMetric(Metric):
         UserError: the package is missing, or what an option needs.
     """
 
-    better = "higher"
+    better: Direction | None = "higher"
     scale = 1.0
     """The corpus number times this is what [`compute`] gives."""
 

@@ -36,7 +36,7 @@ class RunResults:
         started (`float`): when the run was started for the first time, in seconds since the epoch; 0: unknown.
         log_lines (`int`): lines of the log when the last stage was finished.
         recipe (`dict`, *optional*): the resolved recipe, where it is there.
-        cell (`dict`, *optional*): what a grid noted of the run: `status`, `metrics` or `error`.
+        cell (`dict`, *optional*): what a grid recorded of the run: `status`, `metrics` or `error`.
     """
 
     folder: Path
@@ -101,7 +101,7 @@ def read_samples(folder: Path) -> tuple[dict[str, Any], ...]:
 
 
 def read_cell(folder: Path) -> dict[str, Any] | None:
-    """What a grid noted of the run in its cell; None where it noted nothing.
+    """What a grid recorded of the run in its cell; None where it recorded nothing.
 
     Raises:
         UserError: the file is damaged.
