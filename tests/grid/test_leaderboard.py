@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from support.grids import VARIANTS, FakeRun
 from support.grids import made_up_grid as grid
 from trl_nlpo.errors import UserError
+from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.grid import leaderboard
 from trl_nlpo.grid.grid import Grid, parse_variant, run_grid
 from trl_nlpo.grid.leaderboard import write_leaderboard
+from trl_nlpo.storage.results import RunResults
 
 
 @pytest.fixture(autouse=True)
@@ -180,3 +183,56 @@ def test_a_finished_cell_whose_files_are_damaged_is_named_in_one_line(tmp_path, 
     with pytest.raises(UserError, match=message) as caught:
         write_leaderboard(subject, "command")
     assert "\n" not in str(caught.value)
+
+
+OWN = """
+from trl_nlpo.metrics.base import Metric
+
+class Errors(Metric):
+    name = "wer"
+    better = "lower"
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def score(self, predictions, **columns):
+        return [self.scale * len(text) for text in predictions]
+"""
+REAL = {
+    "dataset_name": "quickstart",
+    "max_train_samples": 16,
+    "max_eval_samples": 4,
+    "rewards": ["grammatical", {"name": "own_errors.Errors", "scale": 0.5}],
+    "metrics": ["ter", "mean_length", {"name": "own_errors.Errors", "scale": 2.0}],
+    "model_type": "gpt2",
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 192,
+    "response_length": 4,
+    "per_device_eval_batch_size": 4,
+    "use_cpu": True,
+    "bf16": False,
+}
+
+
+def test_a_run_records_which_way_its_columns_are_better_and_the_leaderboard_reads_it(tmp_path):
+    (tmp_path / "own_errors.py").write_text(OWN)
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(REAL))
+    subject = Grid(("own.yaml",), (parse_variant("zero_shot"),), 1, tmp_path / "grid")
+    assert run_grid(subject, run_experiment, lambda line: None) == []
+    better = RunResults.read(subject.cells()[0].folder).better
+    assert {column: way for column, way in better.items() if way is not None} == {
+        "reward": "higher",
+        "rewards/grammatical/mean": "higher",
+        "rewards/wer/mean": "higher",
+        "perplexity": "lower",
+        "metrics/ter": "lower",
+        "metrics/wer": "lower",
+    }
+    assert {"reward_std", "completions/mean_length", "metrics/mean_length"} <= set(better)
+    header = next(line for line in write_leaderboard(subject, "command").read_text().splitlines() if "wer" in line)
+    assert header == (
+        "| | reward ↑ | reward grammatical ↑ | reward wer ↑ | mean_length | ter ↓ | wer ↓ | perplexity ↓ | tokens |"
+    )

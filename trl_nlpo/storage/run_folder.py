@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ class RunFolder:
         metrics: dict[str, Any],
         samples: list[dict[str, Any]],
         seconds: float,
-        better: dict[str, str | None] | None = None,
+        better: Mapping[str, str | None] | None = None,
     ) -> None:
         """Keep the evaluation of a stage; a second one of the same stage replaces the first.
 
@@ -116,7 +116,7 @@ class RunFolder:
             better (`dict`, *optional*): of each column, `"higher"`, `"lower"` or, where neither is better, None.
         """
         self.results[stage] = {**_plain(metrics), "seconds": round(seconds, 1)}
-        self.better |= better or {}
+        self.better.update(better or {})
         if len(self._samples) != len(samples):
             self._samples = [{"prompt": sample["prompt"]} for sample in samples]
         for row, sample in zip(self._samples, samples, strict=True):
