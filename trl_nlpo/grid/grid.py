@@ -196,13 +196,13 @@ def _run_cell(grid: Grid, cell: Cell, run: Callable[[Any], Any], say: Callable[[
 
 
 def _keys(grid: Grid, cell: Cell) -> list[str]:
-    """What makes a cell's recipe another than the task's, wherever the grid lies."""
+    """The keys by which a cell's recipe differs from the task's; the same in whatever folder the grid is."""
     words = [*grid.overrides, *cell.variant.overrides]
     return [*words, "--algorithm", cell.variant.algorithm, "--seed", str(cell.seed)]
 
 
 def _paths(grid: Grid, cell: Cell) -> list[str]:
-    """Where a cell writes, and where the supervised model lies that it uses."""
+    """The folder that a cell writes to, and the supervised model that it uses."""
     words = ["--output_dir", str(cell.folder)]
     supervised = grid.supervised_model(cell)
     if supervised is not None and cell.variant != SUPERVISED:
@@ -220,7 +220,7 @@ def _fingerprint(grid: Grid, cell: Cell) -> str:
 
 
 def _refuse_edited_recipes(grid: Grid, fingerprints: dict[Cell, str]) -> None:
-    """Cells that were done with another recipe than today's would stand in one table with those of today's."""
+    """Refuse to mix cells of an edited recipe with those that ran before the edit: they would share a table."""
     for cell, fingerprint in fingerprints.items():
         result = cell.result()
         # Cells of versions that recorded no fingerprint are taken as they are.
@@ -253,7 +253,7 @@ def _write(cell: Cell, content: dict[str, Any]) -> None:
 
 
 def split_names(text: str) -> list[str]:
-    """Names separated by commas or spaces, of which those inside brackets separate nothing."""
+    """Names separated by commas or spaces; those inside brackets do not separate."""
     return [name for name in re.split(r"[\s,]+(?![^\[\]]*\])", text) if name]
 
 

@@ -1,4 +1,4 @@
-"""A task's mix of metrics over given completions, and which columns of a data set metrics see."""
+"""A task's mix of metrics over given completions, and what metrics are given of a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints as folders: complete or absent, told from damaged ones, and removed in time.
+"""Checkpoints as folders: complete or absent, checked for damage, and removed when there are enough newer ones.
 
 A checkpoint is written under `_unfinished/` and renamed once it is on disk, so that a folder `checkpoint-N` was
 complete when it got its name. Its manifest holds the size of every file, so that what was lost since is noticed.
@@ -32,7 +32,7 @@ def publish_checkpoint(output_dir: str | Path, name: str) -> Path:
     """Give `_unfinished/<name>` its manifest and its place in `output_dir`, in one step that a crash cannot halve.
 
     Args:
-        output_dir (`str` or `Path`): where checkpoints lie.
+        output_dir (`str` or `Path`): the folder of the checkpoints.
         name (`str`): such as `"checkpoint-8"`; an existing one of that name is replaced once the new one is complete.
 
     Returns:
@@ -69,7 +69,7 @@ def remove_old_checkpoints(output_dir: str | Path, limit: int | None, protected:
     """Keep `limit` checkpoints; None or less than 1: all.
 
     Args:
-        output_dir (`str` or `Path`): where checkpoints lie.
+        output_dir (`str` or `Path`): the folder of the checkpoints.
         limit (`int`, *optional*): as `save_total_limit`.
         protected (`set` of `Path`): never removed, though they count: the newest and the best.
     """
@@ -102,8 +102,8 @@ def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any]
     """The last checkpoint that is not damaged; None when there is no checkpoint at all.
 
     Args:
-        output_dir (`str` or `Path`): where checkpoints lie.
-        report: called with one line for each damaged checkpoint that is passed over.
+        output_dir (`str` or `Path`): the folder of the checkpoints.
+        report: called with one line for each damaged checkpoint that is skipped.
         since (`float`): checkpoints written before this time are another run's, and ignored.
 
     Raises:
@@ -114,7 +114,7 @@ def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any]
         found = damage(checkpoint)
         if found is None:
             return checkpoint
-        report(f"The checkpoint {checkpoint} is damaged ({found}): passing over it to the one before.")
+        report(f"The checkpoint {checkpoint} is damaged ({found}): skipping it for the one before.")
     if checkpoints:
         raise UserError(
             f"No checkpoint in {output_dir} is complete ({checkpoints[-1].name}: {damage(checkpoints[-1])}): restore "

@@ -1,4 +1,4 @@
-"""Single files: replaced in one step, read as JSON; and a full disk, told from other failures and said in one line."""
+"""Single files: replaced in one step, read as JSON; and a full disk, recognized and explained in one line."""
 
 from __future__ import annotations
 

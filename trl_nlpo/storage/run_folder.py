@@ -26,11 +26,11 @@ class RunFolder:
     - `results.json`: the metrics of every finished stage on the test split, and of each whether higher or lower is
       better;
     - `samples.jsonl`: a row per test prompt with the completion and scores of every finished stage;
-    - `supervised/`: the supervised model; the final model (or adapter) lies in the folder itself.
+    - `supervised/`: the supervised model; the final model (or adapter) is in the folder itself.
 
     Args:
-        path (`str` or `Path`): created if need be.
-        resume (`bool`): continue with the results that are there instead of starting afresh. What a killed run left
+        path (`str` or `Path`): created if necessary.
+        resume (`bool`): continue with the results in the folder instead of starting again. What a killed run left
             half done is dropped: an incomplete line of `metrics.jsonl`, and the log of an evaluation whose result was
             not kept.
         writes (`bool`): False on all processes but the first.
