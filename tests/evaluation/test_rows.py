@@ -14,15 +14,13 @@ from trl_nlpo.models.policy_and_value import completion_logits
 from trl_nlpo.prompts import PromptDataset, prompt_tokenizer
 
 
-def uniform(then, rest=1e-6):
-    """After w0 comes w1 or w2 by chance, after these `then`, almost surely; after it the end."""
+def chances(rest=1e-6):
+    """After w0 comes w1 or w2 by chance; after w1 comes w3, and after all others the end, almost surely."""
     rows = [[rest] * tiny.VOCAB_SIZE for _ in range(tiny.VOCAB_SIZE)]
-    for token, likely in {3: (4, 5), 4: (then,), 5: (then,)}.items():
+    for token, row in enumerate(rows):
+        likely = {3: (4, 5), 4: (6,)}.get(token, (1,))
         for following in likely:
-            rows[token][following] = 1 / len(likely)
-    for token in range(tiny.VOCAB_SIZE):
-        if token not in (3, 4, 5):
-            rows[token][1] = 1.0
+            row[following] = 1 / len(likely)
     return [[value / sum(row) for value in row] for row in rows]
 
 
@@ -34,7 +32,7 @@ def rows_of(indices, num_prompts=6, judge=None, **changes):
     )  # fmt: skip
     dataset = Dataset.from_list([{"prompt": "w0"}] * num_prompts)
     return evaluate_rows(
-        markov.MarkovModel(uniform(6)),
+        markov.MarkovModel(chances()),
         PromptDataset(dataset, prompt_tokenizer(args, tokenizer), "prompts", None),
         indices,
         reward_functions=[tiny.length_reward],
@@ -45,13 +43,16 @@ def rows_of(indices, num_prompts=6, judge=None, **changes):
 
 
 def test_a_row_has_the_sample_its_scores_and_its_length():
+    # the end token counts
+    words = {"w1 w3": (2.0, 3), "w2": (1.0, 2)}
     (row,) = rows_of([0])
-    assert row["sample"]["completion"] in ("w1 w3", "w2 w3")
+    completion = row["sample"]["completion"]
+    score, num_tokens = words[completion]
     assert row == {
-        "sample": {**row["sample"], "prompt": "w0", "score": 2.0, "length_reward": 2.0},
-        "score": 2.0,
-        "rewards": {"length_reward": 2.0},
-        "num_tokens": 3,  # the end token counts
+        "sample": {"prompt": "w0", "completion": completion, "score": score, "length_reward": score},
+        "score": score,
+        "rewards": {"length_reward": score},
+        "num_tokens": num_tokens,
         "ended": True,
         "judge_logprob": None,
     }
@@ -65,6 +66,7 @@ def test_a_prompt_has_random_numbers_of_its_own_whatever_its_batch(batch_size):
 
 
 def test_the_judge_counts_the_real_tokens_alone():
-    # The judge gives 1/2 to w1 and w2 after w0, and the rest almost surely: log 1/2 for every completion.
-    rows = rows_of(range(4), judge=markov.MarkovModel(uniform(6)), per_device_eval_batch_size=4)
-    assert [row["judge_logprob"] for row in rows] == pytest.approx([-math.log(2)] * 4, abs=1e-3)
+    # The judge gives 1/2 to w1 and w2 after w0, and the rest almost surely, but padding hardly anything.
+    rows = rows_of(range(6), judge=markov.MarkovModel(chances()), per_device_eval_batch_size=6)
+    assert {row["num_tokens"] for row in rows} == {2, 3}
+    assert [row["judge_logprob"] for row in rows] == pytest.approx([-math.log(2)] * 6, abs=1e-3)
