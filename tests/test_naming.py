@@ -42,5 +42,7 @@ def test_a_dotted_path_names_an_attribute_of_a_module():
     assert import_attribute("math.pi", "reward 'math.pi'") == math.pi
     with pytest.raises(UserError, match=r"^reward 'math.py': math has no 'py'"):
         import_attribute("math.py", "reward 'math.py'")
-    with pytest.raises(UserError, match=r"^task 'a b': this is no path of a module and a name in it, such as my_module:my_name\.$"):
+    with pytest.raises(
+        UserError, match=r"^task 'a b': this is no path of a module and a name in it, such as my_module:my_name\.$"
+    ):
         import_attribute("a b", "task 'a b'", ":")

@@ -30,7 +30,7 @@ def import_attribute(path: str, who: str, separator: str = ".") -> Any:
     Args:
         path (`str`)
         who (`str`): how messages call the thing, `"reward 'my_module.mine'"`.
-        separator (`str`): what stands before the last name.
+        separator (`str`): the character before the last name.
 
     Raises:
         UserError: no such module, or nothing of that name in it.
@@ -77,7 +77,7 @@ def require_package(module: str, who: str, extra: str = "metrics") -> ModuleType
 
 
 def check_int(who: str, name: str, value: Any, least: int, what: str = "a whole number") -> None:
-    """Check an option that counts something. True and False are no numbers here, although Python takes them for 1 and 0.
+    """Check an option that counts something; True and False, which Python takes for 1 and 0, are not numbers here.
 
     Args:
         who (`str`): whose option, for messages: `"metric 'msttr'"`.

@@ -23,7 +23,7 @@ class PromptBatch:
 
     prompt_ids: list[list[int]]
     prompts: list[Any]
-    columns: dict[str, list] = field(default_factory=dict)
+    columns: dict[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -93,7 +93,7 @@ class Rollout(Completions):
         return None if self.packed_token_mask is None else unpack_mask(self.packed_token_mask, self.vocab_size)
 
     def sequences(self, rows: torch.Tensor) -> Sequences:
-        """The token tensors of some rows, cut to the width that these rows need.
+        """The token tensors of some rows, trimmed to the width that these rows need.
 
         Padding is token 0 here: the tokenizer's pad token need not be in the model's vocabulary.
         """
@@ -162,7 +162,7 @@ class Scores:
     names: list[str]
     dense_rewards: torch.Tensor | None = None
     metrics: dict[str, list[float]] = field(default_factory=dict)
-    extra_columns: dict[str, list] = field(default_factory=dict)
+    extra_columns: dict[str, list[Any]] = field(default_factory=dict)
     skipped: torch.Tensor | None = None
 
     @property
@@ -230,7 +230,7 @@ def without_skipped(mask: torch.Tensor, skipped: torch.Tensor | None) -> torch.T
     return mask if skipped is None else mask & ~skipped[:, None]
 
 
-def concatenate_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list]:
+def concatenate_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Rows of a data set as columns; a key that a row lacks gives None."""
     keys = {key: None for row in rows for key in row}
     return {key: [row.get(key) for row in rows] for key in keys}

@@ -99,7 +99,7 @@ class SamplingSettings:
         temperature = args.temperature if temperature is None else temperature
         if temperature <= 0:
             raise UserError(f"{name}: temperature is {temperature}, but must be greater than 0.")
-        # What stands behind a stop token is never looked at, so there is no choice of what to fill it with.
+        # Tokens after a stop token are ignored, so `pad_token_id` has no effect.
         kwargs.pop("pad_token_id", None)
         do_sample = kwargs.pop("do_sample", True)
         warpers = {key: kwargs.pop(key) for key in _WARPERS if key in kwargs}

@@ -65,7 +65,7 @@ def sample_completions(
     actions = _ActionSampler(
         prompt_ids, prompt_mask, prompts_apart, sampling, mask, masking_policy, bool(forced), draws
     )
-    # What stands behind a stop token is filling; a stop token is in every vocabulary, which a pad token need not be.
+    # Tokens after the first stop token are padding; a stop token is in every vocabulary, a pad token need not be.
     config = sampling.generation_config(pad_token_id=(*sampling.stop_token_ids, 0)[0], forced_tokens=forced)
     inputs: dict[str, Any] = prompt_inputs(policy, prompt_ids, prompt_mask)
     if actions.doubled:
@@ -76,7 +76,7 @@ def sample_completions(
             **inputs,
             generation_config=config,
             logits_processor=LogitsProcessorList([] if sampling.is_left_to_generate else [actions]),
-            # Weights are whole, and processes may have other numbers of rows: none waits for another.
+            # Weights are gathered, and processes may have different numbers of rows: none waits for another.
             synced_gpus=False,
         )
     completion_ids = output[: len(prompt_ids), actions.prefix_width :]

@@ -1,4 +1,4 @@
-"""Prompts and completions as inputs of causal and encoder-decoder models, whole or step by step."""
+"""Prompts and completions as inputs of causal and encoder-decoder models, for a full pass or step by step."""
 
 from __future__ import annotations
 
