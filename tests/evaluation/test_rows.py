@@ -15,10 +15,13 @@ from trl_nlpo.prompts import PromptDataset, prompt_tokenizer
 
 
 def chances(rest=1e-6):
-    """After w0 comes w1 or w2 by chance; after w1 comes w3, and after all others the end, almost surely."""
+    """After w0 comes w1 or w2 by chance; after w1 comes w3, and after all others the end, almost surely.
+
+    After the end, where padding stands, come the end and token 2 by chance.
+    """
     rows = [[rest] * tiny.VOCAB_SIZE for _ in range(tiny.VOCAB_SIZE)]
     for token, row in enumerate(rows):
-        likely = {3: (4, 5), 4: (6,)}.get(token, (1,))
+        likely = {1: (1, 2), 3: (4, 5), 4: (6,)}.get(token, (1,))
         for following in likely:
             row[following] = 1 / len(likely)
     return [[value / sum(row) for value in row] for row in rows]
@@ -66,7 +69,7 @@ def test_a_prompt_has_random_numbers_of_its_own_whatever_its_batch(batch_size):
 
 
 def test_the_judge_counts_the_real_tokens_alone():
-    # The judge gives 1/2 to w1 and w2 after w0, and the rest almost surely, but padding hardly anything.
+    # The judge gives 1/2 to w1 and w2 after w0, and the rest of a completion almost surely.
     rows = rows_of(range(6), judge=markov.MarkovModel(chances()), per_device_eval_batch_size=6)
     assert {row["num_tokens"] for row in rows} == {2, 3}
     assert [row["judge_logprob"] for row in rows] == pytest.approx([-math.log(2)] * 6, abs=1e-3)
