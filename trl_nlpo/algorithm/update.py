@@ -52,7 +52,7 @@ def update_policy(
     loss or gradient is not finite is not taken.
 
     Args:
-        model: the policy and value function as accelerate wrapped it; called on [`Sequences`].
+        model: the policy and value function as accelerate wrapped it; called on [`TokenRows`].
         module ([`PolicyAndValue`]): the same, unwrapped.
         rollout ([`Rollout`]), estimates ([`Estimates`]): of the same B completions.
         optimizer: as accelerate wrapped it.
