@@ -6,7 +6,7 @@
 A tiny recipe (supervised+nlpo from random weights, with a reward that draws from the global random generators) runs
 once without a break. Then it runs again and gets `kill -9` at random moments, one in each of as many equal parts of
 the run, in turn during rollouts, updates, evaluations, the writing and renaming of checkpoints, and the supervised
-stage; each time it goes on with `--resume`. At the end the weights of policy and value function, the optimizer's
+stage; each time it is resumed with `--resume`. At the end the weights of policy and value function, the optimizer's
 state, the random states, the metrics log and the results are compared.
 """
 
@@ -166,7 +166,7 @@ def choose_moments(phases: list[tuple[str, float]], num_kills: int, dice: random
 
 
 def run_and_kill(recipe: Path, resume: bool, phase: str, delay: float) -> str:
-    """Start or go on, and kill -9 `delay` seconds into a phase; what was being done then."""
+    """Start or resume, and kill -9 `delay` seconds into a phase; what was being done then."""
     process, announcements = start(recipe, resume)
     for line in announcements:
         if line.decode().strip() == phase:
@@ -192,7 +192,7 @@ def _kind(phase: str) -> str:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What is not equal in two run folders, apart from times; empty when all is."""
+    """What is not equal in two run folders, apart from times; nothing when all is."""
     found = [f"{name} differs" for name in WEIGHTS if not _same_tensors(first / name, second / name)]
     checkpoints = [sorted(path.name for path in folder.glob("checkpoint-*")) for folder in (first, second)]
     if checkpoints[0] != checkpoints[1]:
@@ -200,8 +200,7 @@ def differences(first: Path, second: Path) -> list[str]:
     for checkpoint in checkpoints[0]:
         names = [f"{checkpoint}/{name}" for name in (*WEIGHTS, "optimizer.pt", "scheduler.pt", "rng_state.pth")]
         found += [f"{name} differs" for name in names if not _same_tensors(first / name, second / name)]
-    for name in ("metrics.jsonl", "samples.jsonl", "results.json"):
-        ours, theirs = (_without_times(folder / name) for folder in (first, second))
+    for name, ours, theirs in zip(RECORDS, _records(first), _records(second), strict=True):
         if ours != theirs:
             where = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
             found.append(f"{name} differs, {len(ours)} and {len(theirs)} lines, first at {where}")
@@ -209,6 +208,7 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 NOT_KILLED = "not killed, it was past that"
+RECORDS = ("metrics.jsonl", "samples.jsonl", "results.json")
 WEIGHTS = ("model.safetensors", "value_model/value_model.safetensors")
 
 
@@ -238,11 +238,15 @@ def _equal(first: Any, second: Any) -> bool:
     return first == second
 
 
-def _without_times(path: Path) -> list[str]:
-    """The values of a file as lines of JSON, which writes every float with all its digits."""
-    text = path.read_text(encoding="utf-8")
-    values = [json.loads(text)] if path.suffix == ".json" else [json.loads(line) for line in text.split("\n")[:-1]]
-    return [json.dumps(_timeless(value), sort_keys=True) for value in values]
+def _records(folder: Path) -> list[list[str]]:
+    """The values of each of `RECORDS` as lines of JSON, which writes every float with all its digits."""
+    from trl_nlpo.storage.results import RunResults
+
+    run = RunResults.read(folder)
+    results = {"stages": run.stages, "better": run.better, "log_lines": run.log_lines}
+    return [
+        [json.dumps(_timeless(value), sort_keys=True) for value in kept] for kept in (run.log, run.samples, [results])
+    ]
 
 
 def _timeless(value: Any) -> Any:
@@ -252,7 +256,7 @@ def _timeless(value: Any) -> Any:
 
 
 def survive(folder: Path, num_kills: int, seed: int) -> tuple[int, list[str]]:
-    """The whole measurement in `folder`; how often the run was killed, and the differences found."""
+    """All of the measurement in `folder`; how often the run was killed, and the differences found."""
     recipes = []
     for name in ("unbroken", "killed"):
         recipes.append(folder / f"{name}.yaml")

@@ -30,7 +30,7 @@ OURS: dict[str, set[str]] = {
     "cli": {"experiment", "grid", "launch", "recipes", "reward_training", "tasks", "__version__"},
     "signals": set(),
     # From a recipe to a run, and to many.
-    "grid": {"launch", "recipes", "storage"},
+    "grid": {"launch", "metrics", "recipes", "storage"},
     "experiment": {
         "algorithm", "data", "evaluation", "launch", "metrics", "models", "prompts", "recipes", "rewards", "storage",
         "trainer", "_trl",
@@ -71,7 +71,7 @@ OURS: dict[str, set[str]] = {
     "functional": set(),
     "tasks": {"metrics", "rewards"},
     "rewards": {"metrics"},
-    "metrics": set(),
+    "metrics": {"storage/json_lines"},
     "storage": set(),
     "naming": set(),
     "errors": set(),
@@ -91,7 +91,7 @@ PACKAGES: dict[str, set[str]] = {
     "algorithm/generation": {"torch", "transformers"},
     "algorithm/reward_models": {"torch", "transformers", "trl"},
     "evaluation": {"torch"},
-    "storage": {"transformers"},
+    "storage": {"yaml"},
     "config": {"torch"},
     "launch": {"torch", "accelerate", "transformers", "deepspeed"},
     "trainer": {"torch", "accelerate", "transformers", "numpy", "peft", "rich", "safetensors", "wandb"},

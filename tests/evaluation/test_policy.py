@@ -11,7 +11,6 @@ from datasets import Dataset
 from support import markov, tiny
 from trl_nlpo import NLPOConfig, UserError
 from trl_nlpo.evaluation.policy import evaluate_policy
-from trl_nlpo.evaluation.summary import distinct_ngrams, perplexity, summarize
 from trl_nlpo.prompts import decoder
 from trl_nlpo.records import PromptBatch
 
@@ -194,34 +193,6 @@ def test_an_encoder_decoder_model_is_evaluated_too():
     evaluation = evaluate(model=tiny.policy("t5"), judge=tiny.policy("t5"))
     assert evaluation.metrics["perplexity"] > 1
     assert len(evaluation.samples) == 3
-
-
-@pytest.mark.parametrize(
-    ("total_logprob", "num_tokens", "expected"),
-    [(-math.log(8), 3, 2.0), (0.0, 5, 1.0), (0.0, 0, 1.0), (-1e9, 1, math.inf)],
-)
-def test_perplexity(total_logprob, num_tokens, expected):
-    assert perplexity(total_logprob, num_tokens) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("texts", "n", "expected"),
-    [
-        (["a b a", "b"], 1, 2 / 4),
-        (["a b a b", "a b"], 2, 2 / 4),  # ab, ba, ab and ab
-        (["a", "b"], 2, 0.0),
-        (["", ""], 1, 0.0),
-        (["a b c"], 3, 1.0),
-    ],
-)
-def test_distinct_ngrams(texts, n, expected):
-    assert distinct_ngrams(texts, n) == pytest.approx(expected)
-
-
-def test_a_single_row_has_no_deviation():
-    row = {"sample": {"completion": "c"}, "score": 2.0, "rewards": {"f": 2.0}, "num_tokens": 1, "ended": True}
-    row["judge_logprob"] = None
-    assert summarize([row]).metrics["reward_std"] == 0.0
 
 
 @pytest.mark.parametrize("name", ["score", "num_tokens", "ended", "completion", "prompt"])

@@ -21,13 +21,15 @@ def test_a_run_that_is_killed_three_times_equals_one_that_is_not(tmp_path):
     assert survival.survive(tmp_path, num_kills=3, seed=0) == (3, [])
 
 
-def folder(path, weight=1.0, reward=0.1, seconds=1.0):
+def folder(path, weight=1.0, reward=0.1, seconds=1.0, text="p", better="higher", log_lines=1):
     (path / "value_model").mkdir(parents=True)
     save_file({"w": torch.tensor([weight])}, path / "model.safetensors")
     save_file({"w": torch.tensor([2.0])}, path / "value_model" / "value_model.safetensors")
     (path / "metrics.jsonl").write_text(json.dumps({"step": 1, "time": seconds, "reward": reward}) + "\n")
-    (path / "samples.jsonl").write_text('{"prompt": "p"}\n')
-    (path / "results.json").write_text(json.dumps({"stages": {"nlpo": {"reward": 1.0, "seconds": seconds}}}))
+    (path / "samples.jsonl").write_text(json.dumps({"prompt": text}) + "\n")
+    results = {"better": {"reward": better}, "metrics_lines": log_lines, "started": seconds}
+    results["stages"] = {"nlpo": {"reward": 1.0, "seconds": seconds}}
+    (path / "results.json").write_text(json.dumps(results))
     return path
 
 
@@ -38,6 +40,9 @@ def folder(path, weight=1.0, reward=0.1, seconds=1.0):
         ({"seconds": 2.0}, []),
         ({"weight": 1.0000001}, ["model.safetensors differs"]),
         ({"reward": 0.10000000000000002}, ["metrics.jsonl differs, 1 and 1 lines, first at 0"]),
+        ({"text": "q"}, ["samples.jsonl differs, 1 and 1 lines, first at 0"]),
+        ({"better": "lower"}, ["results.json differs, 1 and 1 lines, first at 0"]),
+        ({"log_lines": 2}, ["results.json differs, 1 and 1 lines, first at 0"]),
     ],
 )
 def test_the_comparison_sees_the_last_bit_and_no_times(tmp_path, changes, found):

@@ -1,56 +1,21 @@
-"""The grid: order, going on, failures; and the leaderboard that comes of it."""
+"""The grid: order, resuming, failures."""
 
 from __future__ import annotations
 
-import csv
-import json
-
 import pytest
 
+from support.grids import VARIANTS, FakeRun
+from support.grids import made_up_grid as grid
 from trl_nlpo.errors import UserError
-from trl_nlpo.grid import leaderboard
 from trl_nlpo.grid.grid import Grid, Variant, known_recipes, known_variants, parse_variant, run_grid, split_names
 from trl_nlpo.grid.leaderboard import write_leaderboard
 from trl_nlpo.recipes.algorithms import Algorithm
-
-
-VARIANTS = tuple(map(parse_variant, ["zero_shot", "supervised+ppo", "supervised+nlpo[mask_sync_steps=null]"]))
 
 
 @pytest.fixture(autouse=True)
 def working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-class FakeRun:
-    """Writes what `run_experiment` would; a run of an algorithm can be made to fail."""
-
-    def __init__(self, fails=(), error=UserError):
-        self.recipes, self.fails, self.error = [], fails, error
-
-    def __call__(self, recipe):
-        self.recipes.append(recipe)
-        if recipe.arguments.algorithm in self.fails:
-            raise self.error("out of luck")
-        folder = recipe.training.output_dir
-        stage = recipe.arguments.algorithm.replace("zero_shot", "zero-shot")
-        better = 0.2 * recipe.arguments.algorithm.endswith("nlpo") + 0.1 * recipe.training.seed
-        import pathlib
-
-        path = pathlib.Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        metrics = {"reward": 0.5 + better, "perplexity": 9.0 + better, "metrics/ter": 80.0, "metrics/unique1": 5.0}
-        metrics["metrics/bleu"] = 0.0
-        (path / "results.json").write_text(json.dumps({"stages": {stage: metrics}}))
-        rows = [{"prompt": str(n), stage: {"score": n + better}} for n in range(6)]
-        (path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        lines = [{"stage": stage, "step": n, "reward": 0.1 * n} for n in (1, 2)]
-        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def grid(tmp_path, recipes=("commongen",), seeds=2, overrides=("--preset", "tiny")):
-    return Grid(recipes, VARIANTS, seeds, tmp_path / "grid", overrides)
 
 
 def test_names_are_split_at_commas_outside_of_brackets():
@@ -172,86 +137,3 @@ def test_a_recipe_may_be_edited_where_its_cell_has_yet_to_run(tmp_path):
     run = FakeRun()
     assert run_grid(subject, run, lambda line: None) == []
     assert run.recipes[0].training.gamma == 0.8
-
-
-def board_of(subject):
-    write_leaderboard(subject, "command")
-    return json.loads((subject.folder / "leaderboard.json").read_text())
-
-
-def edit_samples(folder, edit):
-    for path in folder.glob("commongen/*/seed-*/samples.jsonl"):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        edited = [edit(path.parent, number, row) for number, row in enumerate(rows)]
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in edited), encoding="utf-8")
-
-
-def test_line_separators_inside_of_a_text_end_no_row(tmp_path):
-    subject = grid(tmp_path)
-    run_grid(subject, FakeRun(), lambda line: None)
-    expected = board_of(subject)
-    edit_samples(subject.folder, lambda folder, number, row: {**row, "prompt": "a\u2028b\u2029c\u0085d"})
-    assert board_of(subject) == expected
-
-
-def test_prompts_without_a_score_are_left_out_of_comparisons(tmp_path):
-    def skip(folder, number, row):
-        """No score of the first prompts in a PPO run, of the last in the other, and of any in zero-shot."""
-        algorithm, seed = folder.parent.name, folder.name
-        if algorithm == "zero_shot" or (algorithm, seed, number) in [
-            ("supervised+ppo", "seed-0", 0),
-            ("supervised+ppo", "seed-0", 1),
-            ("supervised+ppo", "seed-1", 5),
-        ]:
-            row[algorithm.replace("zero_shot", "zero-shot")]["score"] = None
-        return row
-
-    variants = (*VARIANTS, *map(parse_variant, ["nlpo", "ppo"]))
-    subject = Grid(("commongen",), variants, 2, tmp_path / "grid")
-    run_grid(subject, FakeRun(), lambda line: None)
-    edit_samples(subject.folder, skip)
-    compared = {(entry["first"], entry["second"]): entry for entry in board_of(subject)["comparisons"]["commongen"]}
-    nlpo = compared["supervised+nlpo[mask_sync_steps=null]", "supervised+ppo"]
-    assert nlpo["num_prompts"] == 3
-    assert nlpo["difference"] == pytest.approx(0.2)
-    assert compared["nlpo", "ppo"]["num_prompts"] == 6
-    # with no prompt left there is nothing to compare
-    assert ("nlpo", "zero_shot") not in compared
-
-
-def test_a_metric_that_the_first_seed_could_not_measure_is_averaged_over_the_others():
-    averages = leaderboard._averages([{"reward": 1.0}, {"reward": 2.0, "bleu": 0.5}])
-    assert averages["reward"]["mean"] == 1.5
-    assert (averages["bleu"]["mean"], averages["bleu"]["seeds"]) == (0.5, 1)
-
-
-def test_a_leaderboard_has_means_deviations_the_best_in_bold_comparisons_and_curves(tmp_path):
-    subject = grid(tmp_path, recipes=("commongen", "imdb"))
-    run_grid(subject, FakeRun(), lambda line: None)
-    text = write_leaderboard(subject, "trl-nlpo grue").read_text()
-    board = json.loads((tmp_path / "grid" / "leaderboard.json").read_text())
-    assert list(board["tasks"]) == ["commongen", "imdb"]
-    rows = board["tasks"]["imdb"]
-    # in the order asked for, the supervised one that others needed at the end
-    assert list(rows) == ["zero_shot", "supervised+ppo", "supervised+nlpo[mask_sync_steps=null]", "supervised"]
-    # 0.5 and 0.6: the mean 0.55, the sample's deviation sqrt(2 * 0.05^2) = 0.0707
-    assert rows["zero_shot"]["reward"] == {
-        "mean": pytest.approx(0.55),
-        "std": pytest.approx(0.0707, abs=1e-4),
-        "seeds": 2,
-    }
-    line = next(line for line in text.splitlines() if line.startswith("| supervised+nlpo["))
-    # the highest reward is bold, the lowest perplexity is elsewhere, and of unique words more is not better
-    # and what is the same everywhere is nobody's best
-    cells = ["**0.750 ± 0.071**", "0.0000 ± 0.0000", "80.0 ± 0.0", "5.000 ± 0.000", "9.250 ± 0.071 |"]
-    assert line.split(" | ")[1:] == cells
-    assert "reward ↑" in text
-    assert "perplexity ↓" in text
-    compared = {(entry["first"], entry["second"]): entry for entry in board["comparisons"]["imdb"]}
-    nlpo = "supervised+nlpo[mask_sync_steps=null]"
-    assert set(compared) == {("supervised+ppo", "supervised"), (nlpo, "supervised"), (nlpo, "supervised+ppo")}
-    assert compared[nlpo, "supervised+ppo"]["difference"] == pytest.approx(0.2)
-    with open(tmp_path / "grid" / "learning_curves.csv") as file:
-        curves = list(csv.DictReader(file))
-    assert len(curves) == 2 * 8 * 2
-    assert (curves[1]["task"], curves[1]["update"], curves[1]["reward"]) == ("commongen", "2", "0.2")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.metrics import diversity as diversity_module
 from trl_nlpo.metrics import get_metric
 from trl_nlpo.metrics.diversity import MSTTR, Diversity, NgramStatistic, word_tokens
 from trl_nlpo.rewards import get_reward
@@ -77,7 +76,6 @@ def test_it_can_be_pickled(name):
 
 
 def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
-    diversity_module._tokenizer.cache_clear()
     monkeypatch.setitem(sys.modules, "nltk.tokenize", None)
     with pytest.raises(UserError, match=r'pip install "trl-nlpo\[metrics\]"'):
         NgramStatistic("distinct", 1)

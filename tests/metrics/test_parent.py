@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import pickle
 
 import pytest
 
 from trl_nlpo.errors import UserError
 from trl_nlpo.metrics import get_metric
-from trl_nlpo.metrics.parent import Parent, _common_subsequence
+from trl_nlpo.metrics.parent import Parent
 
 
 TABLE = [["name", "born"], ["Ann Lee", "1990"]]
-
-
-def test_the_longest_common_subsequence_is_that_of_the_recursive_definition():
-    @functools.cache
-    def length(first, second):
-        if not first or not second:
-            return 0
-        if first[0] == second[0]:
-            return 1 + length(first[1:], second[1:])
-        return max(length(first[1:], second), length(first, second[1:]))
-
-    words = [tuple(word) for size in range(5) for word in itertools.product("abc", repeat=size)]
-    assert all(_common_subsequence(one, other) == length(one, other) for one in words for other in words)
 
 
 def test_a_row_without_references_or_a_table_has_no_score():

@@ -12,7 +12,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from trl_nlpo.errors import UserError
 from trl_nlpo.metrics import rouge as rouge_module
-from trl_nlpo.metrics.rouge import AllRouge, Rouge, longest_common_subsequence
+from trl_nlpo.metrics.rouge import AllRouge, Rouge
 
 
 def rouge(kind, completion, references, **options):
@@ -75,16 +75,6 @@ def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     with pytest.raises(UserError, match=r'pip install "trl-nlpo\[metrics\]"'):
         Rouge("rouge1")
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from("abcdef"), max_size=90), st.lists(st.sampled_from("abcdef"), max_size=90))
-def test_the_longest_common_subsequence_is_that_of_the_table(first, second):
-    table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
-    for i, word in enumerate(first):
-        for j, other in enumerate(second):
-            table[i + 1][j + 1] = table[i][j] + 1 if word == other else max(table[i][j + 1], table[i + 1][j])
-    assert longest_common_subsequence(first, second) == table[-1][-1]
 
 
 @settings(max_examples=100, deadline=None)

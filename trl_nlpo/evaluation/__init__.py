@@ -1,1 +1,1 @@
-"""A policy judged on held-out prompts."""
+"""A policy on held-out prompts: sampled and scored row by row, then summarized."""

@@ -1,4 +1,4 @@
-"""A policy judged on held-out prompts: completions, rewards, perplexity and diversity."""
+"""A policy outside of training, evaluated on every prompt of a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy judged on held-out prompts: completions, rewards, perplexity and diversity."""
+"""Completions of held-out prompts, sampled without a mask and scored: a row for each prompt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,19 @@ def evaluate_rows(
     judge_logits: Logits | None = None,
     trainer_state: Any = None,
 ) -> list[dict[str, Any]]:
-    """One row per prompt, for [`summarize`]: sample, score, rewards, length, log-probability under the judge."""
+    """Sample a completion for each prompt, without a mask, and score it.
+
+    Args:
+        model: the policy, in evaluation mode.
+        prompts ([`PromptDataset`])
+        indices (`Sequence[int]`): of the prompts to complete; each has random numbers of its own.
+        reward_functions (`list`), args ([`NLPOConfig`]), tokenizer
+        judge_logits (*optional*): from [`Sequences`] to logits `(B, T, V)` of the model that judges completions.
+        trainer_state (*optional*): passed to the reward functions.
+
+    Returns:
+        One row per prompt, for [`summarize`]: `sample`, `score`, `rewards`, `num_tokens`, `ended`, `judge_logprob`.
+    """
     sampling = SamplingSettings.from_config(args, tokenizer, for_evaluation=True)
     ends = MaskSettings.from_config(args, tokenizer, model, sampling)
     unmasked = MaskSettings("none", always_allowed=ends.always_allowed)
@@ -54,10 +66,19 @@ def evaluate_rows(
             )
             judged = None
             if judge_logits is not None:
-                logprobs = token_logprobs(judge_logits(sample.sequences).float(), sample.sequences.completion_ids)
-                judged = torch.where(sample.sequences.completion_mask, logprobs, 0.0).sum(-1)
+                real = sample.sequences.completion_mask
+                judged = _total_logprobs(judge_logits(sample.sequences), sample.sequences.completion_ids, real)
             rows += _rows(completions, scores, judged)
     return rows
+
+
+def _total_logprobs(logits: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`(B,)`: the log-probability of each completion, the sum over its real tokens.
+
+    Args:
+        logits (`(B, T, V)`), tokens (`(B, T)` long), mask (`(B, T)` bool): True = real token.
+    """
+    return torch.where(mask, token_logprobs(logits.float(), tokens), 0.0).sum(-1)
 
 
 def _rows(completions: Completions, scores: Scores, judged: torch.Tensor | None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What held-out completions come to: averages, perplexity and diversity. No models, no TRL."""
+"""Averages over completions: rewards, lengths, perplexity and diversity. Imports no models and no TRL."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..metrics.diversity import distinct, ngram_counts
+from ..metrics.texts import completion_text
 from ..records import Completions, Scores
 
 
@@ -31,7 +32,7 @@ class Evaluation:
 
 
 def sample_row(completions: Completions, scores: Scores, index: int, **more: Any) -> dict[str, Any]:
-    """A completion for people: prompt, completion, each reward, the score and what functions logged beside it."""
+    """A completion for people: prompt, completion, each reward, the score and what functions logged."""
     row: dict[str, Any] = {"prompt": completions.batch.prompts[index], "completion": completions.completions[index]}
     taken = {*row, "score", *more}
     for function, name in enumerate(scores.names):
@@ -43,7 +44,11 @@ def sample_row(completions: Completions, scores: Scores, index: int, **more: Any
 
 
 def summarize(rows: list[dict[str, Any]]) -> Evaluation:
-    """Averages over all rows, and their samples."""
+    """Averages over all rows, and their samples.
+
+    Args:
+        rows (`list[dict]`): of [`evaluate_rows`], in the order of the prompts; one at least.
+    """
     num_tokens = max(sum(row["num_tokens"] for row in rows), 1)
     scores = torch.tensor([row["score"] for row in rows], dtype=torch.float64)
     scored = scores[~scores.isnan()]
@@ -59,7 +64,7 @@ def summarize(rows: list[dict[str, Any]]) -> Evaluation:
         metrics[f"rewards/{name}/mean"] = float(torch.tensor([row["rewards"][name] for row in rows]).nanmean())
     if rows[0]["judge_logprob"] is not None:
         metrics["perplexity"] = perplexity(sum(row["judge_logprob"] for row in rows), num_tokens)
-    texts = [_text(row["sample"]["completion"]) for row in rows]
+    texts = [completion_text(row["sample"]["completion"]) for row in rows]
     metrics["distinct_1"], metrics["distinct_2"] = distinct_ngrams(texts, 1), distinct_ngrams(texts, 2)
     return Evaluation(metrics, [row["sample"] for row in rows])
 
@@ -73,10 +78,6 @@ def perplexity(total_logprob: float, num_tokens: int) -> float:
 def distinct_ngrams(texts: Sequence[str], n: int) -> float:
     """Different word n-grams over all word n-grams of all texts (Li et al. 2016); 0 when there are none.
 
-    Words are what stands between white space, case kept; the metrics distinct1 and distinct2 split as GEM does.
+    Words are separated by white space, case kept; the metrics distinct1 and distinct2 split as GEM does.
     """
     return distinct(ngram_counts([text.split() for text in texts], n))
-
-
-def _text(completion: Any) -> str:
-    return completion if isinstance(completion, str) else completion[-1]["content"]

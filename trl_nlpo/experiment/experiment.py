@@ -16,6 +16,7 @@ from rich.markup import escape
 from ..data.splits import Splits, load_splits
 from ..evaluation.policy import evaluate_policy
 from ..launch.kinds import check_launch
+from ..metrics.directions import direction
 from ..metrics.suite import fit_rewards, judge_samples
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
@@ -236,12 +237,13 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
         share_out=True,
         description=f"the {arguments.dataset_test_split} split",
     )
-    numbers, samples, unavailable = judge_samples(arguments.metric_specs, evaluation.samples, test)
-    for name, reason in unavailable.items():
+    judged = judge_samples(arguments.metric_specs, evaluation.samples, test)
+    for name, reason in judged.unavailable.items():
         if name not in run.reported:
             run.reported.add(name)
             run.console.print(escape(f"  without {name}: {reason}"), soft_wrap=True)
-    run.folder.add_result(stage, evaluation.metrics | numbers, samples, training_seconds)
+    better = {column: direction(column) for column in evaluation.metrics} | judged.better
+    run.folder.add_result(stage, evaluation.metrics | judged.metrics, judged.samples, training_seconds, better)
 
 
 def _introduce(run: _Run, model: PreTrainedModel) -> None:

@@ -70,8 +70,8 @@ def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = (
     fit_rewards(rewards, splits.train)
     score = _score_predictions if is_file else _score_model
     metrics, samples, unavailable = score(system, recipe, rewards, splits.test)
-    numbers, samples, missing = judge_samples(recipe.arguments.metric_specs, samples, splits.test)
-    return TaskScores(metrics | numbers, {**unavailable, **missing}, samples)
+    judged = judge_samples(recipe.arguments.metric_specs, samples, splits.test)
+    return TaskScores(metrics | judged.metrics, unavailable | judged.unavailable, judged.samples)
 
 
 _Scored = tuple[dict[str, float], list[dict[str, Any]], dict[str, str]]

@@ -1,1 +1,1 @@
-"""Many recipes, seeds and algorithms, and the table that comes out."""
+"""Many runs: tasks, algorithms and seeds as a grid, and its leaderboard."""

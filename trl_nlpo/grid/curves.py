@@ -1,43 +1,46 @@
-"""Learning curves of a grid: a table of points and a picture of each task."""
+"""Learning curves of a grid: a table of points, and a picture with the curves of each task."""
 
 from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..storage.json_lines import read_json_lines
+from ..storage.results import RunResults
 from .grid import Cell
 
 
 _CURVES = ("reward", "eval_reward", "objective/kl", "perplexity", "eval_perplexity", "nlpo/mask_mass")
+_CELL = ("task", "algorithm", "seed", "update")
 
 
-def write_curves(cells: Sequence[Cell], folder: Path) -> None:
-    points = []
-    for cell in cells:
-        for line in read_json_lines(cell.folder / "metrics.jsonl"):
-            values = {name: line[name] for name in _CURVES if name in line}
-            if line["stage"] == cell.stage and line["step"] > 0 and values:
-                points.append(
-                    {
-                        "task": cell.task,
-                        "algorithm": cell.variant.label,
-                        "seed": cell.seed,
-                        "update": line["step"],
-                        **values,
-                    }
-                )
+def write_curves(runs: Mapping[Cell, RunResults], folder: Path) -> None:
+    """Write `learning_curves.csv` and, where matplotlib is installed, `learning_curves.png`.
+
+    Args:
+        runs: what each finished cell left.
+        folder (`Path`): the grid's.
+    """
+    points = [point for cell, run in runs.items() for point in _points(cell, run)]
     with (folder / "learning_curves.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["task", "algorithm", "seed", "update", *_CURVES])
+        writer = csv.DictWriter(file, [*_CELL, *_CURVES])
         writer.writeheader()
         writer.writerows(points)
-    _draw_curves(points, folder / "learning_curves.png")
+    _draw(points, folder / "learning_curves.png")
 
 
-def _draw_curves(points: Sequence[dict[str, Any]], path: Path) -> None:
+def _points(cell: Cell, run: RunResults) -> Iterator[dict[str, Any]]:
+    """The log lines of the stage that counts, by update; those of an evaluation at its end have step 0."""
+    for line in run.log:
+        values = {name: line[name] for name in _CURVES if name in line}
+        if line["stage"] == cell.stage and line["step"] > 0 and values:
+            place = (cell.task, cell.variant.label, cell.seed, line["step"])
+            yield {**dict(zip(_CELL, place, strict=True)), **values}
+
+
+def _draw(points: Sequence[dict[str, Any]], path: Path) -> None:
     try:
         import matplotlib
     except ImportError:

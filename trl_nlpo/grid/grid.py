@@ -1,4 +1,4 @@
-"""GRUE's grid: every task with every algorithm and seed, cell by cell, so that it can stop and go on anywhere."""
+"""GRUE's grid: every task with every algorithm and seed, cell by cell, so that it can stop and resume anywhere."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..recipes import algorithms
 from ..recipes.algorithms import Algorithm
 from ..recipes.files import find_recipe
 from ..recipes.recipe import load_recipe
-from ..storage.files import replace_file
+from ..storage.files import read_json, replace_file
+from ..storage.results import CELL_NAME, RunResults, read_cell
 
 
-CELL_NAME = "cell.json"
 GRID_NAME = "grid.json"
 
 
@@ -46,7 +46,7 @@ class Variant:
 
     @property
     def starts_supervised(self) -> bool:
-        """Whether it goes on from a supervised model."""
+        """Whether it starts from a supervised model."""
         return self.algorithm.supervised and self.algorithm.reinforces
 
 
@@ -73,10 +73,18 @@ class Cell:
         """What the run calls the result that counts."""
         return self.variant.algorithm.last_stage
 
-    def result(self) -> dict[str, Any] | None:
-        """What the cell has come to, or None when it has not been run."""
-        path = self.folder / CELL_NAME
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    def result(self) -> dict[str, Any]:
+        """How the cell ended: `status`, and `metrics` or `error`; empty when it has not been run.
+
+        Raises:
+            UserError: the file that says so is damaged.
+        """
+        return read_cell(self.folder) or {}
+
+    @property
+    def status(self) -> str | None:
+        """`"done"`, `"failed"` or, when it has not been run to its end, None."""
+        return self.result().get("status")
 
 
 @dataclass(frozen=True)
@@ -160,38 +168,38 @@ def run_grid(grid: Grid, run: Callable[[Any], Any], say: Callable[[str], None]) 
     _refuse_edited_recipes(grid, fingerprints)
     for number, cell in enumerate(cells, 1):
         place = f"[{number}/{len(cells)}] {cell.task}, {cell.variant.label}, seed {cell.seed}"
-        if (cell.result() or {}).get("status") == "done":
+        if cell.status == "done":
             say(f"{place}: done before.")
             continue
         say(f"{place} ...")
         _run_cell(grid, cell, run, say)
-    return [cell for cell in cells if (cell.result() or {}).get("status") != "done"]
+    return [cell for cell in cells if cell.status != "done"]
 
 
 def _run_cell(grid: Grid, cell: Cell, run: Callable[[Any], Any], say: Callable[[str], None]) -> None:
     try:
         fingerprint = _fingerprint(grid, cell)
         run(load_recipe(cell.recipe, [*_keys(grid, cell), *_paths(grid, cell)]))
-        results = json.loads((cell.folder / "results.json").read_text(encoding="utf-8"))["stages"]
-        _write(cell, {"status": "done", "recipe": fingerprint, "metrics": results[cell.stage]})
+        stages = RunResults.read(cell.folder).stages
+        _write(cell, {"status": "done", "recipe": fingerprint, "metrics": stages[cell.stage]})
     except UserError as error:
         _write(cell, {"status": "failed", "error": str(error)})
         say(f"  failed: {error}")
     except Exception as error:
-        # Whatever it is, the other cells are worth running; the traceback is kept for whoever mends it.
+        # Whatever it is, the other cells are worth running; the traceback is kept for whoever repairs it.
         _write(cell, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
         (cell.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         say(f"  failed: {type(error).__name__}: {error} (see {cell.folder / 'traceback.txt'})")
 
 
 def _keys(grid: Grid, cell: Cell) -> list[str]:
-    """What makes a cell's recipe another than the task's, wherever the grid lies."""
+    """The keys by which a cell's recipe differs from the task's; the same in whatever folder the grid is."""
     words = [*grid.overrides, *cell.variant.overrides]
     return [*words, "--algorithm", cell.variant.algorithm.name, "--seed", str(cell.seed)]
 
 
 def _paths(grid: Grid, cell: Cell) -> list[str]:
-    """Where a cell writes, and where the supervised model lies that it uses."""
+    """The folder that a cell writes to, and the supervised model that it uses."""
     words = ["--output_dir", str(cell.folder)]
     supervised = grid.supervised_model(cell)
     if supervised is not None and cell.variant != SUPERVISED:
@@ -209,24 +217,24 @@ def _fingerprint(grid: Grid, cell: Cell) -> str:
 
 
 def _refuse_edited_recipes(grid: Grid, fingerprints: dict[Cell, str]) -> None:
-    """Cells that were done with another recipe than today's would stand in one table with those of today's."""
+    """Refuse to mix cells of an edited recipe with those that ran before the edit: they would share a table."""
     for cell, fingerprint in fingerprints.items():
-        result = cell.result() or {}
-        # Cells that were done before this was noted have no fingerprint, and are taken as they are.
+        result = cell.result()
+        # Cells of versions that recorded no fingerprint are taken as they are.
         if result.get("status") == "done" and result.get("recipe", fingerprint) != fingerprint:
             raise UserError(
                 f"{cell.folder} ran with another recipe than {cell.recipe!r} is now (it is kept as "
                 f"{cell.folder / 'recipe.yaml'}): undo the edit, give another --out, or delete "
-                f"{grid.folder / cell.task} to run the whole task anew."
+                f"{grid.folder / cell.task} to run all of the task again."
             )
 
 
 def _remember(grid: Grid) -> None:
-    """Note what all cells share, and refuse to mix it with something else."""
+    """Record what all cells share, and refuse to mix it with something else."""
     path = grid.folder / GRID_NAME
     shared = {"overrides": list(grid.overrides)}
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path, "delete it to continue the grid with the keys given now")
         if before != shared:
             raise UserError(
                 f"{grid.folder} holds a grid that ran with {' '.join(before['overrides']) or 'no keys'}: give the "
@@ -242,7 +250,7 @@ def _write(cell: Cell, content: dict[str, Any]) -> None:
 
 
 def split_names(text: str) -> list[str]:
-    """Names separated by commas or spaces, of which those inside brackets separate nothing."""
+    """Names separated by commas or spaces; those inside brackets do not separate."""
     return [name for name in re.split(r"[\s,]+(?![^\[\]]*\])", text) if name]
 
 

@@ -1,4 +1,4 @@
-"""From the cells of a grid to a leaderboard: JSON, a Markdown table, comparisons and learning curves."""
+"""From the finished cells of a grid to a leaderboard: JSON, a Markdown table per task, and comparisons."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..metrics.directions import direction
 from ..recipes.algorithms import Algorithm
-from ..storage.json_lines import read_json_lines
+from ..storage.results import RunResults
 from .curves import write_curves
 from .grid import SUPERVISED, Cell, Grid
 from .significance import Comparison, paired_bootstrap
 
 
-_LOWER_IS_BETTER = ("perplexity", "ter")
-_NOT_A_CONTEST = ("completions/", "reward_std", "mean_length", "seconds", "unique", "msttr", "entropy", "distinct")
-"""Beginnings of names where neither more nor less is better by itself."""
-
 _SHOWN = ("reward", "rewards/", "metrics/", "perplexity", "completions/mean_length")
+
+Runs = Mapping[Cell, RunResults]
+Rows = dict[str, dict[str, Any]]
+"""Of each algorithm its columns, each with `mean`, `std` and `seeds`."""
+Directions = Mapping[str, "str | None"]
+"""Of each column whether `"higher"` or `"lower"` is better; None: neither."""
 
 
 def write_leaderboard(grid: Grid, command: str) -> Path:
@@ -33,45 +36,60 @@ def write_leaderboard(grid: Grid, command: str) -> Path:
 
     Returns:
         `Path`: of the Markdown file.
+
+    Raises:
+        UserError: the results of a cell that is done are missing or damaged; the message names the file.
     """
     from ..launch.environment import versions
 
-    done = [cell for cell in grid.cells() if (cell.result() or {}).get("status") == "done"]
-    failed = [cell for cell in grid.cells() if (cell.result() or {}).get("status") == "failed"]
+    runs = {cell: RunResults.read(cell.folder) for cell in grid.cells() if cell.status == "done"}
+    tasks = _groups(runs, lambda cell: cell.task)
     board = {
         "command": command,
         "versions": {package: version for package, version in versions().items() if version},
-        "tasks": {task: _in_order(_rows(cells), grid) for task, cells in _by(done, "task").items()},
-        "comparisons": {task: _comparisons(cells) for task, cells in _by(done, "task").items()},
-        "failed": {str(cell.folder): (cell.result() or {}).get("error") for cell in failed},
+        "tasks": {task: _in_order(_rows(of_task), grid) for task, of_task in tasks.items()},
+        "better": {task: _directions(of_task) for task, of_task in tasks.items()},
+        "comparisons": {task: _comparisons(of_task) for task, of_task in tasks.items()},
+        "failed": {str(cell.folder): cell.result().get("error") for cell in grid.cells() if cell.status == "failed"},
     }
     (grid.folder / "leaderboard.json").write_text(json.dumps(board, indent=2) + "\n", encoding="utf-8")
     path = grid.folder / "leaderboard.md"
     path.write_text(as_markdown(board), encoding="utf-8")
-    write_curves(done, grid.folder)
+    write_curves(runs, grid.folder)
     return path
 
 
-def _by(cells: Sequence[Cell], what: str) -> dict[str, list[Cell]]:
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.task if what == "task" else cell.variant.label, []).append(cell)
+def _groups(runs: Runs, key: Callable[[Cell], str]) -> dict[str, dict[Cell, RunResults]]:
+    groups: dict[str, dict[Cell, RunResults]] = {}
+    for cell, run in runs.items():
+        groups.setdefault(key(cell), {})[cell] = run
     return groups
 
 
-def _rows(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+def _by_label(runs: Runs) -> dict[str, dict[Cell, RunResults]]:
+    return _groups(runs, lambda cell: cell.variant.label)
+
+
+def _rows(runs: Runs) -> Rows:
     """Mean, standard deviation (of the sample; 0 for one seed) and number of seeds of every metric and variant."""
-    return {label: _averages([_metrics(cell) for cell in group]) for label, group in _by(cells, "label").items()}
+    return {label: _averages([_metrics(cell) for cell in group]) for label, group in _by_label(runs).items()}
 
 
-def _in_order(rows: dict[str, dict[str, Any]], grid: Grid) -> dict[str, dict[str, Any]]:
+def _in_order(rows: Rows, grid: Grid) -> Rows:
     """Rows as the algorithms were asked for; a supervised model that others needed comes last."""
     labels = [variant.label for variant in grid.variants]
     return {label: rows[label] for label in [*labels, SUPERVISED.label] if label in rows}
 
 
 def _metrics(cell: Cell) -> dict[str, float]:
-    return {key: value for key, value in (cell.result() or {})["metrics"].items() if value is not None}
+    return {key: value for key, value in cell.result()["metrics"].items() if value is not None}
+
+
+def _directions(runs: Runs) -> dict[str, str | None]:
+    """Of every column which way it is better, as the runs recorded it; by its name where none did."""
+    recorded = {column: better for run in runs.values() for column, better in run.better.items()}
+    columns = dict.fromkeys(column for cell in runs for column in _metrics(cell))
+    return {column: recorded[column] if column in recorded else direction(column) for column in columns}
 
 
 def _averages(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -83,9 +101,9 @@ def _averages(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
     return averages
 
 
-def _comparisons(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def _comparisons(runs: Runs) -> list[dict[str, Any]]:
     """Paired bootstraps over prompts, scores averaged over seeds: NLPO against PPO, both against where they start."""
-    scores = {label: scores for label, group in _by(cells, "label").items() if (scores := _scores(group))}
+    scores = {label: found for label, group in _by_label(runs).items() if (found := _scores(group))}
     pairs = [
         (first, second)
         for first in scores
@@ -114,41 +132,45 @@ def _opponents(label: str, labels: Sequence[str]) -> list[str]:
     return [other for other in labels if other in against]
 
 
-def _scores(cells: Sequence[Cell]) -> list[float | None]:
+def _scores(runs: Runs) -> list[float | None]:
     """The score of every test prompt, averaged over the seeds; None where a seed's was skipped (`reward_failure`)."""
-    columns = [
-        [row[cell.stage]["score"] for row in read_json_lines(cell.folder / "samples.jsonl") if cell.stage in row]
-        for cell in cells
-    ]
+    columns = [[row[cell.stage]["score"] for row in run.samples if cell.stage in row] for cell, run in runs.items()]
     if len({len(column) for column in columns}) != 1:
         return []
     return [None if None in values else statistics.fmean(values) for values in zip(*columns, strict=True)]
 
 
 def as_markdown(board: dict[str, Any]) -> str:
-    """The leaderboard as Markdown: a table per task, the best of a column in bold."""
+    """The leaderboard as Markdown: a table per task, the best of a column in bold.
+
+    Args:
+        board (`dict`): as [`write_leaderboard`] writes it in JSON.
+    """
     lines = ["# Leaderboard", "", f"`{board['command']}`", ""]
     lines += [", ".join(f"{package} {version}" for package, version in board["versions"].items()), ""]
     for task, rows in board["tasks"].items():
-        lines += [f"## {task}", "", *_table(rows), ""]
+        lines += [f"## {task}", "", *_table(rows, board["better"][task]), ""]
         lines += _comparison_lines(board["comparisons"][task])
     if board["failed"]:
         lines += ["## Failed", "", *(f"- `{folder}`: {error}" for folder, error in board["failed"].items()), ""]
     return "\n".join(lines)
 
 
-def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
-    there = {name for row in rows.values() for name in row if name.startswith(_SHOWN)}
+def _table(rows: Rows, better: Directions) -> list[str]:
+    shown = {name for row in rows.values() for name in row if name.startswith(_SHOWN)}
     # A metric that is also a reward has one column, unless the reward turns it around.
-    twice = {f"rewards/{_short(name)}/mean" for name in there if name.startswith("metrics/") and _direction(name) > 0}
-    names = _ordered(there - twice)
-    best = {name: _best(name, rows) for name in names}
-    header = [_short(name) + _arrow(name) for name in names]
+    higher = [name for name in shown if name.startswith("metrics/") and better[name] == "higher"]
+    names = _ordered(shown - {f"rewards/{_short(name)}/mean" for name in higher})
+    best = {name: _best(name, rows, better[name]) for name in names}
+    header = [_short(name) + _ARROWS[better[name]] for name in names]
     lines = ["| | " + " | ".join(header) + " |", "|---" * (len(names) + 1) + "|"]
     for label, row in rows.items():
         cells = [_cell(row.get(name), label in best[name]) for name in names]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
+
+
+_ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 
 
 def _ordered(names: set[str]) -> list[str]:
@@ -165,25 +187,14 @@ def _short(name: str) -> str:
     return {"completions/mean_length": "tokens"}.get(name, name.removeprefix("metrics/"))
 
 
-def _direction(name: str) -> int:
-    """1 where more is better, -1 where less is, 0 where neither is."""
-    short = name.removeprefix("metrics/")
-    if short.startswith(_NOT_A_CONTEST) or name.startswith(_NOT_A_CONTEST):
-        return 0
-    return -1 if short in _LOWER_IS_BETTER else 1
-
-
-def _arrow(name: str) -> str:
-    return {1: " ↑", -1: " ↓", 0: ""}[_direction(name)]
-
-
-def _best(name: str, rows: dict[str, dict[str, Any]]) -> list[str]:
-    direction = _direction(name)
-    means = {label: direction * row[name]["mean"] for label, row in rows.items() if name in row}
-    if direction == 0 or not means:
+def _best(name: str, rows: Rows, better: str | None) -> list[str]:
+    """The algorithms whose mean is the best; none where neither way is better, or where all are equal."""
+    means = {label: row[name]["mean"] for label, row in rows.items() if name in row}
+    if better is None or not means:
         return []
-    best = [label for label, value in means.items() if math.isclose(value, max(means.values()))]
-    # Where all are equal, such as a BLEU of 0 everywhere, none is the best.
+    wanted = max(means.values()) if better == "higher" else min(means.values())
+    best = [label for label, value in means.items() if math.isclose(value, wanted)]
+    # Such as a BLEU of 0 everywhere.
     return best if len(best) < len(means) else []
 
 

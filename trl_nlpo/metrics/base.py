@@ -1,12 +1,16 @@
-"""What every metric is: a score for each prediction, and what a table says of all of them."""
+"""What every metric is: a score for each prediction, what a table says of all of them, and which way is better."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import UserError
+
+
+Direction = Literal["higher", "lower"]
+"""Which way a number is better; None in its place: neither, as for lengths."""
 
 
 class Metric(ABC):
@@ -15,10 +19,18 @@ class Metric(ABC):
     Attributes:
         name (`str`): as recipes and tables call it.
         columns (`tuple[str, ...]`): columns of the data set that it cannot do without.
+        better (`"higher"`, `"lower"` or `None`, defaults to `"higher"`): which of its numbers are better, for a text
+            and in a table; None: neither, there is no contest. It holds for every number that [`compute`] gives.
+        needs_model (`bool`, defaults to `False`): whether it reads texts with a pretrained model.
+        fit_column (`str`, *optional*): the column whose rows [`fit`] is given before texts are scored; None: [`fit`]
+            is not called.
     """
 
     name: str
     columns: tuple[str, ...] = ("references",)
+    better: Direction | None = "higher"
+    needs_model: bool = False
+    fit_column: str | None = None
 
     @abstractmethod
     def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
@@ -30,15 +42,37 @@ class Metric(ABC):
         """
 
     def compute(self, predictions: Sequence[str], **columns: Any) -> dict[str, float]:
-        """The numbers for a table, by name; by default the mean of the scores over the rows that have one."""
-        scores = [score for score in self.score(predictions, **columns) if score is not None]
-        if not scores:
+        """The numbers for a table, by name; by default the mean of the scores over the rows that have one.
+
+        Raises:
+            UserError: no row has a score.
+        """
+        mean = mean_score(self.score(predictions, **columns))
+        if mean is None:
             raise UserError(f"metric {self.name!r} applies to no row: {' and '.join(self.columns)} are empty.")
-        return {self.name: sum(scores) / len(scores)}
+        return {self.name: mean}
+
+    @property
+    def table_is_mean(self) -> bool:
+        """Whether [`compute`] is the mean of the scores, so that known scores need not be computed again for it."""
+        return type(self).compute is Metric.compute
+
+    def fit(self, references: Sequence[Any]) -> None:  # noqa: B027 (a hook, not a duty)
+        """Learn from many rows' references what scores depend on, such as how rare words are. Nothing by default.
+
+        A metric that overrides this says in `fit_column` which column it wants: for rewards that of the train split,
+        for a table that of the rows in the table.
+
+        Args:
+            references (`Sequence`): a row's references each: a list of texts, or one.
+        """
 
     def as_reward(self, score: float) -> float:
-        """A score as a reward: higher is better, on the metric's usual scale from 0 to 1 where it has one."""
-        return score
+        """A score as a reward: higher is better, on the metric's usual scale from 0 to 1 where it has one.
+
+        By default the score, with its sign changed where lower is better.
+        """
+        return -score if self.better == "lower" else score
 
     def check(self, predictions: Any, columns: dict[str, Any]) -> None:
         """Raise a `UserError` unless there are predictions and, for each, an entry of every column that is needed."""
@@ -78,6 +112,12 @@ def as_list(value: Any) -> list[str]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else [str(item) for item in value]
+
+
+def mean_score(scores: Sequence[float | None]) -> float | None:
+    """The mean over the rows that have a score; None where none has."""
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known else None
 
 
 def best_over_references(score: Any, prediction: str, references: Any) -> float | None:

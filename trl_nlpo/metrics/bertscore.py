@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..naming import check_int
 from .base import Metric, as_list, require_column
 from .pretrained import Pretrained
 from .texts import check_flag
@@ -53,6 +54,8 @@ class BertScore(Metric):
     """
 
     name = "bertscore"
+    better = "higher"
+    needs_model = True
 
     def __init__(
         self,
@@ -66,8 +69,8 @@ class BertScore(Metric):
         device: Any = None,
     ):
         check_flag("metric 'bertscore'", idf=idf)
-        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int) or layer < 0):
-            raise UserError(f"metric 'bertscore': layer must be a number from 0, not {layer!r}.")
+        if layer is not None:
+            check_int("metric 'bertscore'", "layer", layer, 0, "a number")
         if idf_texts is not None and not idf:
             raise UserError("metric 'bertscore': idf_texts has no effect without idf: true.")
         self.columns = (column,)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import UserError
-from ..naming import did_you_mean
+from ..naming import check_int, did_you_mean
 from .sacrebleu_metric import SacreBleuMetric, library
 
 
@@ -14,7 +14,7 @@ SMOOTHINGS = ("exp", "add-k", "floor", "none")
 
 
 class Bleu(SacreBleuMetric):
-    """BLEU over words as white space cuts them, by `sacrebleu`'s counting.
+    """BLEU over words as white space separates them, by `sacrebleu`'s counting.
 
     BLEU = min(1, exp(1 - r / c)) x (p_1 x ... x p_N)^(1/N), with p_n the share of the text's n-grams that occur in a
     reference (each as often as in one reference at most), c its length and r the nearest length of a reference.
@@ -22,7 +22,7 @@ class Bleu(SacreBleuMetric):
     Args:
         max_order (`int`, defaults to 4): N, the longest n-gram. `bleu3` and `bleu4` fix it.
         column (`str`, defaults to `"references"`): the data set's column with a list of references (or one string).
-        tokenize (`str`, defaults to `"none"`): `"none"` cuts at white space, as the paper does; or a tokenizer of
+        tokenize (`str`, defaults to `"none"`): `"none"` splits at white space, as the paper does; or a tokenizer of
             `sacrebleu`, such as `"13a"` or `"intl"`.
         lowercase (`bool`, defaults to `False`)
         smoothing (`str`, defaults to `"exp"`): of single texts, for p_n = 0. `"exp"`: 1/2, 1/4, ... of an n-gram
@@ -49,8 +49,7 @@ class Bleu(SacreBleuMetric):
         smoothing: str = "exp",
         name: str = "bleu",
     ):
-        if not isinstance(max_order, int) or max_order < 1:
-            raise UserError(f"metric {name!r}: max_order must be a whole number from 1, not {max_order!r}.")
+        check_int(f"metric {name!r}", "max_order", max_order, 1)
         _check("smoothing", smoothing, SMOOTHINGS, name)
         _check("tokenizer", tokenize, library(name).BLEU.TOKENIZERS, name)
         options: dict[str, Any] = {

@@ -27,6 +27,8 @@ class Bleurt(Metric):
     """
 
     name = "bleurt"
+    better = "higher"
+    needs_model = True
 
     def __init__(
         self,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
-from .base import Metric, as_list
+from ..storage.json_lines import read_json_lines
+from .base import Metric, as_list, mean_score
 from .words import tokenizer, treebank_words
 
 
@@ -66,6 +67,7 @@ class Cider(Metric):
     """
 
     name = "cider"
+    better = "higher"
 
     def __init__(
         self,
@@ -75,10 +77,10 @@ class Cider(Metric):
     ):
         if not sigma > 0:
             raise UserError(f"metric 'cider': sigma must be above 0, not {sigma!r}.")
-        self.columns, self.sigma = (column,), sigma
+        self.columns, self.fit_column, self.sigma = (column,), column, sigma
         self.document_frequencies: DocumentFrequencies | None = None
         self._has_warned = False
-        tokenizer(self.name)
+        tokenizer("metric 'cider'")
         if document_frequencies is not None:
             given = document_frequencies
             self.fit(_read(given, column) if isinstance(given, (str, Path)) else given)
@@ -110,10 +112,10 @@ class Cider(Metric):
         if counted is not None and counted.rows == 1:
             self._warn("the document frequencies of a single row weigh every n-gram with log 1 = 0")
             counted = None
-        scores = [score for score in self._scores(predictions, rows, counted) if score is not None]
-        if not scores:
+        mean = mean_score(self._scores(predictions, rows, counted))
+        if mean is None:
             raise UserError(f"metric {self.name!r} applies to no row: {self.columns[0]} are empty.")
-        return {self.name: sum(scores) / len(scores)}
+        return {self.name: mean}
 
     def as_reward(self, score: float) -> float:
         return score / 10
@@ -191,12 +193,10 @@ def _count(rows: Iterable[Any]) -> DocumentFrequencies:
 def _read(path: str | Path, column: str) -> list[Any]:
     """References of all rows of a JSON or JSON Lines file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
         if Path(path).suffix == ".jsonl":
-            # Not `splitlines`: a reference may hold a line separator of its own, such as U+2028.
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            rows = [row for _, row in read_json_lines(Path(path))]
         else:
-            rows = json.loads(text)
+            rows = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"metric 'cider': document_frequencies {str(path)!r} cannot be read: {error}") from None
     if not isinstance(rows, list):

@@ -13,7 +13,7 @@ from .texts import check_flag, joined, prompt_text
 
 
 class SequenceClassifier(Pretrained):
-    """A model with a head over whole texts. Arguments as for [`Pretrained`], without the class."""
+    """A model with a head that reads a text as one. Arguments as for [`Pretrained`], without the class."""
 
     def __init__(self, model: Any, who: str, tokenizer: Any = None, batch_size: int = 16, device: Any = None):
         super().__init__(model, "AutoModelForSequenceClassification", who, tokenizer, batch_size, device)
@@ -74,6 +74,8 @@ class Classifier(Metric):
     """
 
     name = "classifier"
+    better = "higher"
+    needs_model = True
 
     def __init__(
         self,
@@ -125,6 +127,8 @@ class Preference(Metric):
 
     name = "preference"
     columns = ("prompts",)
+    better = "higher"
+    needs_model = True
 
     def __init__(
         self,

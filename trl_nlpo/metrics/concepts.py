@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..errors import UserError
+from ..naming import require_package
 from .base import Metric, as_list
 
 
@@ -41,6 +41,7 @@ class ConceptCoverage(Metric):
     """
 
     name = "concept_coverage"
+    better = "higher"
 
     def __init__(self, column: str = "concepts", inflections: bool = True, lemmas: bool = False):
         self.columns, self.inflections, self.lemmas = (column,), inflections, lemmas
@@ -89,14 +90,8 @@ def base_forms(word: str) -> set[str]:
 
 @lru_cache(maxsize=50_000)
 def _lemma(word: str) -> str:
-    try:
-        from simplemma import lemmatize
-    except ImportError:
-        raise UserError(
-            "metric 'concept_coverage' with `lemmas` needs the package simplemma: install it with "
-            '`pip install "trl-nlpo[metrics]"`.'
-        ) from None
-    return lemmatize(word, lang="en").lower()
+    simplemma = require_package("simplemma", "metric 'concept_coverage' with `lemmas`")
+    return simplemma.lemmatize(word, lang="en").lower()
 
 
 def _occurs(concept: tuple[str, ...], forms: list[set[str]]) -> bool:

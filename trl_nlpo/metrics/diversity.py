@@ -10,10 +10,13 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import UserError
-from .base import Metric
+from ..naming import check_int
+from .base import Direction, Metric
+from .words import tokenizer
 
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_WHO = "a metric of naturalness"
 
 
 # Several of these metrics, and samples that come again, read the same texts.
@@ -27,8 +30,8 @@ def word_tokens(text: str) -> tuple[str, ...]:
     Raises:
         UserError: the package nltk is missing.
     """
-    tokenizer = _tokenizer()
-    return tuple(token.lower() for sentence in _SENTENCE_END.split(text) for token in tokenizer.tokenize(sentence))
+    words = tokenizer(_WHO)
+    return tuple(token.lower() for sentence in _SENTENCE_END.split(text) for token in words.tokenize(sentence))
 
 
 def ngram_counts(texts: Iterable[Sequence[str]], n: int) -> Counter[tuple[str, ...]]:
@@ -55,7 +58,7 @@ def unique(counts: Counter[tuple[str, ...]]) -> float:
 def msttr(texts: Iterable[Sequence[str]], window: int) -> float | None:
     """Mean segmental type-token ratio (Johnson 1944): the mean of different tokens / `window` over windows.
 
-    The texts' tokens are strung together and cut into windows one after the other; the last, shorter one is dropped.
+    The texts' tokens are strung together and split into windows one after the other; the last, shorter one is dropped.
 
     Returns:
         In (0, 1], or None where the texts do not fill one window.
@@ -66,12 +69,14 @@ def msttr(texts: Iterable[Sequence[str]], window: int) -> float | None:
 
 
 class _OfAllTexts(Metric):
-    """A number of a whole set of texts; the score of a text is that number of it alone."""
+    """A number of a set of texts together; the score of a text is that number of it alone."""
 
     columns = ()
+    # Neither many different words nor few are better by themselves.
+    better: Direction | None = None
 
     def __init__(self) -> None:
-        _tokenizer()
+        tokenizer(_WHO)
 
     def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
         return [self._number([word_tokens(text)]) for text in predictions]
@@ -102,8 +107,7 @@ class MSTTR(_OfAllTexts):
     name = "msttr"
 
     def __init__(self, window: int = 100):
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise UserError(f"metric 'msttr': window must be a number of tokens from 1, not {window!r}.")
+        check_int("metric 'msttr'", "window", window, 1, "a number of tokens")
         super().__init__()
         self.window = window
 
@@ -173,15 +177,3 @@ class Diversity(_OfAllTexts):
 
 
 _STATISTICS = {"distinct": distinct, "entropy": entropy, "unique": unique}
-
-
-# Kept out of the metrics so that these can be pickled whatever the tokenizer holds.
-@lru_cache(maxsize=1)
-def _tokenizer() -> Any:
-    try:
-        from nltk.tokenize import NLTKWordTokenizer
-    except ImportError:
-        raise UserError(
-            'the naturalness metrics need the package nltk: install it with `pip install "trl-nlpo[metrics]"`.'
-        ) from None
-    return NLTKWordTokenizer()

@@ -11,7 +11,7 @@ from .base import Metric
 
 
 class EvaluateModule(evaluate.Metric):
-    """An `evaluate.Metric` around a [`Metric`]. Columns beside predictions and references are given to `compute`.
+    """An `evaluate.Metric` around a [`Metric`]. Other columns than predictions and references are passed to `compute`.
 
     Args:
         metric ([`Metric`])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..naming import check_int
 from .base import Metric, require_column
 from .classifier import SequenceClassifier
 from .texts import prompt_text
@@ -30,6 +31,8 @@ class Intent(Metric):
     """
 
     name = "intent"
+    better = "higher"
+    needs_model = True
 
     def __init__(
         self,
@@ -44,8 +47,7 @@ class Intent(Metric):
         device: Any = None,
     ):
         for option, value in (("first_label", first_label), ("num_utterances", num_utterances)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise UserError(f"metric 'intent': {option} must be a whole number from 0, not {value!r}.")
+            check_int("metric 'intent'", option, value, 0)
         if not utterance_end:
             raise UserError("metric 'intent': utterance_end is empty: give the mark between utterances in prompts.")
         self.columns = ("prompts", column) if num_utterances else (column,)

@@ -37,6 +37,7 @@ class Meteor(Metric):
     """
 
     name = "meteor"
+    better = "higher"
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Meteor(Metric):
     ):
         self.columns, self.synonyms = (column,), synonyms
         self.parameters = {"alpha": alpha, "beta": beta, "gamma": gamma}
-        tokenizer(self.name)
+        tokenizer("metric 'meteor'")
         if synonyms:
             _check_wordnet()
 

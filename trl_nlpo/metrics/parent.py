@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..naming import require_package
 from .base import Metric, as_list
+from .sequences import longest_common_subsequence
 
 
 MAX_ORDER = 4
@@ -40,7 +42,7 @@ class Parent(Metric):
         table_column (`str`, defaults to `"table"`): the column with the table: rows of cells, the header first; a cell
             is a text, or a mapping with `value` as in ToTTo's files.
 
-    Words are lower-cased and cut by `sacrebleu`'s 13a. A score is in [0, 1]: 0 for an empty text, None for a row
+    Words are lower-cased and split by `sacrebleu`'s 13a. A score is in [0, 1]: 0 for an empty text, None for a row
     without references or entries. A text of fewer than four words has no 4-gram and so scores near 0. [`compute`]
     gives the means over the rows, `parent`, `parent_precision` and `parent_recall`, of each row's best reference.
 
@@ -49,6 +51,7 @@ class Parent(Metric):
     """
 
     name = "parent"
+    better = "higher"
 
     def __init__(
         self,
@@ -147,20 +150,7 @@ def _entailed(ngram: Words, lexicon: frozenset[str]) -> float:
 
 def _named(entries: list[Words], text: Words) -> float:
     """The mean, over the entries, of the share of their words that the text has in order."""
-    return sum(_common_subsequence(entry, text) / len(entry) for entry in entries) / len(entries)
-
-
-def _common_subsequence(entry: Words, text: Words) -> int:
-    """Length of the longest common subsequence, a bit of an integer for each word of the entry (Hyyrö 2004)."""
-    places: dict[str, int] = {}
-    for index, word in enumerate(entry):
-        places[word] = places.get(word, 0) | 1 << index
-    everywhere = (1 << len(entry)) - 1
-    open_places = everywhere
-    for word in text:
-        if found := open_places & places.get(word, 0):
-            open_places = (open_places + found | open_places - found) & everywhere
-    return len(entry) - open_places.bit_count()
+    return sum(longest_common_subsequence(entry, text) / len(entry) for entry in entries) / len(entries)
 
 
 def _ngrams(words: Words, order: int) -> Counter[Words]:
@@ -193,7 +183,7 @@ def _highlighted(table: list[list[str]], places: Any, index: int) -> list[str]:
 
 
 def _per_row(values: Any, index: int) -> bool:
-    """Whether a column has an entry for the row; TRL passes other things beside columns."""
+    """Whether a column has an entry for the row; TRL passes other things than columns too."""
     return isinstance(values, Sequence) and not isinstance(values, str) and index < len(values)
 
 
@@ -204,10 +194,4 @@ def _words(text: str) -> Words:
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:
-    try:
-        from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-    except ImportError:
-        raise UserError(
-            "metric 'parent' needs the package sacrebleu: install it with `pip install \"trl-nlpo[metrics]\"`."
-        ) from None
-    return Tokenizer13a()
+    return require_package("sacrebleu.tokenizers.tokenizer_13a", "metric 'parent'").Tokenizer13a()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..naming import check_int
 from .base import Metric, require_column
 from .pretrained import Pretrained
 from .texts import check_flag, joined, prompt_text
@@ -39,6 +40,8 @@ class Perplexity(Metric):
     """
 
     name = "perplexity"
+    better = "lower"
+    needs_model = True
 
     def __init__(
         self,
@@ -53,10 +56,8 @@ class Perplexity(Metric):
     ):
         check_flag("metric 'perplexity'", include_prompt=include_prompt)
         for option, value, least in (("max_length", max_length, 2), ("stride", stride, 1)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise UserError(
-                    f"metric 'perplexity': {option} must be a number of tokens from {least}, not {value!r}."
-                )
+            if value is not None:
+                check_int("metric 'perplexity'", option, value, least, "a number of tokens")
         self.columns = ("prompts",) if include_prompt else ()
         self.max_length, self.stride, self.masked = max_length, stride, masked
         self.pretrained = Pretrained(
@@ -120,10 +121,10 @@ class Perplexity(Metric):
     def _tokens(self, prompt: str, text: str, is_masked: bool) -> tuple[list[int], list[int], list[int]]:
         """What a text stands after, itself, and what comes after it, as token ids."""
         tokenizer = self.pretrained.tokenizer
-        whole = joined(prompt, text)
+        together = joined(prompt, text)
         # Together, as the model would read them: a space between them belongs to the text's first token.
         encoded = tokenizer(
-            whole, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False
+            together, return_special_tokens_mask=True, return_offsets_mapping=tokenizer.is_fast, verbose=False
         )
         ids = encoded["input_ids"]
         own = [position for position, special in enumerate(encoded["special_tokens_mask"]) if not special]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, one_line
+from ..naming import check_int
 
 
 # Where a tokenizer knows no limit, transformers writes 10^30.
@@ -39,8 +40,7 @@ class Pretrained:
     def __init__(
         self, model: Any, auto_class: str, who: str, tokenizer: Any = None, batch_size: int = 16, device: Any = None
     ):
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise UserError(f"{who}: batch_size must be a number of rows from 1, not {batch_size!r}.")
+        check_int(who, "batch_size", batch_size, 1, "a number of rows")
         if not isinstance(model, (str, os.PathLike)) and not hasattr(model, "config"):
             raise UserError(f"{who}: model must be a local folder, a Hub id or a model, not {model!r:.60}.")
         if tokenizer is None and not isinstance(model, (str, os.PathLike)):
@@ -105,10 +105,11 @@ class Pretrained:
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, truncation_side: str = "right"
     ) -> list[dict[str, list[int]]]:
-        """Token ids of texts or of pairs of texts, with special tokens, cut to what the model can read.
+        """Token ids of texts or of pairs of texts, with special tokens, truncated to what the model can read.
 
         Args:
-            texts (`Sequence[str]`), pairs (`Sequence[str]`, *optional*): first and second halves; the longer is cut.
+            texts (`Sequence[str]`), pairs (`Sequence[str]`, *optional*): first and second halves; the longer
+                is truncated.
             truncation_side (`str`): `"left"` drops the beginning, `"right"` the end.
 
         Returns:

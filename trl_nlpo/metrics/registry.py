@@ -1,11 +1,11 @@
-"""Metrics by name."""
+"""Metrics by name: the built-in ones and any subclass of [`Metric`] by its dotted path."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..errors import UserError
-from ..naming import did_you_mean, import_attribute, instantiate
+from ..naming import did_you_mean, import_attribute, instantiate, require_package
 from .base import Metric
 
 
@@ -54,6 +54,29 @@ def metric_names() -> list[str]:
     return sorted(_METRICS)
 
 
+def metric_class(name: str) -> type[Metric]:
+    """The class of a metric, without making one: what it says of all its instances (`better`, `needs_model`).
+
+    Args:
+        name (`str`): one of `metric_names()`, or `my_module.MyMetric`.
+
+    Raises:
+        UserError: nothing of that name, or no metric.
+    """
+    if name in _METRICS:
+        return import_attribute(f"{__package__}.{_METRICS[name][0]}", f"metric {name!r}")
+    if "." not in name:
+        hint = did_you_mean(name, _METRICS) or "."
+        raise UserError(
+            f"unknown metric {name!r}{hint} Take one of {', '.join(metric_names())}, or the "
+            "dotted path of a subclass of trl_nlpo.metrics.base.Metric."
+        )
+    found = import_attribute(name, f"metric {name!r}")
+    if not (isinstance(found, type) and issubclass(found, Metric)):
+        raise UserError(f"metric {name!r} is no subclass of trl_nlpo.metrics.base.Metric.")
+    return found
+
+
 def get_metric(name: str, **options: Any) -> Metric:
     """A metric by its name or by the dotted path of a subclass of [`metrics.base.Metric`].
 
@@ -64,20 +87,8 @@ def get_metric(name: str, **options: Any) -> Metric:
     Raises:
         UserError: nothing of that name, no such option, or a package or model that is not there.
     """
-    if name in _METRICS:
-        path, fixed = _METRICS[name]
-        cls = import_attribute(f"{__package__}.{path}", f"metric {name!r}")
-        return instantiate(cls, name, options, fixed, "metric")
-    if "." not in name:
-        hint = did_you_mean(name, _METRICS) or "."
-        raise UserError(
-            f"unknown metric {name!r}{hint} Take one of {', '.join(metric_names())}, or the "
-            "dotted path of a subclass of trl_nlpo.metrics.base.Metric."
-        )
-    cls = import_attribute(name, f"metric {name!r}")
-    if not (isinstance(cls, type) and issubclass(cls, Metric)):
-        raise UserError(f"metric {name!r} is no subclass of trl_nlpo.metrics.base.Metric.")
-    return instantiate(cls, name, options, {}, "metric")
+    _, fixed = _METRICS.get(name, ("", {}))
+    return instantiate(metric_class(name), name, options, fixed, "metric")
 
 
 def load(name: str, **options: Any) -> Any:
@@ -93,12 +104,7 @@ def load(name: str, **options: Any) -> Any:
         >>> load("rouge1").compute(predictions=["a cat sat"], references=[["the cat sat", "a dog"]])
         {'rouge1': 0.6666666666666666}
     """
-    try:
-        from .evaluate_module import EvaluateModule
-    except ImportError as error:
-        if error.name != "evaluate":
-            raise
-        raise UserError(
-            'metrics.load needs the package evaluate: install it with `pip install "trl-nlpo[metrics]"`.'
-        ) from None
+    require_package("evaluate", "metrics.load")
+    from .evaluate_module import EvaluateModule
+
     return EvaluateModule(get_metric(name, **options))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..errors import UserError
+from ..naming import require_package
 from .base import Metric, best_over_references
+from .sequences import longest_common_subsequence
 
 
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -27,6 +28,8 @@ class Rouge(Metric):
         >>> Rouge("rouge1").score(["a cat sat"], references=[["the cat sat", "a dog"]])
         [0.6666666666666666]
     """
+
+    better = "higher"
 
     def __init__(self, kind: str, column: str = "references", use_stemmer: bool = True):
         self.name, self.columns, self.use_stemmer = kind, (column,), use_stemmer
@@ -52,6 +55,7 @@ class AllRouge(Metric):
     """
 
     name = "rouge"
+    better = "higher"
 
     def __init__(self, column: str = "references", use_stemmer: bool = True):
         self.columns = (column,)
@@ -66,7 +70,7 @@ class AllRouge(Metric):
 
 @lru_cache(maxsize=4096)
 def _tokens(text: str, use_stemmer: bool) -> tuple[str, ...]:
-    """Words as `rouge_score` cuts them; a row's references are cut once, however often they are compared with."""
+    """Words as `rouge_score` splits them; a row's references are split once, however often they are compared with."""
     from rouge_score.tokenize import tokenize
 
     if not use_stemmer:
@@ -90,29 +94,8 @@ def _rouge_l(prediction: Sequence[str], reference: Sequence[str]) -> float:
     return 2 * precision * recall / (precision + recall) if common else 0.0
 
 
-def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a row of the table as the bits of a number (Hyyrö 2004).
-
-    The table of `rouge_score` has a cell for every pair of words: ten thousand words each would take minutes.
-    """
-    places: dict[str, int] = {}
-    for place, word in enumerate(first):
-        places[word] = places.get(word, 0) | (1 << place)
-    everywhere = (1 << len(first)) - 1
-    row = everywhere
-    for word in second:
-        matches = row & places.get(word, 0)
-        row = ((row + matches) | (row - matches)) & everywhere
-    return len(first) - row.bit_count()
-
-
 # Kept out of the metric so that this can be pickled whatever the scorer holds.
 @lru_cache(maxsize=8)
 def _scorer(kind: str, use_stemmer: bool) -> Any:
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise UserError(
-            f'metric {kind!r} needs the package rouge-score: install it with `pip install "trl-nlpo[metrics]"`.'
-        ) from None
-    return RougeScorer([kind], use_stemmer=use_stemmer)
+    library = require_package("rouge_score.rouge_scorer", f"metric {kind!r}")
+    return library.RougeScorer([kind], use_stemmer=use_stemmer)

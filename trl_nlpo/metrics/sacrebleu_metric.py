@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import UserError, one_line
-from .base import Metric, as_list
+from ..naming import require_package
+from .base import Direction, Metric, as_list
 
 
 Options = tuple[tuple[str, Any], ...]
@@ -29,6 +30,7 @@ class SacreBleuMetric(Metric):
         UserError: the package is missing, or what an option needs.
     """
 
+    better: Direction | None = "higher"
     scale = 1.0
     """The corpus number times this is what [`compute`] gives."""
 
@@ -99,10 +101,4 @@ def library(name: str) -> Any:
     Raises:
         UserError: the package is missing.
     """
-    try:
-        from sacrebleu import metrics
-    except ImportError:
-        raise UserError(
-            f'metric {name!r} needs the package sacrebleu: install it with `pip install "trl-nlpo[metrics]"`.'
-        ) from None
-    return metrics
+    return require_package("sacrebleu", f"metric {name!r}").metrics

@@ -47,6 +47,7 @@ class Spice(Metric):
     """
 
     name = "spice"
+    better = "higher"
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, one_line
+from ..naming import check_int, require_package
 from .base import Metric, require_column
 from .classifier import SequenceClassifier
 from .texts import check_flag, prompt_text
@@ -51,6 +52,8 @@ class SummaC(Metric):
     """
 
     name = "summac"
+    better = "higher"
+    needs_model = True
 
     def __init__(
         self,
@@ -70,9 +73,7 @@ class SummaC(Metric):
         check_flag("metric 'summac'", use_contradiction=use_contradiction)
         if variant not in VARIANTS:
             raise UserError(f"metric 'summac': variant must be one of {', '.join(VARIANTS)}, not {variant!r}.")
-        limit = max_source_sentences
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise UserError(f"metric 'summac': max_source_sentences must be a number from 1, not {limit!r}.")
+        check_int("metric 'summac'", "max_source_sentences", max_source_sentences, 1, "a number")
         self.columns, self.variant, self.use_contradiction = (column,), variant, use_contradiction
         self.labels = {"entailment": entailment, "contradiction": contradiction}
         self.language, self.max_source_sentences = language, max_source_sentences
@@ -209,13 +210,8 @@ def sentences(text: str, language: str = "en") -> list[str]:
 # Kept out of the metric so that this can be pickled whatever the segmenter holds.
 @lru_cache(maxsize=8)
 def _segmenter(language: str) -> Any:
+    pysbd = require_package("pysbd", "metric 'summac'")
     try:
-        from pysbd import Segmenter
-    except ImportError:
-        raise UserError(
-            "metric 'summac' needs the package pysbd: install it with `pip install \"trl-nlpo[metrics]\"`."
-        ) from None
-    try:
-        return Segmenter(language=language, clean=False)
+        return pysbd.Segmenter(language=language, clean=False)
     except ValueError as error:
         raise UserError(f"metric 'summac': pysbd has no rules for language {language!r}.") from error

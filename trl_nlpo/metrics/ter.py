@@ -34,6 +34,8 @@ class Ter(SacreBleuMetric):
         [33.33333333333333]
     """
 
+    better = "lower"
+
     def __init__(
         self,
         column: str = "references",

@@ -1,11 +1,11 @@
-"""Words of a text as the Penn Treebank cuts them, by `nltk`, without data to download."""
+"""Words of a text as the Penn Treebank splits them, by `nltk`, without data to download."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
-from ..errors import UserError
+from ..naming import require_package
 
 
 # References come again with every completion of their prompt and in every epoch.
@@ -20,7 +20,20 @@ def treebank_words(text: str, metric: str) -> tuple[str, ...]:
     Raises:
         UserError: `nltk` is missing.
     """
-    return tuple(tokenizer(metric).tokenize(text))
+    return tuple(tokenizer(f"metric {metric!r}").tokenize(text))
+
+
+def tokenizer(who: str) -> Any:
+    """`nltk`'s tokenizer of words.
+
+    Args:
+        who (`str`): what needs it, for the message: `"metric 'meteor'"`.
+
+    Raises:
+        UserError: `nltk` is missing.
+    """
+    require_package("nltk.tokenize", who)
+    return _tokenizer()
 
 
 @lru_cache(maxsize=1)
@@ -28,17 +41,3 @@ def _tokenizer() -> Any:
     from nltk.tokenize import NLTKWordTokenizer
 
     return NLTKWordTokenizer()
-
-
-def tokenizer(metric: str) -> Any:
-    """`nltk`'s tokenizer of words.
-
-    Raises:
-        UserError: `nltk` is missing.
-    """
-    try:
-        return _tokenizer()
-    except ImportError:
-        raise UserError(
-            f'metric {metric!r} needs the package nltk: install it with `pip install "trl-nlpo[metrics]"`.'
-        ) from None

@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import UserError, one_line
 from ..metrics.base import require_column
 from ..metrics.texts import completion_text
+from ..naming import require_package
 
 
 class EvaluateReward:
@@ -31,13 +32,7 @@ class EvaluateReward:
         column: str | None = "references",
         **options: Any,
     ):
-        try:
-            import evaluate
-        except ImportError:
-            raise UserError(
-                f"reward 'evaluate:{module}' needs the package evaluate: install it with "
-                '`pip install "trl-nlpo[metrics]"`.'
-            ) from None
+        evaluate = require_package("evaluate", f"reward 'evaluate:{module}'")
         try:
             self.module = evaluate.load(module)
         except Exception as error:

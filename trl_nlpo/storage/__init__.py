@@ -1,1 +1,1 @@
-"""Files that are whole or not there."""
+"""Files and folders of a run: a crash leaves each complete or absent, and reading errors are one line."""

@@ -1,8 +1,8 @@
-"""Checkpoints as folders: whole or not there, told from damaged ones, and removed in time.
+"""Checkpoints as folders: complete or absent, checked for damage, and removed when there are enough newer ones.
 
-A checkpoint is written under `_unfinished/` and renamed once it is on disk, so that a folder `checkpoint-N` was whole
-when it got its name. Its manifest holds the size of every file, so that what was lost since is noticed. Sizes, not
-sums: reading every file back would take as long as writing it.
+A checkpoint is written under `_unfinished/` and renamed once it is on disk, so that a folder `checkpoint-N` was
+complete when it got its name. Its manifest holds the size of every file, so that what was lost since is noticed.
+Sizes, not checksums: reading every file back would take as long as writing it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .files import UNFINISHED
 
 
 MANIFEST_NAME = "manifest.json"
-UNFINISHED = "_unfinished"
-"""Folder for what is being written or removed. Uploads to the Hub leave out names with this first letter."""
 
 _REPLACED = "replaced-"
 _REMOVED = "removed-"
@@ -30,12 +29,11 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def publish_checkpoint(output_dir: str | Path, name: str) -> Path:
-    """Give `_unfinished/<name>` its manifest and its place in `output_dir`, as one step that a crash cannot halve.
+    """Give `_unfinished/<name>` its manifest and its place in `output_dir`, in one step that a crash cannot halve.
 
     Args:
-        output_dir (`str` or `Path`): where checkpoints lie.
-        name (`str`): such as `"checkpoint-8"`; one of that name that is there already makes place once the new one is
-            whole.
+        output_dir (`str` or `Path`): the folder of the checkpoints.
+        name (`str`): such as `"checkpoint-8"`; an existing one of that name is replaced once the new one is complete.
 
     Returns:
         `Path`: the checkpoint.
@@ -71,7 +69,7 @@ def remove_old_checkpoints(output_dir: str | Path, limit: int | None, protected:
     """Keep `limit` checkpoints; None or less than 1: all.
 
     Args:
-        output_dir (`str` or `Path`): where checkpoints lie.
+        output_dir (`str` or `Path`): the folder of the checkpoints.
         limit (`int`, *optional*): as `save_total_limit`.
         protected (`set` of `Path`): never removed, though they count: the newest and the best.
     """
@@ -104,9 +102,9 @@ def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any]
     """The last checkpoint that is not damaged; None when there is no checkpoint at all.
 
     Args:
-        output_dir (`str` or `Path`): where checkpoints lie.
-        report: called with one line for each damaged checkpoint that is passed over.
-        since (`float`): checkpoints that were written before this time are another run's, and not looked at.
+        output_dir (`str` or `Path`): the folder of the checkpoints.
+        report: called with one line for each damaged checkpoint that is skipped.
+        since (`float`): checkpoints written before this time are another run's, and ignored.
 
     Raises:
         UserError: there are checkpoints, but all are damaged.
@@ -116,17 +114,17 @@ def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any]
         found = damage(checkpoint)
         if found is None:
             return checkpoint
-        report(f"The checkpoint {checkpoint} is damaged ({found}): passing over it to the one before.")
+        report(f"The checkpoint {checkpoint} is damaged ({found}): skipping it for the one before.")
     if checkpoints:
         raise UserError(
-            f"No checkpoint in {output_dir} is whole ({checkpoints[-1].name}: {damage(checkpoints[-1])}): restore "
+            f"No checkpoint in {output_dir} is complete ({checkpoints[-1].name}: {damage(checkpoints[-1])}): restore "
             "one, or remove them to start from the beginning."
         )
     return None
 
 
 def damage(checkpoint: str | Path) -> str | None:
-    """What is wrong with the files of a checkpoint, in a few words; None for a whole one."""
+    """What is wrong with the files of a checkpoint, in a few words; None for a complete one."""
     folder = Path(checkpoint)
     manifest = _manifest(folder)
     if manifest is None:
@@ -138,12 +136,6 @@ def damage(checkpoint: str | Path) -> str | None:
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes instead of {size}"
     return None
-
-
-def checkpoint_bytes(checkpoint: str | Path) -> int:
-    """The size of a checkpoint by its manifest; 0 where that cannot be read."""
-    manifest = _manifest(Path(checkpoint))
-    return 0 if manifest is None else sum(manifest["files"].values())
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:

@@ -1,24 +1,29 @@
-"""Files that are whole or not there, and a full disk, told from other failures and said in one line."""
+"""Single files: replaced in one step, read as JSON; and a full disk, recognized and explained in one line."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from ..errors import DiskFullError
-from .checkpoint_folder import UNFINISHED, checkpoint_bytes
+from ..errors import DiskFullError, UserError, one_line
 
+
+UNFINISHED = "_unfinished"
+"""Folder for what is being written or removed. Uploads to the Hub leave out names with this first letter."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # What safetensors, which is Rust, makes of it.
-_SAID = ("No space left on device", "Disk quota exceeded", "(os error 28)", "(os error 122)")
-# `torch.save` only says that a write failed. That it was for want of room shows on the disk.
-_SAID_BY_TORCH = ("inline_container", "PytorchStreamWriter failed writing")
+_MESSAGES = ("No space left on device", "Disk quota exceeded", "(os error 28)", "(os error 122)")
+# `torch.save` only says that a write failed. Whether the disk is full must be checked separately.
+_MESSAGES_OF_TORCH = ("inline_container", "PytorchStreamWriter failed writing")
 _NO_ROOM = 1_000_000
+"""Bytes; with fewer free, a failed write of `torch.save` is taken for a full disk."""
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:
@@ -28,7 +33,7 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _FULL:
             return True
-        if any(words in str(seen) for words in (_SAID if has_room else _SAID + _SAID_BY_TORCH)):
+        if any(words in str(seen) for words in (_MESSAGES if has_room else _MESSAGES + _MESSAGES_OF_TORCH)):
             return True
         seen = seen.__cause__ or seen.__context__
     return False
@@ -39,9 +44,9 @@ def explain_full_disk(folder: Path, what: str, last_checkpoint: Path | None = No
     """Turn the error of a full disk into one line.
 
     Args:
-        folder (`Path`): where was to be written.
+        folder (`Path`): where it was to be written.
         what (`str`): what was to be written.
-        last_checkpoint (`Path`, *optional*): the newest whole one; the next is taken to be as large.
+        last_checkpoint (`Path`, *optional*): folder of the newest complete one; the next is taken to be as large.
 
     Raises:
         DiskFullError: says what is needed, as far as that is known, and what is free.
@@ -52,18 +57,18 @@ def explain_full_disk(folder: Path, what: str, last_checkpoint: Path | None = No
         if isinstance(error, DiskFullError) or not is_disk_full(error, folder):
             raise
         written = _bytes_in(folder / UNFINISHED)
-        needed = max(written, 0 if last_checkpoint is None else checkpoint_bytes(last_checkpoint))
+        needed = max(written, 0 if last_checkpoint is None else _bytes_in(last_checkpoint))
         free = shutil.disk_usage(folder).free + written
         size = f" of {'about' if needed > written else 'more than'} {_readable(needed)}" if needed else ""
-        goes_on = "" if last_checkpoint is None else f"; {last_checkpoint} is whole, go on from there with --resume"
+        hint = "" if last_checkpoint is None else f"; {last_checkpoint} is complete, resume from it with --resume"
         raise DiskFullError(
             f"The disk is full: there is no room for {what}{size} in {folder}, where {_readable(free)} are free. "
-            f"Make room, or keep fewer checkpoints with save_total_limit{goes_on}."
+            f"Make room, or keep fewer checkpoints with save_total_limit{hint}."
         ) from error
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader never sees half a file, and a crash leaves the old or the new one.
+    """Write beside it and rename, so that no reader sees half a file, and a crash leaves the old one or the new one.
 
     Raises:
         DiskFullError: there is no room; the old file is still there.
@@ -75,6 +80,27 @@ def replace_file(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path (`Path`)
+        advice (`str`): what to do where it cannot be read, as the end of the message.
+
+    Raises:
+        UserError: there is no such file, or it is damaged; the message names it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or one_line(error)}): {advice}.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}): {advice}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (it holds {type(value).__name__} instead of an object): {advice}.")
+    return value
 
 
 def _bytes_in(folder: Path) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..metrics.registry import metric_class, metric_names
+
 
 Row = dict[str, Any]
 """`prompt` (text), `references` (list of texts) and further columns for rewards and metrics."""
@@ -111,7 +113,9 @@ def without_repetition(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def needs_download(spec: Any) -> bool:
-    """Whether a reward or metric of a recipe names a model (or is one: a name with a slash)."""
-    if isinstance(spec, str):
-        return "/" in spec
-    return "model" in spec or "/" in spec["name"]
+    """Whether a reward or metric of a recipe reads texts with a model (or is one: a name with a slash)."""
+    name, options = (spec, {}) if isinstance(spec, str) else (spec["name"], spec)
+    if name in metric_names():
+        return metric_class(name).needs_model
+    # What only a user's own class knows is seen by its option.
+    return "/" in name or "model" in options
