@@ -16,7 +16,7 @@ from trl_nlpo.storage.checkpoint_folder import (
     UNFINISHED,
     checkpoints_by_age,
     damage,
-    newest_whole_checkpoint,
+    newest_complete_checkpoint,
     publish_checkpoint,
     remove_leftovers,
     remove_old_checkpoints,
@@ -72,7 +72,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(tmp_path, harm, says)
     harm(newest)
     assert damage(newest) == says
     reports = []
-    assert newest_whole_checkpoint(tmp_path, reports.append) == before
+    assert newest_complete_checkpoint(tmp_path, reports.append) == before
     assert len(reports) == 1
     assert "checkpoint-4" in reports[0]
     assert says in reports[0]
@@ -85,19 +85,19 @@ def test_files_that_were_added_are_no_damage(tmp_path):
 
 
 def test_where_there_is_none_there_is_none_and_where_all_are_damaged_that_is_said(tmp_path):
-    assert newest_whole_checkpoint(tmp_path, print) is None
+    assert newest_complete_checkpoint(tmp_path, print) is None
     shutil.rmtree(written(tmp_path, 3) / "value_model")
     with pytest.raises(
         UserError, match=r"No checkpoint in .* is complete \(checkpoint-3: value_model/head is missing"
     ):
-        newest_whole_checkpoint(tmp_path, lambda line: None)
+        newest_complete_checkpoint(tmp_path, lambda line: None)
 
 
 def test_the_newest_is_the_one_written_last_whatever_its_number(tmp_path):
     for step in (80, 90, 4, 10):
         written(tmp_path, step)
     assert [path.name for path in checkpoints_by_age(tmp_path)] == [f"checkpoint-{n}" for n in (80, 90, 4, 10)]
-    assert newest_whole_checkpoint(tmp_path, print).name == "checkpoint-10"
+    assert newest_complete_checkpoint(tmp_path, print).name == "checkpoint-10"
 
 
 def test_what_is_no_checkpoint_is_not_taken_for_one(tmp_path):
@@ -170,11 +170,11 @@ def test_without_a_limit_all_stay(tmp_path, limit):
 def test_checkpoints_of_a_run_before_are_not_looked_at(tmp_path):
     written(tmp_path, 9)
     started = time.time()
-    assert newest_whole_checkpoint(tmp_path, print, since=started) is None
+    assert newest_complete_checkpoint(tmp_path, print, since=started) is None
     own = written(tmp_path, 2)
     reports = []
-    assert newest_whole_checkpoint(tmp_path, reports.append, since=started) == own
+    assert newest_complete_checkpoint(tmp_path, reports.append, since=started) == own
     (own / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"No checkpoint in .* is complete \(checkpoint-2"):
-        newest_whole_checkpoint(tmp_path, reports.append, since=started)
-    assert newest_whole_checkpoint(tmp_path, reports.append).name == "checkpoint-9"
+        newest_complete_checkpoint(tmp_path, reports.append, since=started)
+    assert newest_complete_checkpoint(tmp_path, reports.append).name == "checkpoint-9"

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..errors import UserError, one_line
+from ..storage.json_lines import read_json_lines
 
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
@@ -87,18 +88,17 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON Lines file, or of one JSON list."""
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".json" and text.lstrip().startswith("["):
-        numbered = [(1, text)]
-    else:
-        # Not splitlines(): texts may contain line separators of Unicode, which JSON does not escape.
-        numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    for number, line in numbered:
-        try:
-            parsed = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number + error.lineno - 1}: not valid JSON ({error.msg}).") from None
-        for row in parsed if isinstance(parsed, list) else [parsed]:
+    with path.open(encoding="utf-8-sig") as file:
+        is_list = path.suffix == ".json" and file.read(1000).lstrip().startswith("[")
+    for number, value in _json_list(path) if is_list else read_json_lines(path):
+        for row in value if isinstance(value, list) else [value]:
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: a row must be a JSON object, not {type(row).__name__}.")
             yield row
+
+
+def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        yield 1, json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None

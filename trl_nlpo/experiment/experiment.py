@@ -23,7 +23,7 @@ from ..prompts import PromptDataset, prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED, ZERO_SHOT
 from ..recipes.recipe import Recipe, write_resolved
 from ..recipes.resumed import check_resumed_recipe
-from ..storage.checkpoint_folder import newest_whole_checkpoint
+from ..storage.checkpoint_folder import newest_complete_checkpoint
 from ..storage.run_folder import RunFolder
 from ..trainer.nlpo import NLPOTrainer
 from .callbacks import MetricsLog, showing_progress
@@ -211,7 +211,7 @@ def _checkpoint(run: _Run) -> str | None:
     def report(line: str) -> None:
         run.console.print(escape(line), soft_wrap=True)
 
-    newest = newest_whole_checkpoint(run.folder.path, report, since=run.folder.started)
+    newest = newest_complete_checkpoint(run.folder.path, report, since=run.folder.started)
     return None if newest is None else str(newest)
 
 

@@ -98,7 +98,9 @@ def checkpoints_by_age(output_dir: str | Path) -> list[Path]:
     return sorted(numbered, key=lambda path: (_written(path), _step(path)))
 
 
-def newest_whole_checkpoint(output_dir: str | Path, report: Callable[[str], Any], since: float = 0.0) -> Path | None:
+def newest_complete_checkpoint(
+    output_dir: str | Path, report: Callable[[str], Any], since: float = 0.0
+) -> Path | None:
     """The last checkpoint that is not damaged; None when there is no checkpoint at all.
 
     Args:

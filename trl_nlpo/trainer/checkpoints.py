@@ -28,7 +28,7 @@ from ..storage.checkpoint_folder import (
     MANIFEST_NAME,
     UNFINISHED,
     damage,
-    newest_whole_checkpoint,
+    newest_complete_checkpoint,
     publish_checkpoint,
     remove_leftovers,
     remove_old_checkpoints,
@@ -160,7 +160,7 @@ class Checkpoints:
             return None
         if isinstance(wanted, bool):
             report = logger.warning if self.launch.accelerator.is_main_process else logger.debug
-            newest = newest_whole_checkpoint(self.args.output_dir, report)
+            newest = newest_complete_checkpoint(self.args.output_dir, report)
             if newest is None:
                 raise UserError(f"There is no checkpoint to resume from in {self.args.output_dir}.")
             check_resumable(newest)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from ..storage.json_lines import write_json_lines
 
 
 def print_completions(rows: list[dict[str, Any]], title: str, limit: int) -> None:
@@ -28,8 +29,7 @@ def append_completions(rows: list[dict[str, Any]], folder: str | Path, step: int
     """Keep rows as `completions/completions_<step>.jsonl` under `folder`; what is not JSON stays as its text."""
     path = Path(folder) / "completions" / f"completions_{step:05d}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False, default=str) + "\n" for row in rows)
+    write_json_lines(path, ({"step": step, **row} for row in rows), default=str)
 
 
 def log_to_wandb(rows: list[dict[str, Any]]) -> None:
