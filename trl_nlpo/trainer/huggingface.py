@@ -84,7 +84,7 @@ class HuggingFaceTrainer(TrainerBase):
             self.add_callback(watch)
         self.state = self._new_state()
 
-    def assemble(self, masking_policy: MaskingPolicy, evaluator: Evaluator, end_token_ids: Sequence[int]) -> None:
+    def _assemble(self, masking_policy: MaskingPolicy, evaluator: Evaluator, end_token_ids: Sequence[int]) -> None:
         """Take in what was made of the placed model, then make the optimizer and wrap model and optimizer."""
         self.masking_policy, self.evaluator, self._end_token_ids = masking_policy, evaluator, end_token_ids
         self.guard = Guard(self, self.launch, self.run)

@@ -167,7 +167,7 @@ class NLPOTrainer(HuggingFaceTrainer):
         )
         self.objective = Objective.from_config(args)
         evaluator = Evaluator(args, processing_class, self.reward_functions, self.reference)
-        self.assemble(masking_policy, evaluator, self.mask_settings.always_allowed)
+        self._assemble(masking_policy, evaluator, self.mask_settings.always_allowed)
 
     # The algorithm
 
