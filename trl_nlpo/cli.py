@@ -202,7 +202,7 @@ def train_classifier(
     arguments: Annotated[list[str], typer.Argument(metavar="DATA [--KEY VALUE]...")],
     out: Annotated[str, typer.Option(help="Folder for model and tokenizer.")],
 ) -> None:
-    from .recipes.recipe import arguments_from
+    from .recipes.overrides import arguments_from
     from .reward_training.classifier import ClassifierArguments
     from .reward_training.classifier import train_classifier as train
 
@@ -223,7 +223,7 @@ def tasks() -> None:
 
 @app.command(help="Recipes that ship with the package.")
 def recipes() -> None:
-    from .recipes.recipe import shipped_recipes, summary
+    from .recipes.files import shipped_recipes, summary
 
     shipped = shipped_recipes()
     for name, path in shipped.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -235,3 +235,21 @@ class UpdateSampler(Sampler[list[int]]):
     def _order(self, pass_number: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + pass_number)
         return torch.randperm(self.num_rows, generator=generator).tolist()
+
+
+def prompt_tokenizer(args: Any, tokenizer: Any) -> PromptTokenizer:
+    """The [`PromptTokenizer`] that a configuration asks for."""
+    return PromptTokenizer(tokenizer, args.max_prompt_length, args.prompt_truncation_side, args.chat_template_kwargs)
+
+
+def decoder(tokenizer: Any) -> Callable[[PromptBatch, list[list[int]]], list[Any]]:
+    """Completions as reward functions see them: text, or an assistant message for conversational prompts."""
+
+    def decode(batch: PromptBatch, token_ids: list[list[int]]) -> list[Any]:
+        texts = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        return [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(batch.prompts, texts, strict=True)
+        ]
+
+    return decode

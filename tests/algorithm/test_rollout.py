@@ -12,10 +12,12 @@ from transformers import AutoModelForCausalLM, Qwen2MoeConfig
 
 from support import markov, tiny
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
-from trl_nlpo.algorithm.generation import evaluation_mode, row_draws, sample_completions, seeded, tokens_at
+from trl_nlpo.algorithm.draws import row_draws, seeded, tokens_at
+from trl_nlpo.algorithm.generation import sample_completions
 from trl_nlpo.algorithm.rollout import collect_rollout
 from trl_nlpo.models.adapters import adapter_parameters
 from trl_nlpo.models.masking_policy import MaskingPolicy
+from trl_nlpo.models.modes import evaluation_mode
 from trl_nlpo.models.policy_and_value import PolicyAndValue, completion_logits
 from trl_nlpo.records import PromptBatch
 

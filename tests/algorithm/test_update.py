@@ -12,7 +12,8 @@ import torch
 from support import markov, tiny
 from trl_nlpo.algorithm.batch_plan import BatchPlan
 from trl_nlpo.algorithm.distribution import SamplingSettings, action_logprobs
-from trl_nlpo.algorithm.update import Objective, update_policy
+from trl_nlpo.algorithm.objective import Objective
+from trl_nlpo.algorithm.update import update_policy
 from trl_nlpo.functional.masking import pack_mask
 from trl_nlpo.functional.sequences import left_pad
 from trl_nlpo.models.dropout import disable_dropout

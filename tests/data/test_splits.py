@@ -7,7 +7,9 @@ import json
 import pytest
 from datasets import Dataset
 
-from trl_nlpo.data.splits import load_splits, read_file, target_text
+from trl_nlpo.data.files import read_file
+from trl_nlpo.data.rows import target_text
+from trl_nlpo.data.splits import load_splits
 from trl_nlpo.errors import UserError
 from trl_nlpo.recipes.arguments import RecipeArguments
 

@@ -10,7 +10,9 @@ from datasets import Dataset
 
 from support import markov, tiny
 from trl_nlpo import NLPOConfig, UserError
-from trl_nlpo.evaluation.rows import decoder, distinct_ngrams, evaluate_policy, perplexity, summarize
+from trl_nlpo.evaluation.policy import evaluate_policy
+from trl_nlpo.evaluation.summary import distinct_ngrams, perplexity, summarize
+from trl_nlpo.prompts import decoder
 from trl_nlpo.records import PromptBatch
 
 

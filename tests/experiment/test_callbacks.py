@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import PrinterCallback, ProgressCallback
 
-from trl_nlpo.experiment.progress_bar import ProgressBar, showing_progress
+from trl_nlpo.experiment.callbacks import ProgressBar, showing_progress
 
 
 STATE = SimpleNamespace(is_world_process_zero=True, max_steps=4, global_step=0)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForCon
 
 from trl_nlpo.data.splits import load_splits
 from trl_nlpo.errors import UserError
-from trl_nlpo.evaluation.rows import evaluate_policy
+from trl_nlpo.evaluation.policy import evaluate_policy
 from trl_nlpo.experiment import experiment
 from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.experiment.starting_model import starting_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trl_nlpo.metrics.suite import compute_metrics
-from trl_nlpo.recipes.arguments import parse_rewards
+from trl_nlpo.recipes.specs import parse_rewards
 
 
 def suite(metrics, predictions=("a dog", "a cat"), **columns):

@@ -11,7 +11,8 @@ from torch import nn
 
 from support import tiny
 from trl_nlpo.models.adapters import adapter_parameters
-from trl_nlpo.models.masking_policy import MaskingPolicy, frozen_adapter, frozen_copy, swapped_weights
+from trl_nlpo.models.copies import frozen_adapter, frozen_copy, swapped_weights
+from trl_nlpo.models.masking_policy import MaskingPolicy
 
 
 TOKENS = torch.arange(3, 11).view(2, 4)

@@ -17,7 +17,8 @@ from trl import ModelConfig
 from trl_nlpo import cli
 from trl_nlpo.config import NLPOConfig
 from trl_nlpo.recipes.arguments import RecipeArguments
-from trl_nlpo.recipes.recipe import recipe_fields, shipped_recipes
+from trl_nlpo.recipes.files import shipped_recipes
+from trl_nlpo.recipes.keys import recipe_fields
 
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,8 @@ import yaml
 
 from trl_nlpo.data.splits import load_splits
 from trl_nlpo.errors import UserError
-from trl_nlpo.recipes.recipe import load_recipe, shipped_recipes, write_resolved
+from trl_nlpo.recipes.files import shipped_recipes
+from trl_nlpo.recipes.recipe import load_recipe, write_resolved
 from trl_nlpo.tasks import get_task, task_names
 
 

@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 
 from trl_nlpo.errors import UserError
 from trl_nlpo.metrics import meteor
-from trl_nlpo.recipes.recipe import (
-    find_recipe,
-    load_recipe,
-    parse_overrides,
-    read_yaml,
-    shipped_recipes,
-    summary,
-    write_resolved,
-)
+from trl_nlpo.recipes.files import find_recipe, read_yaml, shipped_recipes, summary
+from trl_nlpo.recipes.overrides import parse_overrides
+from trl_nlpo.recipes.recipe import load_recipe, write_resolved
 
 
 SHIPPED = shipped_recipes()

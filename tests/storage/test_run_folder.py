@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from trl_nlpo.errors import DiskFullError
+from trl_nlpo.experiment.callbacks import MetricsLog
 from trl_nlpo.storage import run_folder
 from trl_nlpo.storage.files import replace_file
-from trl_nlpo.storage.run_folder import MetricsLog, RunFolder
+from trl_nlpo.storage.run_folder import RunFolder
 
 
 def logged(folder):

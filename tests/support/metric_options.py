@@ -12,5 +12,5 @@ def words_as_objects(text: str) -> list[tuple[str]]:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "meteor": {"synonyms": False},
-    "spice": {"parser": "metric_options.words_as_objects"},
+    "spice": {"parser": "support.metric_options.words_as_objects"},
 }

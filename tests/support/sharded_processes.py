@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from support import processes, tiny
 from support.processes import weights_of
 from trl_nlpo import NLPOTrainer, cli
-from trl_nlpo.algorithm import update
+from trl_nlpo.algorithm import objective
 from trl_nlpo.launch import fsdp
 
 
@@ -58,14 +58,14 @@ def updated(subject, spoil_loss=False, spoil_advantages=False):
     estimates = NLPOTrainer.estimate_advantages(subject, rollout, subject.score_rollout(rollout))
     if spoil_advantages:
         estimates.advantages[0, 0] = math.nan
-    loss = update._Microbatch.loss
+    loss = objective.Microbatch.loss
     if spoil_loss:
         # Its gradient is finite all the same.
-        update._Microbatch.loss = lambda *args, **kwargs: loss(*args, **kwargs) + math.inf
+        objective.Microbatch.loss = lambda *args, **kwargs: loss(*args, **kwargs) + math.inf
     try:
         stats = subject.update_policy(rollout, estimates)
     finally:
-        update._Microbatch.loss = loss
+        objective.Microbatch.loss = loss
     return {"steps": stats.num_optimizer_steps, "skipped": stats.num_skipped_steps, "weights": weights_of(subject)}
 
 

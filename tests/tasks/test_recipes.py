@@ -14,7 +14,8 @@ from trl_nlpo.cli import main
 from trl_nlpo.data.splits import load_splits
 from trl_nlpo.errors import UserError
 from trl_nlpo.experiment.experiment import run_experiment
-from trl_nlpo.experiment.systems import evaluate_on_task, matched_predictions
+from trl_nlpo.experiment.predictions import matched_predictions
+from trl_nlpo.experiment.systems import evaluate_on_task
 from trl_nlpo.recipes.recipe import load_recipe
 from trl_nlpo.reward_training.classifier import ClassifierArguments, train_classifier
 from trl_nlpo.rewards import get_reward

@@ -10,8 +10,8 @@ import torch
 from support import tiny
 from support.trainers import DEFAULTS, count_calls, one_update, reference_top_p
 from trl_nlpo import NLPOConfig, NLPOTrainer
-from trl_nlpo.algorithm.generation import evaluation_mode
 from trl_nlpo.functional.logprobs import scaled_logits
+from trl_nlpo.models.modes import evaluation_mode
 from trl_nlpo.models.policy_and_value import completion_logits
 from trl_nlpo.records import Sequences
 

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
-from torch import nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..functional.logprobs import apply_token_mask, first_occurrences, penalize_repetition, scaled_logits
@@ -20,6 +18,7 @@ from ..models.inputs import StepwiseLogits, forced_tokens, is_encoder_decoder, p
 from ..models.masking_policy import MaskingPolicy
 from ..records import Sequences
 from .distribution import MaskSettings, SamplingSettings
+from .draws import tokens_at
 
 
 @dataclass(frozen=True)
@@ -193,60 +192,6 @@ class _ActionSampler(LogitsProcessor):
         else:
             allowed = top_k_mask(logits, max(mask.top_k or 1, mask.min_tokens))
         return allow_tokens(allowed, mask.always_allowed)
-
-
-def row_draws(seed: int, rows: Sequence[int], num_tokens: int) -> torch.Tensor:
-    """Uniform numbers in [0, 1) that decide completions: a stream of its own for every row.
-
-    So a completion depends on its prompt, the policy and the number of its row, and on nothing else: not on the rows
-    that are computed with it, on how a batch is cut, or on how many processes share it.
-
-    Args:
-        seed (`int`): of the whole batch, 0 or more.
-        rows (`Sequence[int]`): B numbers of rows in that batch, 0 or more.
-        num_tokens (`int`): T, most tokens of a completion.
-
-    Returns:
-        `torch.Tensor` of shape `(B, T)`, float64.
-    """
-    streams = [np.random.default_rng((seed, row)).random(num_tokens) for row in rows]
-    return torch.from_numpy(np.stack(streams))
-
-
-def tokens_at(draws: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-    """The token at which the cumulative distribution passes a number: uniform numbers give samples.
-
-    Args:
-        draws (`torch.Tensor` of shape `(B,)`): in [0, 1).
-        actions (`torch.Tensor` of shape `(B, V)`): logits, minus infinity for what is forbidden.
-
-    Returns:
-        `torch.Tensor` of shape `(B, 1)`, long.
-    """
-    cumulative = actions.softmax(-1, dtype=draws.dtype).cumsum(-1)
-    # A little below 1, so that rounding never moves past the last allowed token.
-    shares = draws.unsqueeze(-1).clamp(max=1.0 - torch.finfo(draws.dtype).eps)
-    return torch.searchsorted(cumulative, shares * cumulative[:, -1:], right=True)
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (caches on, gradient checkpointing off) for a while."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from a random stream of its own and leave the global one where it was."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextlib.contextmanager

@@ -13,10 +13,12 @@ import torch
 from ..functional.logprobs import scaled_logits, token_logprobs
 from ..functional.sequences import left_pad, right_pad
 from ..models.masking_policy import MaskingPolicy
+from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
 from ..records import Completions, PromptBatch, Rollout, Sequences
 from .distribution import MaskSettings, SamplingSettings, action_logprobs
-from .generation import Sample, evaluation_mode, row_draws, sample_completions, seeded
+from .draws import row_draws, seeded
+from .generation import Sample, sample_completions
 
 
 Decode = Callable[[PromptBatch, list[list[int]]], list[Any]]

@@ -14,17 +14,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..data.splits import Splits, load_splits
-from ..evaluation.rows import evaluate_policy, prompt_tokenizer
+from ..evaluation.policy import evaluate_policy
 from ..launch.processes import check_launch
 from ..metrics.suite import fit_rewards, judge_samples
 from ..models.inputs import longest_prompt
-from ..prompts import PromptDataset
+from ..prompts import PromptDataset, prompt_tokenizer
 from ..recipes.recipe import Recipe, write_resolved
 from ..recipes.resumed import check_resumed_recipe
 from ..storage.checkpoint_folder import newest_whole_checkpoint
-from ..storage.run_folder import MetricsLog, RunFolder
+from ..storage.run_folder import RunFolder
 from ..trainer.nlpo import NLPOTrainer
-from .progress_bar import showing_progress
+from .callbacks import MetricsLog, showing_progress
 from .starting_model import adapter_config, starting_model, starting_tokenizer
 from .summary import load_command, results_table
 from .supervised import train_supervised

@@ -134,7 +134,7 @@ def _loaded(class_name: str, name: str, recipe: Recipe, **options: Any) -> Any:
 
 def _texts(splits: Splits) -> list[str]:
     """What a tokenizer learns from: prompts and their continuations, as the model will read them."""
-    from ..data.splits import target_text
+    from ..data.rows import target_text
 
     texts = []
     for row in splits.train:

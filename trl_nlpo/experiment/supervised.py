@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..data.splits import target_text
+from ..data.rows import target_text
 from ..errors import UserError
-from ..evaluation.rows import prompt_tokenizer
 from ..launch.launch import release_launch, whole_to_hold
+from ..prompts import prompt_tokenizer
 from ..recipes.recipe import Recipe
-from ..storage.run_folder import MetricsLog, RunFolder
-from .progress_bar import showing_progress
+from ..storage.run_folder import RunFolder
+from .callbacks import MetricsLog, showing_progress
 from .starting_model import adapter_config
 
 

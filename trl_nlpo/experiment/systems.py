@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 
 from ..algorithm.reward_calls import FunctionFailedError, call_all
 from ..algorithm.scoring import as_rows, check_weights, finite_number, reward_names
-from ..data.splits import load_splits, read_file
-from ..errors import RewardError, UserError
-from ..evaluation.rows import evaluate_policy
+from ..data.splits import load_splits
+from ..errors import RewardError
+from ..evaluation.policy import evaluate_policy
 from ..metrics.suite import fit_rewards, judge_samples, metric_columns
 from ..recipes.recipe import Recipe, load_recipe
+from .predictions import matched_predictions
 from .starting_model import starting_model, starting_tokenizer
 
 
@@ -124,73 +124,3 @@ def _numbers(answer: Any, name: str, num_rows: int) -> list[float]:
     if any(isinstance(value, list) for value in values):
         raise RewardError(_REWARDS_TOKENS)
     return [finite_number(value, name, row) for row, value in enumerate(values) if value is not None]
-
-
-def matched_predictions(path: Path, test: Any) -> list[str]:
-    """Predictions of a file in the order of the test split: by `id` or `prompt`, or by order where no row has either.
-
-    Several rows of the split with the same prompt get its predictions in the order of the file.
-
-    Raises:
-        UserError: the file is not there, a row has no prediction, or the rows are not those of the split.
-    """
-    rows = _prediction_rows(path)
-    name = _matched_by(path, rows, test.column_names)
-    if name is None:
-        if len(rows) != len(test):
-            raise UserError(
-                f"{path} has {len(rows)} predictions, but the test split has {len(test)} prompts: give one for each, "
-                "in its order, or name its prompt."
-            )
-        return [row["prediction"] for row in rows]
-    given: dict[str, list[str]] = {}
-    for row in rows:
-        given.setdefault(_as_key(row[name]), []).append(row["prediction"])
-    values = list(test[name])
-    missing = [value for value in values if _as_key(value) not in given]
-    if missing:
-        raise UserError(
-            f"{path} has no prediction for {len(missing)} prompts of the test split, such as {missing[0]!r:.80}."
-        )
-    wanted = Counter(map(_as_key, values))
-    for value in values:
-        key = _as_key(value)
-        if len(given[key]) != wanted[key]:
-            raise UserError(
-                f"{path} has the {name} {value!r:.80} in {len(given[key])} rows, the test split (which "
-                f"max_eval_samples may have cut) in {wanted[key]}: give a prediction for each."
-            )
-    following = {key: iter(predictions) for key, predictions in given.items()}
-    return [next(following[_as_key(value)]) for value in values]
-
-
-def _matched_by(path: Path, rows: list[dict[str, Any]], columns: Sequence[str]) -> str | None:
-    """What rows name their prompt by; None when none of them does, so that they are in the split's order."""
-    named = [name for name in ("id", "prompt") if any(name in row for row in rows)]
-    for name in named:
-        if name in columns and all(name in row for row in rows):
-            return name
-    if not named:
-        return None
-    reason = "the test split has none" if all(named[0] in row for row in rows) else "not every row has it"
-    raise UserError(
-        f"{path} has rows with the key {named[0]!r}, but {reason}: give the `prompt` in every row, or no `id` and "
-        "`prompt` at all where rows are in the split's order."
-    )
-
-
-def _as_key(value: Any) -> str:
-    """An id or prompt as something to look up by: messages are lists."""
-    return json.dumps(value, sort_keys=True)
-
-
-def _prediction_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, row in enumerate(read_file(path), 1):
-        text = row.get("prediction", row.get("completion"))
-        if not isinstance(text, str):
-            raise UserError(f"{path}, row {number}: a row needs the text of a `prediction`.")
-        rows.append({**row, "prediction": text})
-    if not rows:
-        raise UserError(f"{path} is empty.")
-    return rows

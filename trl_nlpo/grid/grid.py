@@ -16,7 +16,8 @@ import yaml
 from ..errors import UserError
 from ..naming import did_you_mean
 from ..recipes.arguments import Algorithm
-from ..recipes.recipe import find_recipe, load_recipe
+from ..recipes.files import find_recipe
+from ..recipes.recipe import load_recipe
 from ..storage.files import replace_file
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..storage.json_lines import read_json_lines
+from .curves import write_curves
 from .grid import Cell, Grid
 from .significance import Comparison, paired_bootstrap
 
@@ -20,7 +21,6 @@ _NOT_A_CONTEST = ("completions/", "reward_std", "mean_length", "seconds", "uniqu
 """Beginnings of names where neither more nor less is better by itself."""
 
 _SHOWN = ("reward", "rewards/", "metrics/", "perplexity", "completions/mean_length")
-_CURVES = ("reward", "eval_reward", "objective/kl", "perplexity", "eval_perplexity", "nlpo/mask_mass")
 
 
 def write_leaderboard(grid: Grid, command: str) -> Path:
@@ -47,7 +47,7 @@ def write_leaderboard(grid: Grid, command: str) -> Path:
     (grid.folder / "leaderboard.json").write_text(json.dumps(board, indent=2) + "\n", encoding="utf-8")
     path = grid.folder / "leaderboard.md"
     path.write_text(as_markdown(board), encoding="utf-8")
-    _write_curves(done, grid.folder)
+    write_curves(done, grid.folder)
     return path
 
 
@@ -117,7 +117,7 @@ def _opponents(label: str, labels: Sequence[str]) -> list[str]:
 def _scores(cells: Sequence[Cell]) -> list[float | None]:
     """The score of every test prompt, averaged over the seeds; None where a seed's was skipped (`reward_failure`)."""
     columns = [
-        [row[cell.stage]["score"] for row in _json_lines(cell.folder / "samples.jsonl") if cell.stage in row]
+        [row[cell.stage]["score"] for row in read_json_lines(cell.folder / "samples.jsonl") if cell.stage in row]
         for cell in cells
     ]
     if len({len(column) for column in columns}) != 1:
@@ -211,57 +211,3 @@ def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
         for entry in comparisons
     ]
     return [*lines, *rows, ""]
-
-
-def _write_curves(cells: Sequence[Cell], folder: Path) -> None:
-    points = []
-    for cell in cells:
-        for line in _json_lines(cell.folder / "metrics.jsonl"):
-            values = {name: line[name] for name in _CURVES if name in line}
-            if line["stage"] == cell.stage and line["step"] > 0 and values:
-                points.append(
-                    {
-                        "task": cell.task,
-                        "algorithm": cell.variant.label,
-                        "seed": cell.seed,
-                        "update": line["step"],
-                        **values,
-                    }
-                )
-    with (folder / "learning_curves.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["task", "algorithm", "seed", "update", *_CURVES])
-        writer.writeheader()
-        writer.writerows(points)
-    _draw_curves(points, folder / "learning_curves.png")
-
-
-def _draw_curves(points: Sequence[dict[str, Any]], path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        return
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    tasks = sorted({point["task"] for point in points})
-    if not tasks:
-        return
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=(6 * len(tasks), 4), squeeze=False)
-    for axis, task in zip(axes[0], tasks, strict=True):
-        for label in sorted({point["algorithm"] for point in points if point["task"] == task}):
-            mine = [p for p in points if p["task"] == task and p["algorithm"] == label and p.get("reward") is not None]
-            steps = sorted({point["update"] for point in mine})
-            means = [statistics.fmean(p["reward"] for p in mine if p["update"] == step) for step in steps]
-            axis.plot(steps, means, label=label)
-        axis.set(title=task, xlabel="update", ylabel="reward (mean over seeds)")
-        axis.legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    # Not `splitlines`: a text may hold a line separator of its own (U+2028, U+0085), which JSON does not escape.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..errors import UserError
 from .base import Metric, as_list, require_column
 from .pretrained import Pretrained
-from .prompts import check_flag
+from .texts import check_flag
 
 
 # Rows whose embeddings are held at a time.

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from .base import Metric, require_column
 from .classifier import SequenceClassifier
-from .prompts import prompt_text
+from .texts import prompt_text
 
 
 class Intent(Metric):

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UserError
 from .base import Metric, require_column
 from .pretrained import Pretrained
-from .prompts import check_flag, joined, prompt_text
+from .texts import check_flag, joined, prompt_text
 
 
 class Perplexity(Metric):

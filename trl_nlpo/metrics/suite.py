@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
-from ..rewards.texts import completion_text
 from .base import Metric, as_list
 from .registry import get_metric
+from .texts import completion_text
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UserError, one_line
 from .base import Metric, require_column
 from .classifier import SequenceClassifier
-from .prompts import check_flag, prompt_text
+from .texts import check_flag, prompt_text
 
 
 VARIANTS = ("zs", "conv")

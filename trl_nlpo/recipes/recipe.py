@@ -8,16 +8,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ..errors import UserError, one_line
-from ..naming import did_you_mean
 from ..tasks.registry import get_task
 from .arguments import RecipeArguments
+from .files import find_recipe, read_yaml
+from .keys import converted, recipe_fields
+from .overrides import parse_overrides
 from .presets import preset_values
-from .values import WrongValueError, convert
 
 
 if TYPE_CHECKING:
@@ -25,19 +26,6 @@ if TYPE_CHECKING:
 
     from ..config import NLPOConfig
 
-_REFUSED = {
-    "sft_model_path": "model_name_or_path",
-    "reward_model_path": "rewards",
-    "batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
-    "local_batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
-    "micro_batch_size": "per_device_train_batch_size",
-    "mini_batch_size": "num_mini_batches",
-    "local_mini_batch_size": "num_mini_batches",
-    "num_total_batches": "total_episodes",
-    "world_size": "`accelerate launch --num_processes`",
-    "reward_weights": "rewards: [{name: ..., weight: ...}]",
-}
-"""Fields of `NLPOConfig` that are filled in or that only other scripts read: setting them would have no effect."""
 
 _SECRET_VARIABLE = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
 
@@ -116,115 +104,6 @@ def _told_where(where: str, find: Callable[..., Any], *arguments: Any) -> Any:
         raise UserError(f"{where}: {error}") from None
 
 
-def find_recipe(name: str | Path) -> Path:
-    """The file of a recipe.
-
-    Raises:
-        UserError: there is none; the message lists those that ship.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    if path.parent == Path() and path.name.removesuffix(".yaml") in shipped:
-        return shipped[path.name.removesuffix(".yaml")]
-    what = "a folder" if path.is_dir() else "not there"
-    hint = did_you_mean(path.stem, shipped)
-    raise UserError(f"recipe {str(name)!r} is {what}{hint}: give a file, or one that ships: {', '.join(shipped)}.")
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Recipes that come with the package, by name: in `_recipes/` of a wheel, in `recipes/` of a checkout."""
-    package = Path(__file__).parent.parent
-    folder = package / "_recipes"
-    if not folder.is_dir():
-        folder = package.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def summary(path: Path) -> str:
-    """What a recipe is, in a line: its first comment."""
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.lstrip("# ").rstrip(".") if first.startswith("#") else ""
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, read safely.
-
-    Raises:
-        UserError: a syntax error (with its line), a key twice, or no mapping.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: byte {error.object[error.start]:#04x} is no UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}.") from None
-    try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{path}, line {line}: the character {text[error.position]!a} is not allowed.") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}, line {line}: {error.problem or 'not YAML'}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not readable as YAML: {one_line(error)}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a mapping of keys to values, not {type(content).__name__}.")
-    return {str(key): value for key, value in content.items()}
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader lets the last of two equal keys win; here that is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if isinstance(key, str) and key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`--key value`, `--key=value`, `--key a b c` (a list) and a lone `--key` (true); hyphens are underscores.
-
-    Raises:
-        UserError: a word that belongs to no key.
-    """
-    found: dict[str, Any] = {}
-    key = None
-    for word in words:
-        if word.startswith("--") and len(word) > 2:
-            key, equals, value = word[2:].partition("=")
-            key = key.replace("-", "_")
-            found[key] = [value] if equals else []
-        elif key is None:
-            raise UserError(f"unexpected {word!r}: recipe keys are given as `--key value`.")
-        else:
-            found[key].append(word)
-    return {key: True if not words else words[0] if len(words) == 1 else words for key, words in found.items()}
-
-
-def arguments_from(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> Any:
-    """An instance of a dataclass from values and the words of a command line.
-
-    Raises:
-        UserError: an unknown key, or a value that does not fit its field.
-    """
-    fields = recipe_fields((cls,))
-    converted = {
-        key: _converted(key, value, "command line", fields) for key, value in parse_overrides(overrides).items()
-    }
-    return cls(**values, **converted)
-
-
 def write_resolved(recipe: Recipe, path: Path) -> None:
     """Keep a recipe as a file that gives the same run, with the versions it ran under."""
     from ..launch.environment import versions
@@ -241,7 +120,7 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
     from ..config import NLPOConfig
 
     fields = recipe_fields(_classes())
-    values = {key: _converted(key, value, where, fields) for key, (value, where) in given.items()}
+    values = {key: converted(key, value, where, fields) for key, (value, where) in given.items()}
     values |= _defaults(values, path)
     # How a run was gone on with is no part of what reproduces it.
     left_out = {key for key in values if _is_secret(key) or key == "resume_from_checkpoint"}
@@ -286,30 +165,6 @@ def _classes() -> tuple[type, ...]:
 
 def _is_secret(key: str) -> bool:
     return key.endswith("_token") and key != "stop_token"
-
-
-def recipe_fields(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
-    """Every key that a recipe may have: its type, and the values it is restricted to (or None)."""
-    fields = {}
-    for cls in reversed(classes):
-        hints = get_type_hints(cls)
-        for item in dataclasses.fields(cls):
-            if item.init and item.name not in _REFUSED:
-                fields[item.name] = (hints[item.name], item.metadata.get("choices"))
-    return fields
-
-
-def _converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, Any]]) -> Any:
-    if key in _REFUSED:
-        raise UserError(f"{where}: {key!r} is no key of a recipe; set {_REFUSED[key]} instead.")
-    if key not in fields:
-        hint = did_you_mean(key, fields) or f": it is none of the {len(fields)} that there are."
-        raise UserError(f"{where}: unknown key {key!r}{hint}")
-    hint, choices = fields[key]
-    try:
-        return convert(value, hint, choices)
-    except WrongValueError as error:
-        raise UserError(f"{where}: {key} is {value!r}, but must be {error}.") from None
 
 
 def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from .arguments import RecipeArguments, parse_rewards
-from .recipe import Recipe, read_yaml
+from .arguments import RecipeArguments
+from .files import read_yaml
+from .recipe import Recipe
+from .specs import parse_rewards
 
 
 _FREE = (

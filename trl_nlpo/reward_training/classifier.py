@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.splits import read_rows
+from ..data.files import read_rows
 from ..errors import UserError, one_line
 from ..models.from_scratch import train_tokenizer
 

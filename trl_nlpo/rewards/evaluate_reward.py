@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError, one_line
 from ..metrics.base import require_column
-from .texts import completion_text
+from ..metrics.texts import completion_text
 
 
 class EvaluateReward:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..metrics.base import Metric, require_column
-from .texts import completion_text
+from ..metrics.texts import completion_text
 
 
 class MetricReward:

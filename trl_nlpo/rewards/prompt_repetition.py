@@ -7,7 +7,7 @@ from typing import Any
 
 from ..metrics.base import as_list, require_column
 from ..metrics.concepts import plain_words
-from .texts import completion_text
+from ..metrics.texts import completion_text
 
 
 class PromptRepetition:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
 from .files import explain_full_disk, replace_file
 
 
@@ -131,20 +129,6 @@ class RunFolder:
                 break
             size += len(line) + 1
         os.truncate(path, size)
-
-
-class MetricsLog(TrainerCallback):
-    """Every log line of a trainer into the run folder's `metrics.jsonl`."""
-
-    def __init__(self, folder: RunFolder, stage: str):
-        self.folder, self.stage = folder, stage
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.folder.begin_stage(self.stage, state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.folder.log(self.stage, state.global_step, logs or {})
 
 
 def _is_result(line: dict[str, Any]) -> bool:

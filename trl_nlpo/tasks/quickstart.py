@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..rewards.texts import completion_text
+from ..metrics.texts import completion_text
 from .grammar import Grammar
 
 

@@ -15,10 +15,11 @@ from transformers.trainer_utils import SaveStrategy, TrainOutput
 from transformers.utils import logging
 
 from .._trl import init_transformers_trainer
-from ..algorithm.generation import evaluation_mode
 from ..errors import UserError
-from ..evaluation.rows import Evaluation, evaluate_rows, summarize
+from ..evaluation.rows import evaluate_rows
+from ..evaluation.summary import Evaluation, summarize
 from ..launch.processes import of_all, shared_out
+from ..models.modes import evaluation_mode
 from ..prompts import PromptDataset, UpdateSampler, collate_prompts
 from ..records import Estimates, Rollout, Scores, UpdateStats
 from ..storage.checkpoint_folder import remove_leftovers

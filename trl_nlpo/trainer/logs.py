@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..evaluation.rows import perplexity, sample_row
+from ..evaluation.summary import perplexity, sample_row
 from ..records import Estimates, Rollout, Scores, UpdateStats
 
 

@@ -19,10 +19,10 @@ from transformers.trainer_utils import TrainOutput
 from ..algorithm import advantages, rollout, scoring, update
 from ..algorithm.batch_plan import BatchPlan
 from ..algorithm.distribution import MaskSettings, SamplingSettings
+from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
 from ..config import NLPOConfig
 from ..errors import UserError
-from ..evaluation.rows import decoder, prompt_tokenizer
 from ..functional.rewards import adapt_kl_coef
 from ..launch.fsdp import computing_dtype, configure_fsdp, start_fsdp
 from ..launch.launch import check_is_whole, is_cut, whole_to_compute, whole_to_hold
@@ -38,12 +38,13 @@ from ..models.adapters import (
     with_adapter,
     without_adapter,
 )
+from ..models.copies import frozen_adapter, frozen_copy, swapped_weights, with_dtype
 from ..models.dropout import disable_dropout
 from ..models.inputs import longest_prompt
-from ..models.masking_policy import MaskingPolicy, frozen_adapter, frozen_copy, swapped_weights, with_dtype
+from ..models.masking_policy import MaskingPolicy
 from ..models.policy_and_value import PolicyAndValue, check_value_model, completion_logits, output_layer
 from ..models.quantized import prepare_quantized
-from ..prompts import PromptDataset, collate_prompts
+from ..prompts import PromptDataset, collate_prompts, decoder, prompt_tokenizer
 from ..records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateStats
 from .huggingface import TrainerPlumbing
 
@@ -179,7 +180,7 @@ class NLPOTrainer(TrainerPlumbing):
         self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
         self._set_up_copies(policy, ref_model, is_fresh=peft_config is not None)
         self.kl_coef = float(args.kl_coef)
-        self.objective = update.Objective(
+        self.objective = Objective(
             args.cliprange, args.cliprange_value, args.vf_coef, args.entropy_coef, args.max_grad_norm
         )
         self.num_updates_done = 0

@@ -1,4 +1,4 @@
-"""Prompt and completion as one text for a model."""
+"""Prompts and completions, as reward functions and data sets have them, as plain text."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ def prompt_text(prompt: Any) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(str(message["content"]) for message in prompt or [])
+
+
+def completion_text(completion: str | list[dict[str, Any]]) -> str:
+    """The text of a completion: itself, or the content of the last message of a conversational one."""
+    if isinstance(completion, str):
+        return completion
+    return str(completion[-1]["content"]) if completion else ""
 
 
 def joined(prompt: str, completion: str, separator: str | None = None) -> str:

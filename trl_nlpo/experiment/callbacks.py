@@ -1,4 +1,4 @@
-"""A progress bar that says what matters: reward, KL and perplexity (or the loss) beside the count of steps."""
+"""What a recipe's run shows and writes while it trains."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from ..storage.run_folder import RunFolder
+
+
+class MetricsLog(TrainerCallback):
+    """Every log line of a trainer into the run folder's `metrics.jsonl`."""
+
+    def __init__(self, folder: RunFolder, stage: str):
+        self.folder, self.stage = folder, stage
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.folder.begin_stage(self.stage, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.folder.log(self.stage, state.global_step, logs or {})
 
 
 _SHOWN = {"reward": "reward", "objective/kl": "kl", "perplexity": "ppl", "loss": "loss"}

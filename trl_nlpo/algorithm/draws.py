@@ -1,0 +1,52 @@
+"""The random numbers that decide completions: a stream of its own for every row."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+
+def row_draws(seed: int, rows: Sequence[int], num_tokens: int) -> torch.Tensor:
+    """Uniform numbers in [0, 1) that decide completions: a stream of its own for every row.
+
+    So a completion depends on its prompt, the policy and the number of its row, and on nothing else: not on the rows
+    that are computed with it, on how a batch is cut, or on how many processes share it.
+
+    Args:
+        seed (`int`): of the whole batch, 0 or more.
+        rows (`Sequence[int]`): B numbers of rows in that batch, 0 or more.
+        num_tokens (`int`): T, most tokens of a completion.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`, float64.
+    """
+    streams = [np.random.default_rng((seed, row)).random(num_tokens) for row in rows]
+    return torch.from_numpy(np.stack(streams))
+
+
+def tokens_at(draws: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """The token at which the cumulative distribution passes a number: uniform numbers give samples.
+
+    Args:
+        draws (`torch.Tensor` of shape `(B,)`): in [0, 1).
+        actions (`torch.Tensor` of shape `(B, V)`): logits, minus infinity for what is forbidden.
+
+    Returns:
+        `torch.Tensor` of shape `(B, 1)`, long.
+    """
+    cumulative = actions.softmax(-1, dtype=draws.dtype).cumsum(-1)
+    # A little below 1, so that rounding never moves past the last allowed token.
+    shares = draws.unsqueeze(-1).clamp(max=1.0 - torch.finfo(draws.dtype).eps)
+    return torch.searchsorted(cumulative, shares * cumulative[:, -1:], right=True)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from a random stream of its own and leave the global one where it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,102 @@
+"""Rows from local JSONL, JSON, CSV and Parquet files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ..errors import UserError, one_line
+
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def read_rows(path: Path, split: str, prefix: str | None = None) -> list[dict[str, Any]]:
+    """Rows of a split of a folder, as they are; none where it has no such split. A file is the train split.
+
+    Raises:
+        UserError: nothing there, or not readable.
+    """
+    if path.is_file():
+        return list(read_file(path)) if split == "train" else []
+    if not path.is_dir():
+        raise UserError(f"{path} is not there (looked in {Path.cwd()}).")
+    found = file_of_split(path, split, prefix)
+    return [] if found is None else list(read_file(found))
+
+
+def file_of_split(folder: Path, split: str, prefix: str | None) -> Path | None:
+    """`<prefix>_<split>.<ending>`, `<split>.<ending>`, or the only file that ends so."""
+    stems = [f"{prefix}_{split}", split] if prefix else [split]
+    for stem in stems:
+        for ending in ENDINGS:
+            if (folder / (stem + ending)).is_file():
+                return folder / (stem + ending)
+    if prefix:
+        return None
+    matches = sorted(path for ending in ENDINGS for path in folder.glob(f"*_{split}{ending}"))
+    if len(matches) > 1:
+        prefixes = ", ".join(path.stem.removesuffix(f"_{split}") for path in matches)
+        raise UserError(f"{folder} has several data sets: set dataset_config to one of {prefixes}.")
+    return matches[0] if matches else None
+
+
+def read_file(path: Path) -> Any:
+    """Rows of a file (`.jsonl`, `.json`, `.csv` or `.parquet`), as a list or a `Dataset`.
+
+    Raises:
+        UserError: not there, or not readable; the message names the line.
+    """
+    try:
+        if path.suffix == ".parquet":
+            return _parquet_rows(path)
+        return list(_csv_rows(path) if path.suffix == ".csv" else _json_rows(path))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not readable: {one_line(error)}.") from None
+
+
+def _parquet_rows(path: Path) -> Dataset:
+    from datasets import Dataset
+
+    try:
+        return Dataset.from_parquet(str(path))
+    except Exception as error:
+        # A damaged file fails in many ways (pyarrow's, the operating system's, those of `datasets`).
+        raise UserError(f"{path} is not readable as Parquet: {one_line(error, 300)}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    # Excel writes a byte order mark, which is no part of the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row:
+                raise UserError(
+                    f"{path}, line {reader.line_num}: the row has more fields than the header's {len(row) - 1}: put "
+                    "quotes around fields with commas."
+                )
+            yield row
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON Lines file, or of one JSON list."""
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".json" and text.lstrip().startswith("["):
+        numbered = [(1, text)]
+    else:
+        # Not splitlines(): texts may hold line separators of Unicode, which JSON does not escape.
+        numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for number, line in numbered:
+        try:
+            parsed = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number + error.lineno - 1}: not valid JSON ({error.msg}).") from None
+        for row in parsed if isinstance(parsed, list) else [parsed]:
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: a row must be a JSON object, not {type(row).__name__}.")
+            yield row

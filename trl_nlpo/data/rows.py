@@ -1,0 +1,184 @@
+"""Rows of a data set as prompts, references and supervised targets."""
+
+from __future__ import annotations
+
+import string
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from ..errors import UserError, one_line
+from ..recipes.arguments import RecipeArguments
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a split as they were found, and where, for messages.
+
+    Attributes:
+        rows: a list or `Dataset`.
+        source: file or split.
+        places: of the rows in their source; None for the source's own order.
+    """
+
+    rows: Any
+    source: str
+    places: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return dict(self.rows[index])
+
+    def where(self, index: int) -> str:
+        return f"{self.source}, row {(index if self.places is None else self.places[index]) + 1}"
+
+
+def target_text(prompt: str, target: str) -> str:
+    """A target as the continuation of a text prompt: with one space before it, unless the prompt ends in white space.
+
+    Tokenizers glue the space to the word after it, so it must belong to the target: a prompt alone and the same prompt
+    with its target then begin with the same tokens.
+    """
+    return target if not prompt or prompt[-1].isspace() else f" {target.lstrip()}"
+
+
+def shaped_rows(rows: Rows, arguments: RecipeArguments, limit: int | None, split: str) -> Dataset:
+    """The split with `prompt` and `references` as the trainer and the rewards expect them."""
+    from datasets import Dataset
+
+    shaped = [
+        _shaped_row(rows[index], arguments, rows.where(index)) for index in range(min(len(rows), limit or len(rows)))
+    ]
+    if not shaped:
+        raise UserError(f"the {split} split of {arguments.dataset_name} is empty.")
+    # Of all rows: Dataset.from_list would drop what the first row lacks.
+    names = dict.fromkeys(name for row in shaped for name in row)
+    columns = {name: [row.get(name) for row in shaped] for name in names}
+    try:
+        return Dataset.from_dict(columns)
+    except (TypeError, ValueError, OverflowError) as error:
+        # pyarrow says neither the column nor the row.
+        for name, values in columns.items():
+            if not _fit_together(values):
+                index = bisect_left(range(len(values)), True, key=lambda last: not _fit_together(values[: last + 1]))
+                raise UserError(
+                    f"{rows.where(index)} has {values[index]!r:.60} in the column {name!r}, which cannot stand in one "
+                    f"column with the rows before it ({one_line(error, 200)}): write the column alike in all rows."
+                ) from None
+        raise
+
+
+def _fit_together(values: list[Any]) -> bool:
+    """Whether values can be one column of a `Dataset`."""
+    from datasets import Dataset
+
+    try:
+        Dataset.from_dict({"values": values})
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _shaped_row(row: dict[str, Any], arguments: RecipeArguments, where: str) -> dict[str, Any]:
+    if arguments.prompt_column not in row:
+        raise _no_column(row, arguments.prompt_column, "prompt_column", where)
+    # The trainer gives rewards its own `completions` and `completion_ids`; `input_ids` would be a tokenized prompt.
+    kept = {key: value for key, value in row.items() if key not in ("completion", "completion_ids", "input_ids")}
+    kept["prompt"] = _prompt(row, arguments, where)
+    column = arguments.references_column
+    references = row.get(column)
+    if references is not None:
+        if not isinstance(references, (str, list, tuple)):
+            raise UserError(
+                f"{where} has {references!r:.60} in the column {column!r} (references_column): write text, or a list "
+                "of texts."
+            )
+        kept["references"] = [references] if isinstance(references, str) else list(references)
+    elif column != "references":
+        if column in row:
+            raise _null(column, "references_column", where)
+        raise _no_column(row, column, "references_column", where)
+    return kept
+
+
+def _no_column(row: dict[str, Any], column: str, key: str, where: str) -> UserError:
+    return UserError(f"{where} has no column {column!r} ({key}); it has: {', '.join(row)}.")
+
+
+def _null(column: str, key: str, where: str) -> UserError:
+    return UserError(f"{where} has null in the column {column!r} ({key}): write text, or leave the row out.")
+
+
+def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
+    prompt = row[arguments.prompt_column]
+    template = arguments.prompt_template
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
+        if template != "{prompt}":
+            raise UserError(f"{where} has messages for a prompt, which prompt_template cannot format: leave it out.")
+        return prompt
+    values = {**row, "prompt": prompt}
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise UserError(f"prompt_template is {template!r}: {error}; write {{{{ for a brace.") from None
+    for name in names:
+        if name not in values:
+            raise UserError(f"prompt_template names {{{name}}}, but {where} has: {', '.join(row)}.")
+        if values[name] is None or (isinstance(values[name], list) and None in values[name]):
+            column, key = (arguments.prompt_column, "prompt_column") if name == "prompt" else (name, "prompt_template")
+            raise _null(column, key, where)
+    # Spaces at the end would be glued to the completion's first word by most tokenizers.
+    return template.format(**{name: _as_text(values[name]) for name in names}).rstrip(" ")
+
+
+def _as_text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def supervised_rows(rows: Rows, train: Dataset, arguments: RecipeArguments) -> Dataset:
+    """Prompt and completion of every row (or of every reference) of the train split."""
+    from datasets import Dataset
+
+    pairs: list[dict[str, Any]] = []
+    for index, shaped in enumerate(train):
+        for target in _targets(rows[index], shaped, arguments, rows.where(index)):
+            prompt = shaped["prompt"]
+            if isinstance(prompt, str):
+                pairs.append({"prompt": prompt, "completion": target_text(prompt, target)})
+            else:
+                pairs.append({"prompt": prompt, "completion": [{"role": "assistant", "content": target}]})
+    return Dataset.from_list(pairs)
+
+
+def _targets(row: dict[str, Any], shaped: dict[str, Any], arguments: RecipeArguments, where: str) -> list[str]:
+    column = arguments.completion_column
+    if column is not None:
+        if column not in row:
+            raise _no_column(row, column, "completion_column", where)
+        if row[column] is None:
+            raise _null(column, "completion_column", where)
+        if not isinstance(row[column], (str, int, float)):
+            raise UserError(
+                f"{where} has {row[column]!r:.60} in the column {column!r} (completion_column): write text."
+            )
+        return [str(row[column])]
+    column, references = arguments.references_column, shaped.get("references")
+    if not references:
+        purpose = f"{column!r} (references_column), which the supervised stage learns from"
+        if column not in row:
+            raise UserError(f"{where} has no column {purpose}; it has: {', '.join(row)}.")
+        empty = "null" if references is None else "an empty list"
+        raise UserError(f"{where} has {empty} in the column {purpose}: write text, or leave the row out.")
+    targets = references if arguments.supervised_all_references else references[:1]
+    for target in targets:
+        if not isinstance(target, str):
+            raise UserError(
+                f"{where} has {target!r:.60} in the column {column!r} (references_column), but the supervised stage "
+                "learns from texts: write a list of texts."
+            )
+    return targets

@@ -1,0 +1,50 @@
+"""The keys that a recipe may have, and their values by the types of the fields behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, get_type_hints
+
+from ..errors import UserError
+from ..naming import did_you_mean
+from .values import WrongValueError, convert
+
+
+_REFUSED = {
+    "sft_model_path": "model_name_or_path",
+    "reward_model_path": "rewards",
+    "batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
+    "local_batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
+    "micro_batch_size": "per_device_train_batch_size",
+    "mini_batch_size": "num_mini_batches",
+    "local_mini_batch_size": "num_mini_batches",
+    "num_total_batches": "total_episodes",
+    "world_size": "`accelerate launch --num_processes`",
+    "reward_weights": "rewards: [{name: ..., weight: ...}]",
+}
+"""Fields of `NLPOConfig` that are filled in or that only other scripts read: setting them would have no effect."""
+
+
+def recipe_fields(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
+    """Every key that a recipe may have: its type, and the values it is restricted to (or None)."""
+    fields = {}
+    for cls in reversed(classes):
+        hints = get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            if item.init and item.name not in _REFUSED:
+                fields[item.name] = (hints[item.name], item.metadata.get("choices"))
+    return fields
+
+
+def converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, Any]]) -> Any:
+    if key in _REFUSED:
+        raise UserError(f"{where}: {key!r} is no key of a recipe; set {_REFUSED[key]} instead.")
+    if key not in fields:
+        hint = did_you_mean(key, fields) or f": it is none of the {len(fields)} that there are."
+        raise UserError(f"{where}: unknown key {key!r}{hint}")
+    hint, choices = fields[key]
+    try:
+        return convert(value, hint, choices)
+    except WrongValueError as error:
+        raise UserError(f"{where}: {key} is {value!r}, but must be {error}.") from None
