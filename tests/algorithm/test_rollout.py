@@ -8,6 +8,8 @@ from collections import Counter
 import peft
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoModelForCausalLM, Qwen2MoeConfig
 
 from support import markov, tiny
@@ -475,6 +477,11 @@ def test_a_rollout_takes_no_gradient_and_leaves_the_model_in_its_mode(family):
     torch.testing.assert_close(rollout.raw_logprobs, rollout.ref_logprobs)
 
 
+@pytest.mark.xfail(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="`generate` of transformers before 5.23 counts padding as repetition",
+    strict=True,
+)
 @pytest.mark.parametrize(
     "sampling",
     [

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration, TrainerCallback
 
+from support.slow import slow_except
 from trl_nlpo.data.splits import load_splits
 from trl_nlpo.errors import UserError
 from trl_nlpo.evaluation.policy import evaluate_policy
@@ -111,6 +112,7 @@ def test_a_whole_run_leaves_model_recipe_metrics_results_and_samples(capsys):
     assert scope["model"].config.vocab_size <= 300
 
 
+@pytest.mark.slow
 def test_the_final_model_is_a_plain_one_that_differs_from_the_supervised(capsys):
     folder = run_experiment(tiny())
     supervised = AutoModelForCausalLM.from_pretrained(folder / "supervised")
@@ -122,6 +124,7 @@ def test_the_final_model_is_a_plain_one_that_differs_from_the_supervised(capsys)
     assert any(not torch.equal(a, b) for a, b in zip(supervised.parameters(), final.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_resolved_recipe_reproduces_the_run(capsys):
     first = run_experiment(tiny())
     before = stages(first)
@@ -165,6 +168,7 @@ def test_a_failure_keeps_what_earlier_stages_earned(monkeypatch, capsys):
     assert "What was finished is in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, capsys):
     real = experiment.NLPOTrainer
 
@@ -180,6 +184,7 @@ def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, ca
     assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_the_judge_was_heard_on_zero_shot_asks_it(monkeypatch, capsys):
     real, calls = experiment._evaluate, []
 
@@ -242,6 +247,7 @@ def test_an_adapter_is_trained_on_the_supervised_model_and_loads_with_peft(capsy
     assert_is_what_was_evaluated(scope["model"], folder, "supervised+nlpo")
 
 
+@pytest.mark.slow
 def test_a_model_and_tokenizer_can_come_from_a_folder(capsys):
     first = run_experiment(tiny(algorithm="supervised"))
     folder = run_experiment(
@@ -280,7 +286,7 @@ def test_an_encoder_decoder_model_is_reinforced_and_the_line_that_loads_it_fits(
     assert list(stages(folder)) == ["zero-shot", "nlpo"]
 
 
-@pytest.mark.parametrize("use_peft", [False, True])
+@pytest.mark.parametrize("use_peft", slow_except([False, True], False))
 def test_an_encoder_decoder_model_is_supervised_and_then_reinforced(t5, capsys, use_peft):
     keys = {"lora_target_modules": ["q", "v"], "lora_task_type": "SEQ_2_SEQ_LM"} if use_peft else {}
     folder = run_experiment(
@@ -303,6 +309,7 @@ def llama(working_directory):
 
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+@pytest.mark.slow
 def test_an_adapter_on_a_quantized_base_learns_by_a_recipe(llama, bits, capsys):
     pytest.importorskip("bitsandbytes")
     keys = {"model_name_or_path": llama, "use_peft": True, "lora_target_modules": "all-linear", bits: True}
@@ -313,6 +320,7 @@ def test_an_adapter_on_a_quantized_base_learns_by_a_recipe(llama, bits, capsys):
     assert all(weight.abs().sum() > 0 for weight in changed)
 
 
+@pytest.mark.slow
 def test_an_adapter_in_a_folder_is_trained_further(llama, capsys):
     keys = {"model_name_or_path": llama, "use_peft": True, "lora_target_modules": "all-linear"}
     first = run_experiment(tiny(algorithm="nlpo", **keys))
@@ -325,6 +333,7 @@ def test_an_adapter_in_a_folder_is_trained_further(llama, capsys):
 
 
 @pytest.mark.parametrize("other", [{"hidden_size": 64}, {"model_type": "gpt2"}], ids=["size", "layers"])
+@pytest.mark.slow
 def test_an_adapter_of_another_base_is_a_users_mistake(llama, other, capsys):
     keys = {"model_name_or_path": llama, "use_peft": True, "lora_target_modules": ["q_proj"]}
     folder = run_experiment(tiny(algorithm="nlpo", **keys))
@@ -337,6 +346,7 @@ def test_an_adapter_of_another_base_is_a_users_mistake(llama, other, capsys):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_supervised_model_of_another_run_is_where_reinforcement_starts_and_is_loaded_once(monkeypatch, capsys):
     supervised = run_experiment(tiny(algorithm="supervised", output_dir="first")) / "supervised"
     loaded = []
@@ -379,6 +389,7 @@ def test_results_of_a_stage_are_on_disk_at_once_and_infinity_is_null(tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_another_seed_and_its_recipe_stays_unless_forced(capsys):
     folder = run_experiment(tiny())
     before = (folder / "recipe.yaml").read_text()
@@ -390,6 +401,7 @@ def test_a_run_is_not_resumed_with_another_seed_and_its_recipe_stays_unless_forc
     assert "seed: 7" in (folder / "recipe.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_died_early_is_not_gone_on_with_from_the_checkpoints_of_one_before_it(monkeypatch, capsys):
     folder = run_experiment(tiny(save_steps=1))
     assert (folder / "checkpoint-1").is_dir()
@@ -415,6 +427,7 @@ def test_a_run_that_died_early_is_not_gone_on_with_from_the_checkpoints_of_one_b
     assert taken == [5.0] * tiny().training.max_steps
 
 
+@pytest.mark.slow
 def test_a_recipe_says_nothing_of_how_its_run_was_gone_on_with(capsys):
     folder = run_experiment(tiny())
     before = (folder / "recipe.yaml").read_text()

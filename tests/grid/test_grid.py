@@ -90,6 +90,7 @@ def test_a_wrong_algorithm_is_one_line(text, message):
         parse_variant(text)
 
 
+@pytest.mark.slow
 def test_the_supervised_model_is_trained_first_and_once_per_seed_and_judges_all(tmp_path):
     run = FakeRun()
     assert run_grid(grid(tmp_path), run, lambda line: None) == []

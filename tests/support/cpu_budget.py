@@ -46,7 +46,8 @@ class CPUBudget:
     def pytest_terminal_summary(self, terminalreporter) -> None:
         terminalreporter.section("CPU time")
         terminalreporter.line(
-            f"{self.spent:.1f} s of CPU, {self.collected:.1f} of them before the first test; the budget is {self.budget:g} s"
+            f"{self.spent:.1f} s of CPU, {self.collected:.1f} s of it before the first test; "
+            f"the budget is {self.budget:g} s"
         )
         if self.spent <= self.budget:
             return

@@ -69,6 +69,7 @@ def test_a_model_is_scored_on_a_task_as_its_own_run_scored_it(trained):
     assert set(found.samples[0]["metrics"]) >= {"rouge", "concept_coverage"}
 
 
+@pytest.mark.slow
 def test_an_adapter_is_scored_by_the_recipe_that_trains_adapters(trained, working_directory):
     model, expected = trained
     adapter = LoraConfig(target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
@@ -209,6 +210,7 @@ def run_cli(monkeypatch, capsys, *words):
     return left.value.code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_the_commands_evaluate_tasks_and_grue(trained, working_directory, monkeypatch, capsys):
     code, out, _ = run_cli(
         monkeypatch, capsys, "evaluate", trained[0], "--task", "commongen", "--out", "e.json", *SMALL

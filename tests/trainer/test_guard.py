@@ -175,8 +175,11 @@ class TestDisk:
         "error",
         [
             OSError(errno.ENOSPC, "No space left on device"),
-            OSError(errno.EDQUOT, "Disk quota exceeded"),
-            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            pytest.param(OSError(errno.EDQUOT, "Disk quota exceeded"), marks=pytest.mark.slow),
+            pytest.param(
+                SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+                marks=pytest.mark.slow,
+            ),
             # as torch.save 2.13 puts it on a tmpfs of 900 kB
             RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 168448 vs 168340"),
         ],

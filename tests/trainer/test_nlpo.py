@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from support import tiny
+from support.slow import slow_except
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo._trl import HAS_PPO
 from trl_nlpo.errors import RewardError
@@ -94,6 +95,7 @@ class TestDropIn:
         assert self.moved(subject.model.policy, self.before[0])
         assert self.moved(subject.model.value_model, self.before[1])
 
+    @pytest.mark.slow
     def test_a_ppo_script_with_an_adapter_trains_it(self, tmp_path):
         peft = pytest.importorskip("peft")
         config = peft.LoraConfig(r=4, lora_alpha=16, lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
@@ -317,6 +319,7 @@ class TestEvaluation:
         subject = trainer(tmp_path, eval_dataset={"near": tiny.prompts(3), "far": tiny.prompts(3, seed=9)})
         assert {"eval_near_reward", "eval_far_reward"} <= set(subject.evaluate())
 
+    @pytest.mark.slow
     def test_the_best_model_is_loaded_at_the_end(self, tmp_path):
         def fading(completions, trainer_state, **kwargs):
             return [float(-trainer_state.global_step)] * len(completions)
@@ -381,7 +384,7 @@ class TestSavingAndResuming:
         trainer(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=2).train()
         assert sorted(os.listdir(tmp_path)) == ["README.md", "checkpoint-3", "checkpoint-4"]
 
-    @pytest.mark.parametrize("kind", ["plain", "tied embeddings", "adapter", "encoder-decoder"])
+    @pytest.mark.parametrize("kind", slow_except(["plain", "tied embeddings", "adapter", "encoder-decoder"], "plain"))
     def test_a_resumed_run_ends_where_the_unbroken_one_does(self, tmp_path, kind):
         peft = pytest.importorskip("peft")
         settings = {
@@ -509,6 +512,7 @@ class TestSettings:
     def test_max_steps_ends_a_run(self, tmp_path):
         assert trainer(tmp_path, max_steps=3).train().global_step == 3
 
+    @pytest.mark.slow
     def test_gradient_checkpointing_changes_nothing_but_memory(self, tmp_path):
         weights = []
         for enabled in (False, True):
@@ -525,6 +529,7 @@ class TestSettings:
         assert subject.accelerator.mixed_precision == "bf16"
         assert next(subject.policy_model.parameters()).dtype is torch.float32
 
+    @pytest.mark.slow
     def test_the_entropy_bonus_raises_the_entropy(self, tmp_path):
         entropies = []
         for coefficient in (0.0, 1.0):
@@ -536,6 +541,7 @@ class TestSettings:
             entropies.append(subject.state.log_history[-1]["policy/entropy_avg"])
         assert entropies[1] > entropies[0] + 0.1
 
+    @pytest.mark.slow
     def test_probability_that_leaks_out_of_an_old_mask_is_warned_about_once(self, tmp_path, monkeypatch):
         said = []
         monkeypatch.setattr(trainer_plumbing.logger, "warning", said.append)

@@ -137,7 +137,7 @@ class StepwiseLogits:
     def next_logits(self, model: Any, ids: torch.Tensor) -> torch.Tensor:
         """Logits `(B, V)` of the token after `ids` `(B, L)`: prompt and completion, or what the decoder has so far."""
         inputs = self._decoder_inputs(model, ids) if is_encoder_decoder(model) else self._causal_inputs(model, ids)
-        # transformers called the cache past_key_values before 5.24 or so, and models of one's own may still do.
+        # transformers called the cache past_key_values before 5.24, and models from elsewhere still do.
         name = "cache" if "cache" in forward_parameters(model) else "past_key_values"
         output = model(**inputs, **{name: self._cache}, use_cache=True, return_dict=True)
         self._cache, self._num_cached = getattr(output, name), ids.shape[1]
