@@ -60,7 +60,11 @@ def main(monkeypatch, *words):
     ("words", "part"),
     [
         (["run", "no_such_recipe"], "recipe 'no_such_recipe' is not there"),
-        (["run", "quickstart", "--learnin_rate", "1"], "unknown key 'learnin_rate', did you mean 'learning_rate'?"),
+        pytest.param(
+            ["run", "quickstart", "--learnin_rate", "1"],
+            "unknown key 'learnin_rate', did you mean 'learning_rate'?",
+            marks=pytest.mark.slow,
+        ),
         (["run"], "no recipe"),
         (["rum"], "No such command 'rum'"),
         (["run", "quickstart", "--config"], "requires an argument"),

@@ -139,7 +139,7 @@ def test_the_resolved_recipe_reproduces_the_run(capsys):
     ("algorithm", "names", "model"),
     [
         ("zero_shot", ["zero-shot"], None),
-        ("supervised", ["zero-shot", "supervised"], "supervised"),
+        pytest.param("supervised", ["zero-shot", "supervised"], "supervised", marks=pytest.mark.slow),
         ("ppo", ["zero-shot", "ppo"], "."),
     ],
 )
@@ -151,6 +151,7 @@ def test_each_algorithm_has_its_stages(capsys, algorithm, names, model):
     assert not (folder / "model.safetensors").exists() or algorithm == "ppo"
 
 
+@pytest.mark.slow
 def test_a_failure_keeps_what_earlier_stages_earned(monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise UserError("the trainer refuses")
@@ -235,6 +236,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(monkeypatch, capsys):
     assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_on_the_supervised_model_and_loads_with_peft(capsys):
     folder = run_experiment(
         tiny(use_peft=True, lora_r=2, lora_alpha=4, lora_target_modules=["c_attn"], max_steps=1, learning_rate=1e-2)
@@ -287,6 +289,7 @@ def test_an_encoder_decoder_model_is_reinforced_and_the_line_that_loads_it_fits(
 
 
 @pytest.mark.parametrize("use_peft", slow_except([False, True], False))
+@pytest.mark.slow
 def test_an_encoder_decoder_model_is_supervised_and_then_reinforced(t5, capsys, use_peft):
     keys = {"lora_target_modules": ["q", "v"], "lora_task_type": "SEQ_2_SEQ_LM"} if use_peft else {}
     folder = run_experiment(

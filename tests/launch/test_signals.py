@@ -16,6 +16,7 @@ import yaml
 
 from support import tiny
 from support.resumable import assert_equal_ends, trainer
+from support.slow import slow_except
 from trl_nlpo.errors import UserError
 from trl_nlpo.launch.signals import (
     Interrupted,
@@ -62,7 +63,10 @@ class Signalling:
         return tiny.length_reward(completions)
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize(
+    ("number", "error"),
+    slow_except([(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)], (signal.SIGINT, Interrupted)),
+)
 def test_the_update_is_finished_a_checkpoint_written_and_the_run_goes_on_exactly(tmp_path, number, error):
     settings = {"save_steps": 50, "logging_steps": 3}
     unbroken = trainer(tmp_path / "unbroken", tiny.length_reward, **settings)

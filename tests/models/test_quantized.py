@@ -79,7 +79,7 @@ def test_every_adapter_weight_gets_a_gradient_after_sampling(tmp_path, family, b
     assert all(weight.abs().sum() > 0 for name, weight in learned.items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize("optimizer", slow_except(["adamw_bnb_8bit", "paged_adamw_8bit"], "paged_adamw_8bit"))
 def test_eight_bit_and_paged_optimizers_train(tmp_path, optimizer):
     subject = trainer(tmp_path, tiny.policy("llama"), peft.LoraConfig(**LORA), optim=optimizer)
     before = {name: weight.clone() for name, weight in adapter_parameters(subject.policy_model, "default").items()}

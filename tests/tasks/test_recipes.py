@@ -86,6 +86,7 @@ def predictions(path, rows):
     return str(path)
 
 
+@pytest.mark.slow
 def test_predictions_of_another_system_are_scored_by_order_or_prompt(trained, working_directory):
     run = [json.loads(line) for line in (working_directory / "run" / "samples.jsonl").read_text().splitlines()]
     expected = trained[1]
@@ -244,6 +245,7 @@ def labelled(folder, split, number):
     (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_a_classifier_of_labelled_rows_is_a_reward(working_directory):
     labelled(working_directory, "train", 40)
     labelled(working_directory, "test", 5)

@@ -181,7 +181,10 @@ class TestDisk:
                 marks=pytest.mark.slow,
             ),
             # as torch.save 2.13 puts it on a tmpfs of 900 kB
-            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 168448 vs 168340"),
+            pytest.param(
+                RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 168448 vs 168340"),
+                marks=pytest.mark.slow,
+            ),
         ],
     )
     def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_is_needed_and_free(

@@ -236,6 +236,7 @@ def test_gradients_are_clipped_to_the_configured_norm(tmp_path):
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(tmp_path):
     runs = []
     for seed in (1, 1, 2):

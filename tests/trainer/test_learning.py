@@ -51,6 +51,7 @@ def test_a_reward_for_the_whole_completion_is_learned(tmp_path, strategy):
     assert after > 0.7
 
 
+@pytest.mark.slow
 def test_a_reward_for_single_tokens_is_learned(tmp_path):
     before, after = learn(tmp_path, wanted_tokens, mask_strategy="top_p")
     assert before < 6 * 0.15

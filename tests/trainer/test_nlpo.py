@@ -89,6 +89,7 @@ class TestDropIn:
             not torch.equal(before[name], weight) for name, weight in model.named_parameters() if name in before
         )
 
+    @pytest.mark.slow
     def test_a_ppo_script_trains_policy_and_value_model(self, tmp_path):
         subject = self.ppo_trainer(tmp_path)
         subject.train()
@@ -202,6 +203,7 @@ class TestRewards:
         subject.train()
         assert "rewards/per_token/mean" in subject.state.log_history[-1]
 
+    @pytest.mark.slow
     def test_the_same_function_is_called_alike_by_trls_grpo_trainer(self, tmp_path):
         from trl import GRPOConfig, GRPOTrainer
 
@@ -338,6 +340,7 @@ class TestEvaluation:
         assert all(torch.equal(own[name], value[name]) for name in own)
         assert any(not torch.equal(own[name], last[name]) for name in own)
 
+    @pytest.mark.slow
     def test_early_stopping_stops(self, tmp_path):
         def fading(completions, trainer_state, **kwargs):
             return [float(-trainer_state.global_step)] * len(completions)
@@ -368,6 +371,7 @@ class TestSavingAndResuming:
         loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "final" / "value_model")
         assert all(map(torch.equal, loaded.parameters(), subject.model.value_model.parameters()))
 
+    @pytest.mark.slow
     def test_a_saved_adapter_loads_onto_its_base_and_gives_the_same_logits(self, tmp_path):
         peft = pytest.importorskip("peft")
         config = peft.LoraConfig(r=4, task_type="CAUSAL_LM", target_modules="all-linear")
@@ -501,6 +505,7 @@ class TestSettings:
         subject.train()
         assert subject.kl_coef == 0.05
 
+    @pytest.mark.slow
     def test_logs_in_between_are_averaged(self, tmp_path):
         every, other = (trainer(tmp_path, logging_steps=steps) for steps in (1, 2))
         every.train()
@@ -512,7 +517,6 @@ class TestSettings:
     def test_max_steps_ends_a_run(self, tmp_path):
         assert trainer(tmp_path, max_steps=3).train().global_step == 3
 
-    @pytest.mark.slow
     def test_gradient_checkpointing_changes_nothing_but_memory(self, tmp_path):
         weights = []
         for enabled in (False, True):
@@ -529,7 +533,6 @@ class TestSettings:
         assert subject.accelerator.mixed_precision == "bf16"
         assert next(subject.policy_model.parameters()).dtype is torch.float32
 
-    @pytest.mark.slow
     def test_the_entropy_bonus_raises_the_entropy(self, tmp_path):
         entropies = []
         for coefficient in (0.0, 1.0):

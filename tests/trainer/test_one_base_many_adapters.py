@@ -103,6 +103,7 @@ def test_gradient_checkpointing_recomputes_with_the_adapter_of_the_forward_pass(
             torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_reference_of_a_fresh_adapter_is_the_base_model(tmp_path):
     base = tiny.policy("llama")
     expected = copy.deepcopy(base).eval()
@@ -223,6 +224,7 @@ def test_a_saved_adapter_and_its_merged_model_generate_the_same(tmp_path, family
     assert torch.equal(merged.generate(**settings), expected)
 
 
+@pytest.mark.slow
 def test_the_value_adapter_lies_in_a_folder_of_its_own_and_loads_by_itself(tmp_path):
     subject = trainer(tmp_path)
     subject.train()
@@ -252,6 +254,7 @@ def test_other_peft_methods_train_too(tmp_path, method):
     assert any(not torch.equal(before[name], weight) for name, weight in weights(subject, "default").items())
 
 
+@pytest.mark.slow
 def test_a_value_model_of_its_own_works_beside_an_adapter(tmp_path):
     subject = trainer(tmp_path, value_model=tiny.classifier("llama"))
     assert list(subject.policy_model.peft_config) == ["default"]

@@ -85,6 +85,7 @@ def test_leftovers_of_a_killed_run_go_when_the_next_begins(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["README.md", "checkpoint-1"]
 
 
+@pytest.mark.slow
 def test_the_best_model_is_kept_and_found_under_its_name(tmp_path):
     rewards = iter([1.0, 3.0, 2.0, 1.0])
 
@@ -123,6 +124,7 @@ def test_checkpoints_of_the_model_only_are_whole_and_cannot_be_resumed(tmp_path)
         trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
 def test_the_patience_of_early_stopping_is_not_forgotten(tmp_path):
     def fading(completions, trainer_state, **kwargs):
         return [float(-trainer_state.global_step)] * len(completions)
@@ -176,6 +178,7 @@ def test_a_failed_reward_leaves_a_checkpoint_that_goes_on_exactly(tmp_path, call
     assert_equal_ends(unbroken, resumed)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_failed_before_a_save_is_made_up_for_and_saved(tmp_path):
     settings = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
     with pytest.raises(RewardError):
@@ -284,6 +287,7 @@ def test_what_is_logged_in_some_updates_only_is_averaged_over_these(tmp_path):
     assert [entry["rare"] for entry in subject.state.log_history if "rare" in entry] == [2.0]
 
 
+@pytest.mark.slow
 def test_a_second_training_begins_with_the_learning_rate_of_the_first(tmp_path):
     subject = trainer(tmp_path, save_strategy="no")
     rates = []
