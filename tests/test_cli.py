@@ -116,8 +116,8 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
 
 
 def test_sigterm_is_one_line_and_exit_code_143(monkeypatch, recipe, capsys):
+    from trl_nlpo.errors import Terminated
     from trl_nlpo.experiment import experiment
-    from trl_nlpo.launch.signals import Terminated
 
     def terminate(recipe, force):
         raise Terminated("stopped after update 3; go on from runs/own/checkpoint-3.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -137,23 +137,6 @@ def quantization_config_from(model_args: ModelConfig) -> Any:
     from trl import get_quantization_config
 
     return get_quantization_config(model_args)
-
-
-def chat_template_of(tokenizer: Any, messages: list[dict[str, str]], **kwargs: Any) -> str:
-    """A conversational prompt as text, as TRL's online trainers render it."""
-    from trl.data_utils import apply_chat_template
-
-    return apply_chat_template({"prompt": messages}, tokenizer, **kwargs)["prompt"]
-
-
-def conversational(example: dict[str, Any]) -> bool:
-    """Whether a row is in TRL's conversational format."""
-    from trl.data_utils import is_conversational
-
-    return is_conversational(example)
-
-
-RewardFunction = Callable[..., list]
 
 
 @contextlib.contextmanager

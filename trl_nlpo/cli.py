@@ -66,7 +66,7 @@ def _are_several() -> bool:
 def _leave_with_the_others(codes: list[int]) -> None:
     """End a process that fails at the same moment as the others, before the launcher ends it with a signal."""
     if codes:
-        from .launch.processes import meet
+        from .launch.exits import meet
 
         meet("leaving")
         sys.stdout.flush()
@@ -78,7 +78,7 @@ def _complain(message: str, code: int) -> int:
     """Print a line on stderr; of several processes, on one of them."""
     line = f"trl-nlpo: {' '.join(message.split())}"
     if _are_several():
-        from .launch.processes import say_once
+        from .launch.exits import say_once
 
         say_once(lambda: print(line, file=sys.stderr, flush=True))
     else:

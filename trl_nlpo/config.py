@@ -11,7 +11,7 @@ import torch
 
 from ._trl import PPOConfig
 from .errors import UserError
-from .launch.zero import load_models_whole
+from .launch.zero import disable_sharded_loading
 
 
 @dataclass
@@ -247,7 +247,7 @@ class NLPOConfig(PPOConfig):
         super().__post_init__()
         self.world_size = given
         if getattr(self, "deepspeed_plugin", None) is not None:
-            load_models_whole()
+            disable_sharded_loading()
         self._validate()
 
     def _validate(self) -> None:

@@ -1,7 +1,12 @@
-"""Errors that a user can mend. The command line prints their one line and exits with code 2; everything else is a bug
-of ours and keeps its traceback."""
+"""Errors that a user can mend, and how a run ends that was asked to stop.
+
+The command line prints the one line of a `UserError` and exits with code 2; everything else is a bug of ours and keeps
+its traceback.
+"""
 
 from __future__ import annotations
+
+import signal
 
 
 class UserError(ValueError):
@@ -13,7 +18,7 @@ class RewardError(UserError):
 
 
 class DiskFullError(UserError):
-    """There is no room for a checkpoint or a log line. What was whole before is still whole."""
+    """There is no room for a checkpoint or a log line. What was written before is undamaged."""
 
 
 class OutOfMemoryError(UserError):
@@ -21,9 +26,45 @@ class OutOfMemoryError(UserError):
 
 
 class TrainingStoppedError(UserError):
-    """A run that has no use in going on, such as one whose gradients stay non-finite. Its checkpoint is written."""
+    """Training that cannot usefully continue, such as with gradients that stay non-finite. There is a checkpoint."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during training, raised after the update and its checkpoint. The message says how to resume."""
+
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """The second Ctrl-C: the update is not finished and no checkpoint is written."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM, raised after the update and its checkpoint. A script that lets it pass exits with 143.
+
+    Args:
+        message (`str`): how to resume.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(128 + signal.SIGTERM)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StoppedRunError(UserError):
+    """A run of the command line that a signal ended.
+
+    Args:
+        message (`str`): how to resume.
+        exit_code (`int`): 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def one_line(error: BaseException, longest: int | None = None) -> str:
-    """What an error says, without line breaks, cut after `longest` characters; its class where it says nothing."""
+    """What an error says, without line breaks, truncated to `longest` characters; its class where it says nothing."""
     return " ".join(str(error).split())[:longest] or type(error).__name__

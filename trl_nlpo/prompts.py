@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ._trl import chat_template_of
 from .errors import UserError
 from .records import PromptBatch, concatenate_columns
 
@@ -23,8 +22,8 @@ class PromptTokenizer:
 
     Args:
         tokenizer: the policy's.
-        max_length (`int`, *optional*): cut prompts to this many tokens, special tokens included.
-        truncation_side (`str`): which end is cut.
+        max_length (`int`, *optional*): truncate prompts to this many tokens, special tokens included.
+        truncation_side (`str`): which end is truncated.
         chat_template_kwargs (`dict`, *optional*): for conversational prompts.
     """
 
@@ -44,16 +43,22 @@ class PromptTokenizer:
                     "Prompts are messages, but the tokenizer has no chat template: set tokenizer.chat_template, or "
                     "use text."
                 )
-            texts = [chat_template_of(self.tokenizer, prompt, **self.chat_template_kwargs) for prompt in prompts]
+            from trl import apply_chat_template
+
+            texts = [
+                apply_chat_template({"prompt": prompt}, self.tokenizer, **self.chat_template_kwargs)["prompt"]
+                for prompt in prompts
+            ]
             rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
             return [self._end(row, self.max_length or len(row)) for row in rows]
-        return self.cut_texts(prompts)[1]
+        return self.truncated_texts(prompts)[1]
 
-    def cut_texts(self, prompts: list[str]) -> tuple[list[str], list[list[int]]]:
+    def truncated_texts(self, prompts: list[str]) -> tuple[list[str], list[list[int]]]:
         """Text prompts of at most `max_length` tokens, and their token ids.
 
-        Words are cut, special tokens that the tokenizer adds are not. It is the text that is cut, and then tokenized
-        as any other, so that the supervised stage, which hands texts to other trainers, learns from the same ids.
+        Text is truncated, special tokens that the tokenizer adds are not. It is the text that is truncated, and then
+        tokenized as any other, so that the supervised stage, which hands texts to other trainers, learns from the same
+        ids.
 
         Raises:
             UserError: `max_length` leaves no room for words.
@@ -62,10 +67,10 @@ class PromptTokenizer:
         if self.max_length is not None:
             for index, row in enumerate(rows):
                 if len(row) > self.max_length:
-                    texts[index], rows[index] = self._cut_text(prompts[index], self.max_length)
+                    texts[index], rows[index] = self._truncated_text(prompts[index], self.max_length)
         return texts, rows
 
-    def _cut_text(self, prompt: str, max_length: int) -> tuple[str, list[int]]:
+    def _truncated_text(self, prompt: str, max_length: int) -> tuple[str, list[int]]:
         special = self.tokenizer.num_special_tokens_to_add(pair=False)
         words = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=self.tokenizer.is_fast)
         room = max_length - special
@@ -193,8 +198,8 @@ def collate_prompts(rows: list[dict[str, Any]]) -> PromptBatch:
 class UpdateSampler(Sampler[list[int]]):
     """The rows of every update of a run, one list per update: a fresh permutation in each pass over the data.
 
-    Which rows an update takes depends on the seed and the number of the update only, so that a run can go on from any.
-    What is left of a pass (less than a batch) opens the next one, so that no row is left out.
+    Which rows an update takes depends on the seed and the number of the update only, so that a run can resume from
+    any. What is left of a pass (less than a batch) opens the next one, so that no row is left out.
 
     Args:
         num_rows (`int`): rows of the data set.

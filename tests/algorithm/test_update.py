@@ -16,6 +16,7 @@ from trl_nlpo.algorithm.objective import Objective
 from trl_nlpo.algorithm.update import update_policy
 from trl_nlpo.functional.masking import pack_mask
 from trl_nlpo.functional.sequences import left_pad
+from trl_nlpo.launch.launch import Launch
 from trl_nlpo.models.dropout import disable_dropout
 from trl_nlpo.models.policy_and_value import PolicyAndValue
 from trl_nlpo.records import Estimates, PromptBatch, Rollout
@@ -25,9 +26,15 @@ UNIFORM = [[0.25] * 4] * 4
 OBJECTIVE = Objective(cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, entropy_coef=0.0, max_grad_norm=0.0)
 
 
-class OneProcess:
-    """What an update asks of `accelerate.Accelerator`, noting which backward passes were to synchronise."""
+class OneProcess(Launch):
+    """A launch on what it asks of `accelerate.Accelerator`, noting which backward passes were to synchronise."""
 
+    def __init__(self, all_sum=lambda tensor: tensor):
+        super().__init__(OneAccelerator())
+        self.all_sum = all_sum
+
+
+class OneAccelerator:
     def __init__(self):
         self.synchronises, self.synchronised = True, []
 
@@ -93,21 +100,20 @@ def update(module, rollout, estimates, objective=OBJECTIVE, sampling=None, micro
         settings["num_processes"], microbatch, len(rollout), settings["num_mini_batches"],
         settings["num_ppo_epochs"], 1,
     )  # fmt: skip
-    accelerator, optimizer = OneProcess(), NotedSGD(module, settings["learning_rate"])
+    launch, optimizer = OneProcess(settings["all_sum"]), NotedSGD(module, settings["learning_rate"])
     stats = update_policy(
         module,
         rollout,
         estimates,
         module=module,
         optimizer=optimizer,
-        accelerator=accelerator,
+        launch=launch,
         plan=plan,
         objective=objective,
         sampling=sampling or SamplingSettings(8),
-        all_sum=settings["all_sum"],
         generator=torch.Generator().manual_seed(settings["seed"]),
     )
-    return stats, optimizer.gradients, accelerator
+    return stats, optimizer.gradients, launch.accelerator
 
 
 @pytest.mark.parametrize(("epochs", "minibatches", "microbatch"), [(1, 1, 64), (3, 1, 2), (2, 4, 1), (4, 2, 3)])
@@ -469,8 +475,8 @@ class TestNotFinite:
         optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
         plan = BatchPlan(1, 1, 2, 2, 2, 1)
         arguments = {
-            "module": module, "optimizer": optimizer, "accelerator": OneProcess(), "objective": OBJECTIVE,
-            "sampling": SamplingSettings(8), "all_sum": lambda tensor: tensor,
+            "module": module, "optimizer": optimizer, "launch": OneProcess(), "objective": OBJECTIVE,
+            "sampling": SamplingSettings(8),
         }  # fmt: skip
         stats = update_policy(
             module, rollout, estimates, plan=plan, generator=torch.Generator().manual_seed(0), **arguments
@@ -523,7 +529,7 @@ class TestNotFinite:
         assert stats.num_skipped_steps == 1
 
     def test_the_scaler_of_fp16_gets_its_step_to_lower_its_scale(self, monkeypatch):
-        monkeypatch.setattr(OneProcess, "scaler", object(), raising=False)
+        monkeypatch.setattr(OneAccelerator, "scaler", object(), raising=False)
         rollout, estimates = two_rows(math.nan)
         stats, gradients, _ = update(markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4), rollout, estimates)
         assert len(gradients) == 1

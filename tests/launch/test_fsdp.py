@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 
 from trl_nlpo import UserError
 from trl_nlpo.launch import fsdp
-from trl_nlpo.launch.processes import check_launch
+from trl_nlpo.launch.kinds import check_launch, launch_of
 
 
 NOT_ASKED = SimpleNamespace(fsdp=None)
@@ -88,8 +88,8 @@ def test_a_launcher_that_names_no_version_means_the_first(launched, monkeypatch)
 def test_copies_get_the_precision_that_weights_are_cast_to(dtype):
     plugin = SimpleNamespace(mixed_precision_policy=None if dtype is None else SimpleNamespace(param_dtype=dtype))
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, state=SimpleNamespace(fsdp_plugin=plugin))
-    assert fsdp.computing_dtype(accelerator) is dtype
-    assert fsdp.computing_dtype(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU)) is None
+    assert launch_of(accelerator).copies_dtype is dtype
+    assert launch_of(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU)).copies_dtype is None
 
 
 def test_settings_that_turn_out_to_be_for_the_first_version_are_refused(monkeypatch):
@@ -97,7 +97,7 @@ def test_settings_that_turn_out_to_be_for_the_first_version_are_refused(monkeypa
     state = SimpleNamespace(fsdp_plugin=None)
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, state=state, mixed_precision="bf16")
     with pytest.raises(UserError, match="FSDP1 is not supported"):
-        fsdp.configure_fsdp(accelerator, SimpleNamespace(fsdp_plugin_args=None))
+        launch_of(accelerator).configure(SimpleNamespace(fsdp_plugin_args=None))
     monkeypatch.setenv("FSDP_VERSION", "2")
-    fsdp.configure_fsdp(accelerator, SimpleNamespace(fsdp_plugin_args=None))
-    assert fsdp.computing_dtype(accelerator) is torch.bfloat16
+    launch_of(accelerator).configure(SimpleNamespace(fsdp_plugin_args=None))
+    assert launch_of(accelerator).copies_dtype is torch.bfloat16

@@ -8,7 +8,9 @@ import torch
 from support import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo.errors import RewardError
-from trl_nlpo.launch.processes import check_launch, failing_together, of_all, say_once, shared_out, start_equal
+from trl_nlpo.launch.exits import say_once
+from trl_nlpo.launch.kinds import check_launch
+from trl_nlpo.launch.processes import failing_together, of_all, shared_out, start_equal
 
 
 def test_one_process_computes_all_rows_in_order():

@@ -16,7 +16,8 @@ from accelerate.utils import DistributedType
 from support import sharded_processes
 from support.launching import REWARDS_OF_TWO, TINY_RECIPE, assert_close, launch
 from trl_nlpo import UserError
-from trl_nlpo.launch.launch import check_is_whole, check_resumed_launch
+from trl_nlpo.launch.kinds import check_resumed_launch, launch_of
+from trl_nlpo.launch.launch import check_is_loaded
 
 
 FSDP2 = {
@@ -197,7 +198,8 @@ def test_a_recipe_with_a_supervised_stage_runs(tmp_path, kind, use_peft):
 
 def accelerator(kind):
     """An accelerator, as far as its kind goes."""
-    return SimpleNamespace(distributed_type=kind, num_processes=2)
+    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2))
+    return SimpleNamespace(distributed_type=kind, num_processes=2, state=state)
 
 
 class TestRefusals:
@@ -223,14 +225,14 @@ class TestRefusals:
             else:
                 (tmp_path / "optimizer_0").mkdir()
         with contextlib.nullcontext() if message is None else pytest.raises(UserError, match=message):
-            check_resumed_launch(accelerator(kind), str(tmp_path))
+            check_resumed_launch(launch_of(accelerator(kind)), str(tmp_path))
 
     @pytest.mark.parametrize("how", ["cut", "without weights"])
     def test_a_model_that_was_loaded_in_pieces_is_refused(self, how):
         model = torch.nn.Linear(2, 2, device="cpu" if how == "cut" else "meta")
-        check_is_whole(torch.nn.Linear(2, 2), None)
+        check_is_loaded(torch.nn.Linear(2, 2), None)
         if how == "cut":
             model.weight.ds_id = 7
-        with pytest.raises(UserError, match="Linear was loaded in pieces") as caught:
-            check_is_whole(None, model)
+        with pytest.raises(UserError, match="Linear was loaded sharded") as caught:
+            check_is_loaded(None, model)
         assert "\n" not in str(caught.value)

@@ -17,16 +17,11 @@ import yaml
 from support import tiny
 from support.resumable import assert_equal_ends, trainer
 from support.slow import slow_except
-from trl_nlpo.errors import UserError
-from trl_nlpo.launch.signals import (
-    Interrupted,
-    StoppedAtOnce,
-    StoppedRunError,
-    Terminated,
-    ending_with_a_line,
-    stop_request,
-)
-from trl_nlpo.trainer.guard import FaultHandling
+from trl_nlpo.errors import Interrupted, StoppedAtOnce, StoppedRunError, Terminated, UserError
+from trl_nlpo.launch.launch import Launch
+from trl_nlpo.launch.signals import ending_with_a_line, stop_request
+from trl_nlpo.trainer.guard import Guard
+from trl_nlpo.trainer.run_state import Run
 
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +70,7 @@ def test_the_update_is_finished_a_checkpoint_written_and_the_run_goes_on_exactly
         trainer(tmp_path / "stopped", Signalling(2, number), **settings).train()
     checkpoint = tmp_path / "stopped" / "checkpoint-2"
     assert str(stop.value) == (
-        f"stopped after update 2; go on from {checkpoint} with --resume (resume_from_checkpoint=True in a script)."
+        f"stopped after update 2; resume from {checkpoint} with --resume (resume_from_checkpoint=True in a script)."
     )
     resumed = trainer(tmp_path / "stopped", tiny.length_reward, **settings)
     resumed.train(resume_from_checkpoint=str(checkpoint))
@@ -108,7 +103,7 @@ def test_an_update_that_has_its_checkpoint_gets_no_second(tmp_path):
 
 
 def test_where_nobody_wants_checkpoints_that_is_said(tmp_path):
-    with pytest.raises(Interrupted, match="there is no checkpoint to go on from"):
+    with pytest.raises(Interrupted, match="there is no checkpoint to resume from"):
         trainer(tmp_path, Signalling(1, signal.SIGINT), save_strategy="no").train()
 
 
@@ -154,9 +149,7 @@ def test_a_signal_to_any_process_stops_all(others, expected):
             assert (counts.tolist(), reduction) == ([0, 0], "sum")
             return counts + counts.new_tensor(others)
 
-    subject = FaultHandling()
-    subject.accelerator = Accelerator()
-    assert subject._agreed_signal() == expected
+    assert Guard(None, Launch(Accelerator()), Run()).agreed_signal() == expected
 
 
 @pytest.mark.parametrize(
@@ -202,7 +195,7 @@ def test_the_command_line_exits_with_a_code_and_a_line_that_says_how_to_go_on(tm
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     step = int(checkpoint.name.partition("-")[2])
     assert said.splitlines()[-1] == (
-        f"trl-nlpo: stopped after update {step}; go on from run/checkpoint-{step} with --resume "
+        f"trl-nlpo: stopped after update {step}; resume from run/checkpoint-{step} with --resume "
         "(resume_from_checkpoint=True in a script)."
     )
     assert "Traceback" not in said

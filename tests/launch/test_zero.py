@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 
 from trl_nlpo import NLPOConfig, UserError
 from trl_nlpo.launch import zero
-from trl_nlpo.launch.processes import check_launch
+from trl_nlpo.launch.kinds import check_launch, launch_of
 
 
 def asking(stage=2, use_cpu=False, **config):
@@ -21,10 +21,13 @@ def asking(stage=2, use_cpu=False, **config):
 
 def running(kind=DistributedType.DEEPSPEED, mismatches=(), **config):
     """An accelerator, as far as DeepSpeed's settings go."""
-    plugin = SimpleNamespace(deepspeed_config=config, hf_ds_config=SimpleNamespace(mismatches=list(mismatches)))
-    return SimpleNamespace(
-        distributed_type=kind, num_processes=2, state=SimpleNamespace(deepspeed_plugin=plugin), sync_gradients=None
+    plugin = SimpleNamespace(
+        zero_stage=2, deepspeed_config=config, hf_ds_config=SimpleNamespace(mismatches=list(mismatches))
     )
+    return SimpleNamespace(
+        distributed_type=kind, num_processes=2, state=SimpleNamespace(deepspeed_plugin=plugin), sync_gradients=None,
+        is_main_process=True, device=torch.device("cpu"),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -74,14 +77,14 @@ class TestRefusals:
     def test_a_configuration_that_contradicts_the_arguments_is_refused(self):
         lines = ["- ds gradient_clipping=1.0 vs hf max_grad_norm=0.5", "- ds train_batch_size=8 vs hf batch=4"]
         with pytest.raises(UserError, match=r"\(ds gradient_clipping=1.0 vs hf max_grad_norm=0.5\): write 'auto'"):
-            zero.configure_zero(running(mismatches=lines), SimpleNamespace())
+            launch_of(running(mismatches=lines)).configure(SimpleNamespace())
 
 
 class TestSettings:
     @pytest.mark.parametrize(("limit", "clipping"), [(0.5, 0.5), (0.0, 0.0), (-1.0, 0.0), (None, 0.0)])
     def test_the_engine_clips_by_our_argument_and_divides_by_nothing(self, limit, clipping):
         accelerator = running(gradient_accumulation_steps=4, train_batch_size=24)
-        zero.configure_zero(accelerator, SimpleNamespace(max_grad_norm=limit, per_device_train_batch_size=3))
+        launch_of(accelerator).configure(SimpleNamespace(max_grad_norm=limit, per_device_train_batch_size=3))
         assert accelerator.state.deepspeed_plugin.deepspeed_config == {
             "gradient_clipping": clipping,
             "gradient_accumulation_steps": 1,
@@ -91,8 +94,8 @@ class TestSettings:
 
     def test_copies_are_cast_as_the_engine_casts_the_policy(self):
         layer = torch.nn.Linear(2, 2)
-        zero.cast_like_zero(running(bf16={"enabled": False}), layer)
-        zero.cast_like_zero(running(DistributedType.MULTI_GPU, bf16={"enabled": True}), layer)
+        launch_of(running(bf16={"enabled": False})).place(layer)
+        launch_of(running(DistributedType.MULTI_GPU, bf16={"enabled": True})).place(layer)
         assert layer.weight.dtype == torch.float32
-        zero.cast_like_zero(running(bf16={"enabled": True}), layer)
+        launch_of(running(bf16={"enabled": True})).place(torch.nn.Linear(2, 2), layer)
         assert layer.weight.dtype == layer.bias.dtype == torch.bfloat16

@@ -40,7 +40,7 @@ def test_tuples_shared_with_the_union_of_the_references_count(prediction, refere
     [
         ({}, "needs either `parser`.*or `jars`.*CoreNLP.*Java"),
         ({"parser": "support.metric_options.words_as_objects", "jars": "x"}, "needs either"),
-        ({"parser": "metric_options.word_as_object"}, "did you mean 'words_as_objects'"),
+        ({"parser": "support.metric_options.word_as_object"}, "did you mean 'words_as_objects'"),
         ({"jars": "nowhere"}, "no spice-1.0.jar in nowhere"),
     ],
 )

@@ -15,7 +15,6 @@ import torch
 from support import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.algorithm.batch_plan import BatchPlan
-from trl_nlpo.launch.launch import whole_to_hold
 
 
 torch.set_num_threads(1)
@@ -122,7 +121,7 @@ def trainer(folder, num_processes, rank, reward_funcs=reward, model=None, **sett
 
 
 def weights_of(subject):
-    with whole_to_hold(subject.model_wrapped, subject.accelerator):
+    with subject.launch.gathered(subject.model_wrapped):
         return {key: value.detach().clone() for key, value in subject.policy_and_value.state_dict().items()}
 
 

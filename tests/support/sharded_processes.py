@@ -72,7 +72,7 @@ def updated(subject, spoil_loss=False, spoil_advantages=False):
 def spoiled(folder, rank):
     """Updates in which only the second process meets something that is not finite, and one that is well."""
     subject = processes.trainer(folder / "spoiled", 2, rank, tiny.length_reward, microbatches=2)
-    with subject.whole_weights():
+    with subject.gathered_weights():
         subject.save_model(str(folder / "inside"))
         rollout = subject.collect_rollout(["w1", "w2", "w3 w4", "w5"])
     subject.accelerator.wait_for_everyone()
@@ -114,7 +114,7 @@ def half_precision(folder, rank, **settings):
     """Updates in bf16: the first KL, the largest first deviation of the ratio from 1, and the types of the weights."""
     subject = processes.trainer(folder, 2, rank, tiny.length_reward, bf16=True, **settings)
     subject.train()
-    with subject.whole_weights() as module:
+    with subject.gathered_weights() as module:
         subject.save_model(str(folder / "inside"))
         computing = {str(weight.dtype) for weight in module.parameters()}
     subject.accelerator.wait_for_everyone()

@@ -58,7 +58,7 @@ class TestRewards:
         assert logs(subject, "nlpo/skipped_steps") == [0.0, 4.0, 0.0, 0.0]
         assert [math.isnan(reward) for reward in logs(subject, "reward")] == [False, True, False, False]
         loss = logs(subject, "loss/policy_avg")
-        assert subject.progress.policy_loss_sum == pytest.approx(loss[0] + loss[2] + loss[3])
+        assert subject.run.policy_loss_sum == pytest.approx(loss[0] + loss[2] + loss[3])
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_a_reward_that_stays_away_ends_the_run(self, tmp_path):
@@ -119,7 +119,7 @@ class TestNumbers:
         subject.train()
         assert logs(subject, "nlpo/skipped_steps") == [0.0, 4.0, 0.0, 0.0]
         assert all(parameter.isfinite().all() for parameter in subject.model.parameters())
-        assert subject.progress.skipped_steps_in_a_row == 0
+        assert subject.run.skipped_steps_in_a_row == 0
 
     def test_too_many_in_a_row_end_the_run_with_a_checkpoint_and_one_line(self, tmp_path, monkeypatch):
         subject = trainer(tmp_path, tiny.length_reward, max_skipped_steps=8, save_steps=50)
@@ -127,9 +127,9 @@ class TestNumbers:
         with pytest.raises(TrainingStoppedError, match="lower learning_rate") as stop:
             subject.train()
         assert "\n" not in str(stop.value)
-        assert f"go on from {tmp_path / 'checkpoint-3'} with --resume" in str(stop.value)
+        assert f"resume from {tmp_path / 'checkpoint-3'} with --resume" in str(stop.value)
         state = json.loads((tmp_path / "checkpoint-3" / "nlpo_state.json").read_text())
-        assert state["progress"]["skipped_steps_in_a_row"] == 8
+        assert state["run"]["skipped_steps_in_a_row"] == 8
 
     def test_without_a_limit_it_goes_on(self, tmp_path, monkeypatch):
         subject = trainer(tmp_path, tiny.length_reward, max_skipped_steps=None, num_ppo_epochs=4)
@@ -162,7 +162,7 @@ class TestMemory:
         assert said.startswith("Out of memory in update 3: lower per_device_train_batch_size (4;")
         for name in ("local_rollout_forward_batch_size (64)", "gradient_checkpointing", "response_length (5)"):
             assert name in said
-        assert f"go on from {tmp_path / 'checkpoint-2'}" in said
+        assert f"resume from {tmp_path / 'checkpoint-2'}" in said
         assert "\n" not in said
         assert caught.value.__cause__ is error
 

@@ -22,7 +22,7 @@ from support.slow import slow_except
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo._trl import HAS_PPO
 from trl_nlpo.errors import RewardError
-from trl_nlpo.trainer import huggingface as trainer_plumbing
+from trl_nlpo.trainer import watches
 
 
 QUICK = {
@@ -429,7 +429,7 @@ class TestSavingAndResuming:
     def test_a_checkpoint_says_how_old_the_mask_is(self, tmp_path):
         trainer(tmp_path, save_strategy="steps", save_steps=3, mask_sync_steps=2).train()
         state = json.loads((tmp_path / "checkpoint-3" / "nlpo_state.json").read_text())
-        assert (state["mask_age"], state["mask_num_syncs"]) == (1, 1)
+        assert state["masking_policy"] == {"age": 1, "num_syncs": 1}
 
     def test_pushing_to_the_hub_uploads_the_policy_the_tokenizer_and_a_card(self, tmp_path, monkeypatch):
         uploaded = {}
@@ -547,7 +547,7 @@ class TestSettings:
     @pytest.mark.slow
     def test_probability_that_leaks_out_of_an_old_mask_is_warned_about_once(self, tmp_path, monkeypatch):
         said = []
-        monkeypatch.setattr(trainer_plumbing.logger, "warning", said.append)
+        monkeypatch.setattr(watches.logger, "warning", said.append)
         settings = {"mask_top_p": 0.5, "mask_sync_steps": None, "total_episodes": 80}
         trainer(tmp_path, learning_rate=1e-6, **settings).train()
         assert not said

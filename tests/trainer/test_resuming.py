@@ -12,7 +12,8 @@ from support.resumable import assert_equal_ends, noise, trainer
 from support.slow import slow_except
 from trl_nlpo import UserError
 from trl_nlpo.errors import RewardError
-from trl_nlpo.trainer import checkpoints as trainer_checkpoints
+from trl_nlpo.storage.checkpoint_folder import damage
+from trl_nlpo.trainer import checkpoints, guard, huggingface
 
 
 @pytest.mark.parametrize("logging_steps", slow_except([1, 2, 3], 3))
@@ -44,14 +45,14 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_pat
     path = tmp_path / "checkpoint-4" / file
     path.write_bytes(path.read_bytes()[:-1])
     said = []
-    monkeypatch.setattr(trainer_checkpoints.logger, "warning", said.append)
+    monkeypatch.setattr(checkpoints.logger, "warning", said.append)
     resumed = trainer(tmp_path, seed_everything=False)
     resumed.train(resume_from_checkpoint=True)
     assert_equal_ends(unbroken, resumed)
     assert len(said) == 1
     assert f"checkpoint-4 is damaged ({file} has" in said[0]
     # the run has written a whole one in its place
-    assert trainer_checkpoints.damage(tmp_path / "checkpoint-4") is None
+    assert damage(tmp_path / "checkpoint-4") is None
 
 
 def test_a_damaged_checkpoint_that_was_asked_for_is_refused_in_one_line(tmp_path):
@@ -108,7 +109,7 @@ def test_the_hub_gets_a_checkpoint_that_is_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Trainer,
         "_push_from_checkpoint",
-        lambda self, folder: pushed.append((folder, trainer_checkpoints.damage(folder))),
+        lambda self, folder: pushed.append((folder, damage(folder))),
     )
     monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, token=None: None)
     subject = trainer(tmp_path, max_steps=2)
@@ -189,19 +190,17 @@ def test_an_evaluation_that_failed_before_a_save_is_made_up_for_and_saved(tmp_pa
     assert [entry["step"] for entry in state["log_history"]] == [1, 2, 2]
 
 
-def test_any_error_leaves_what_was_earned_and_says_where(tmp_path, monkeypatch):
+def test_any_error_leaves_a_checkpoint_of_the_progress_and_says_where(tmp_path, monkeypatch):
     class Bug(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == 2:
                 raise ZeroDivisionError
 
-    from trl_nlpo.trainer import guard as trainer_faults
-
     said = []
-    monkeypatch.setattr(trainer_faults.logger, "warning", said.append)
+    monkeypatch.setattr(guard.logger, "warning", said.append)
     with pytest.raises(ZeroDivisionError):
         trainer(tmp_path, callbacks=[Bug()], save_steps=50).train()
-    assert said == [f"What was earned up to update 2 is in {tmp_path / 'checkpoint-2'}."]
+    assert said == [f"Progress up to update 2 was saved in {tmp_path / 'checkpoint-2'}."]
 
 
 def test_a_checkpoint_from_the_middle_of_an_update_says_so_when_it_is_resumed(tmp_path, monkeypatch):
@@ -218,7 +217,7 @@ def test_a_checkpoint_from_the_middle_of_an_update_says_so_when_it_is_resumed(tm
     with pytest.raises(ZeroDivisionError):
         subject.train()
     said = []
-    monkeypatch.setattr(trainer_checkpoints.logger, "warning", said.append)
+    monkeypatch.setattr(huggingface.logger, "warning", said.append)
     assert trainer(tmp_path).train(resume_from_checkpoint=True).global_step == 4
     assert len(said) == 1
     assert "failed half-way" in said[0]

@@ -8,8 +8,9 @@ import pytest
 
 from support import tiny
 from support.resumable import trainer
-from trl_nlpo.trainer import guard as trainer_faults
-from trl_nlpo.trainer.collapse import collapse_signs
+from trl_nlpo.evaluation.summary import Evaluation
+from trl_nlpo.trainer import watches
+from trl_nlpo.trainer.watches import collapse_signs
 
 
 HEALTHY = {
@@ -95,8 +96,8 @@ class TestTrainer:
 
     def run(self, tmp_path, monkeypatch, **settings):
         said = []
-        monkeypatch.setattr(trainer_faults.logger, "warning", said.append)
-        monkeypatch.setattr(trainer_faults, "collapse_signs", self.signs)
+        monkeypatch.setattr(watches.logger, "warning", said.append)
+        monkeypatch.setattr(watches, "collapse_signs", self.signs)
         subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **settings)
         output = subject.train(resume_from_checkpoint=settings.get("resume_from_checkpoint"))
         return said, output.global_step
@@ -113,3 +114,46 @@ class TestTrainer:
         assert (tmp_path / "checkpoint-2").is_dir()
         said, steps = self.run(tmp_path, monkeypatch, resume_from_checkpoint=True)
         assert (said, steps) == (["entropy is off"], 4)
+
+    @pytest.mark.parametrize("restores", [False, True])
+    def test_what_was_said_is_kept_in_the_checkpoint_however_callbacks_are_restored(
+        self, tmp_path, monkeypatch, restores
+    ):
+        self.run(tmp_path, monkeypatch, stop_on_collapse=True)
+        said, steps = self.run(
+            tmp_path, monkeypatch, resume_from_checkpoint=True, restore_callback_states_from_checkpoint=restores
+        )
+        assert (said, steps) == (["entropy is off"], 4)
+
+    def test_a_second_training_says_it_again(self, tmp_path, monkeypatch):
+        said = []
+        monkeypatch.setattr(watches.logger, "warning", said.append)
+        monkeypatch.setattr(watches, "collapse_signs", self.signs)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50)
+        subject.train()
+        subject.train()
+        assert said == ["kl is off", "entropy is off"] * 2
+
+    def test_it_stops_with_a_checkpoint_where_only_the_best_are_saved(self, tmp_path, monkeypatch):
+        settings = {
+            "save_strategy": "best",
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "metric_for_best_model": "reward",
+        }
+        worse = iter(range(100, 0, -1))
+        monkeypatch.setattr(
+            "trl_nlpo.trainer.evaluator.Evaluator.__call__",
+            lambda self, *args, **kwargs: Evaluation({"reward": float(next(worse))}, []),
+        )
+        assert self.run(tmp_path, monkeypatch, stop_on_collapse=True, **settings) == (["kl is off"], 2)
+        assert (tmp_path / "checkpoint-2").is_dir()
+
+    def test_a_watch_can_be_taken_away(self, tmp_path, monkeypatch):
+        said = []
+        monkeypatch.setattr(watches.logger, "warning", said.append)
+        monkeypatch.setattr(watches, "collapse_signs", self.signs)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50)
+        subject.remove_callback(watches.CollapseWatch)
+        subject.train()
+        assert not said

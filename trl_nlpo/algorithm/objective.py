@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,9 +23,14 @@ class Objective:
     entropy_coef: float
     max_grad_norm: float
 
+    @classmethod
+    def from_config(cls, args: Any) -> Objective:
+        """Read the coefficients off an [`NLPOConfig`]."""
+        return cls(args.cliprange, args.cliprange_value, args.vf_coef, args.entropy_coef, args.max_grad_norm)
+
 
 class Microbatch:
-    """Some rows of a rollout and their estimates, cut to the width that these rows need."""
+    """Some rows of a rollout and their estimates, trimmed to the width that these rows need."""
 
     def __init__(self, rollout: Rollout, estimates: Estimates, learned: torch.Tensor, rows: torch.Tensor):
         self.sequences = rollout.sequences(rows)

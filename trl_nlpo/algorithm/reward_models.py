@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from .._trl import chat_template_of
 from ..errors import RewardError, UserError
 from ..models.policy_and_value import backbone_hidden_states
 from ..records import Completions
@@ -77,9 +76,7 @@ class ModelReward:
     def _score_text(self, rollout: Completions, rows: slice) -> torch.Tensor:
         pairs = zip(rollout.batch.prompts[rows], rollout.completions[rows], strict=True)
         texts = [
-            prompt + completion
-            if isinstance(prompt, str)
-            else chat_template_of(self.tokenizer, [*prompt, *completion])
+            prompt + completion if isinstance(prompt, str) else _rendered(self.tokenizer, [*prompt, *completion])
             for prompt, completion in pairs
         ]
         device = next(self.model.parameters()).device
@@ -87,6 +84,13 @@ class ModelReward:
             texts, return_tensors="pt", padding=True, padding_side="right", truncation=True, add_special_tokens=False
         )
         return self.model(**inputs.to(device)).logits[:, 0]
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    """Messages as text, as TRL's online trainers render them."""
+    from trl import apply_chat_template
+
+    return apply_chat_template({"prompt": messages}, tokenizer)["prompt"]
 
 
 def as_reward_functions(

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from ..data.splits import Splits, load_splits
 from ..evaluation.policy import evaluate_policy
-from ..launch.processes import check_launch
+from ..launch.kinds import check_launch
 from ..metrics.suite import fit_rewards, judge_samples
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
@@ -161,7 +161,7 @@ def _reinforcement_stage(run: _Run, model: Any) -> None:
     trainer.save_model(str(run.folder.path))
     seconds = time.time() - start
     judge = _judge(run, _reference(run, trainer))
-    with trainer.whole_weights() as module:
+    with trainer.gathered_weights() as module:
         _evaluate(run, name, module.policy, judge=judge, training_seconds=seconds)
     if recipe.training.push_to_hub:
         trainer.push_to_hub(dataset_name=recipe.arguments.dataset_name)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..data.rows import target_text
 from ..errors import UserError
-from ..launch.launch import release_launch, whole_to_hold
+from ..launch.kinds import launch_of
 from ..prompts import prompt_tokenizer
 from ..recipes.recipe import Recipe
 from ..storage.run_folder import RunFolder
@@ -31,7 +31,8 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
     trainer = make(recipe, model, tokenizer, dataset, folder)
     with showing_progress(trainer, "supervised"):
         trainer.train()
-    with whole_to_hold(trainer.model_wrapped, trainer.accelerator):
+    launch = launch_of(trainer.accelerator)
+    with launch.gathered(trainer.model_wrapped):
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if recipe.model.use_peft:
             # The next adapter starts from this model, and its folder must be able to name it.
@@ -40,7 +41,7 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
             trained.save_pretrained(folder.supervised_model)
             tokenizer.save_pretrained(folder.supervised_model)
         trainer.accelerator.wait_for_everyone()
-    release_launch(trainer.accelerator)
+    launch.release()
 
 
 def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:
@@ -50,7 +51,7 @@ def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:
     prompts = prompt_tokenizer(training, tokenizer)
 
     def cut(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        texts, _ = prompts.cut_texts(rows["prompt"])
+        texts, _ = prompts.truncated_texts(rows["prompt"])
         # A prompt that lost its last line break needs the space that its target had no use for.
         targets = [
             target if text == whole else target_text(text, target)

@@ -1,91 +1,149 @@
-"""Weights that are cut between processes, by FSDP2 or DeepSpeed ZeRO-3: whole for a while, and put back.
+"""`Launch`: how the processes of one run hold and train the weights. One process and DDP; the base of the other kinds.
 
-Rollouts, copies and checkpoints need whole weights, the update does not. Everything here does nothing under a launch
-that leaves weights whole. Entering and leaving is done by all processes together.
+Rollouts, copies and checkpoints need all weights on every process, the update does not. Methods that talk to other
+processes are called by all of them together.
 """
 
 from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from accelerate.state import AcceleratorState
+import torch
 from torch import nn
 
 from ..errors import UserError
-from .fsdp import is_fsdp, optimizer_files, unsharded, whole_parameters
-from .zero import gathered, is_zero, is_zero3, load_models_whole, zero_shares
+from .processes import start_equal
 
 
-def whole_to_compute(model: Any, accelerator: Any) -> AbstractContextManager[None]:
-    """Whole weights that any part of the model can compute with, as often as it likes, without a word to others.
-
-    Args:
-        model: as accelerate wrapped it.
-        accelerator: that did.
-    """
-    if is_fsdp(accelerator):
-        return unsharded(model, accelerator)
-    return gathered(model, computes=True) if is_zero3(accelerator) else contextlib.nullcontext()
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
-def whole_to_hold(model: Any, accelerator: Any, write_back: bool = False) -> AbstractContextManager[None]:
-    """Whole weights to read, save or change, in their own precision; not to compute with.
+class Launch:
+    """One process, or several with DDP: every process has all weights at all times.
 
     Args:
-        model: as accelerate wrapped it.
-        accelerator: that did.
-        write_back (`bool`): whether what the first process changes stays; otherwise changes are lost.
+        accelerator (`Accelerator`): the trainer's.
     """
-    if is_fsdp(accelerator):
-        return whole_parameters(model, write_back)
-    return gathered(model, write_back=write_back) if is_zero3(accelerator) else contextlib.nullcontext()
+
+    is_sharded: ClassVar[bool] = False
+    """Whether a process has only a share of the weights between passes."""
+
+    splits_passes: ClassVar[bool] = True
+    """Whether policy and value function may run their backward passes one after the other, with one process."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+
+    @property
+    def description(self) -> str:
+        """What optimizer states in a checkpoint have to have been written under, to be read by this launch."""
+        return "neither DeepSpeed nor FSDP"
+
+    @property
+    def copies_dtype(self) -> torch.dtype | None:
+        """Precision of copies of the policy, where it computes in another than its own. None: the weights'."""
+        return None
+
+    def configure(self, args: Any) -> None:
+        """Tell the engine, before it is made, what the training arguments ([`NLPOConfig`]) say.
+
+        Raises:
+            UserError: its own configuration says otherwise.
+        """
+
+    def place(self, model: nn.Module, ref_model: nn.Module | None = None) -> None:
+        """The policy on its device, equal on all processes and in the engine's precision, before copies are made.
+
+        Raises:
+            UserError: a model has no data, or was sharded while it was loaded.
+        """
+        check_is_loaded(model, ref_model)
+        start_equal(model)
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        """Model and optimizer as accelerate wraps them."""
+        return self.accelerator.prepare(model, optimizer)
+
+    def gathered(self, model: Any, write_back: bool = False) -> AbstractContextManager[None]:
+        """All weights on every process, in their own precision, to read, save or change; not to compute with.
+
+        Args:
+            model: as accelerate wrapped it.
+            write_back (`bool`): keep what the first process changes; otherwise changes are lost.
+        """
+        return contextlib.nullcontext()
+
+    def gathered_to_compute(self, model: Any) -> AbstractContextManager[None]:
+        """All weights on every process, for any number of passes that other processes need not take part in; nests.
+
+        Args:
+            model: as accelerate wrapped it.
+        """
+        return contextlib.nullcontext()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the update, for passes outside of it."""
+        return self.accelerator.autocast()
+
+    def accumulating(self, model: Any, is_last: bool) -> AbstractContextManager[Any]:
+        """Passes whose gradients are added up over processes in the last of an optimizer step only.
+
+        Args:
+            model: as accelerate wrapped it.
+            is_last (`bool`): whether these are the last of a step.
+        """
+        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(model)
+
+    def backward(self, loss: torch.Tensor, scale: torch.Tensor, is_finite: torch.Tensor) -> None:
+        """The gradient of `loss * scale`.
+
+        Args:
+            loss, scale (`torch.Tensor` of shape `()`)
+            is_finite (`torch.Tensor` of shape `()`, bool): False where the step that is begun must not be taken. Only
+                an engine that steps inside its backward pass needs to know; it gets gradients that are not finite.
+        """
+        self.accelerator.backward(loss * scale)
+
+    def clip_gradients(self, model: Any, limit: float) -> torch.Tensor:
+        """Clip the joint gradient of policy and value function; returns its norm before, float64."""
+        return torch.as_tensor(self.accelerator.clip_grad_norm_(model.parameters(), limit), dtype=torch.float64)
+
+    def step_was_skipped(self, optimizer: Any, grad_norm: torch.Tensor) -> None:
+        """With loss scaling (fp16) such a step is expected: the scaler takes none either, and lowers its scale."""
+        if getattr(self.accelerator, "scaler", None) is not None and not grad_norm.isfinite():
+            optimizer.step()
+
+    def all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes."""
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    def saved_optimizer(self, optimizer: Any, model: nn.Module, folder: str) -> bool:
+        """Write optimizer states in a format of the launch's own; False: `transformers` has to."""
+        return False
+
+    def load_shares(self, model: Any, checkpoint: str) -> None:
+        """Read what this process's share is in a checkpoint, after the weights were loaded into the model."""
+
+    def weights_were_set(self, optimizer: Any) -> None:
+        """Let the optimizer continue from weights that were loaded into the model, not from a copy of its own."""
+
+    def release(self) -> None:
+        """Make room for the next trainer of this process, whose settings may differ."""
 
 
-def is_cut(accelerator: Any) -> bool:
-    """Whether processes have only a share of the weights between passes."""
-    return is_fsdp(accelerator) or is_zero3(accelerator)
-
-
-def check_is_whole(*models: nn.Module | None) -> None:
-    """Refuse models that were loaded in pieces, or not at all, for a launch that would have put them together later.
+def check_is_loaded(*models: nn.Module | None) -> None:
+    """Refuse models that are sharded already, or have no data: each process makes copies of all weights.
 
     Raises:
-        UserError: `deepspeed.zero.Init` cut a model, or a weight has no data.
+        UserError: `deepspeed.zero.Init` sharded a model, or a weight is on the meta device.
     """
     for model in models:
         for parameter in () if model is None else model.parameters():
             if hasattr(parameter, "ds_id") or parameter.is_meta:
                 raise UserError(
-                    f"{type(model).__name__} was loaded in pieces (deepspeed.zero.Init) or without weights, but copies"
-                    " of it are needed: build NLPOConfig first, and load it whole on every process."
+                    f"{type(model).__name__} was loaded sharded (deepspeed.zero.Init) or without weights, but every "
+                    "process needs all weights to make copies: build NLPOConfig first, then load the model as usual."
                 )
-
-
-def check_resumed_launch(accelerator: Any, checkpoint: str) -> None:
-    """Refuse to go on from optimizer states that this launch cannot read, `--force` or not.
-
-    Raises:
-        UserError: a checkpoint of another kind of launch, or under DeepSpeed of another number of processes.
-    """
-    shares = zero_shares(checkpoint)
-    written = f"DeepSpeed with {shares} processes" if shares else _kind(bool(optimizer_files(checkpoint)))
-    own = f"DeepSpeed with {accelerator.num_processes} processes" if is_zero(accelerator) else None
-    own = own or _kind(is_fsdp(accelerator))
-    if written != own:
-        raise UserError(
-            f"The optimizer states in {checkpoint} were written under {written}, and this run has {own}: resume it as "
-            "it was launched."
-        )
-
-
-def _kind(is_of_fsdp: bool) -> str:
-    return "FSDP" if is_of_fsdp else "neither DeepSpeed nor FSDP"
-
-
-def release_launch(accelerator: Any) -> None:
-    """Make room for the next trainer's DeepSpeed settings: accelerate keeps those of one at a time."""
-    if is_zero(accelerator):
-        AcceleratorState._reset_state()
-        load_models_whole()

@@ -1,16 +1,13 @@
-"""What the processes of one run do together: start equal, share out rows, fail as one, and speak with one voice.
+"""What the processes of one run do together: start equal, share out rows, and fail as one.
 
-Everything here is the identity where there is one process.
+With one process, everything here is the identity.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -18,42 +15,9 @@ from accelerate.utils import broadcast, gather_object
 from torch import nn
 
 from ..errors import UserError
-from .environment import is_first_process, is_set
-from .fsdp import asks_for_fsdp, check_fsdp
-from .zero import check_zero
 
 
 T = TypeVar("T")
-
-_PATIENCE = 30.0
-"""Seconds that a process which fails waits for the others to fail too."""
-
-
-def check_launch(args: Any) -> None:
-    """Refuse what a launcher or the arguments ask for and is not supported, before anything is loaded or trained.
-
-    Args:
-        args ([`NLPOConfig`]): its `fsdp` and `deepspeed`.
-
-    Raises:
-        UserError: another kind of parallelism than DDP, FSDP2 and DeepSpeed ZeRO, or a setting of these that cannot
-            work.
-    """
-    if getattr(args, "deepspeed_plugin", None) is not None or is_set("ACCELERATE_USE_DEEPSPEED"):
-        check_zero(args)
-    if asks_for_fsdp(args):
-        check_fsdp(args)
-    asked = {
-        "Megatron-LM": is_set("ACCELERATE_USE_MEGATRON_LM"),
-        "Tensor or context parallelism": is_set("ACCELERATE_USE_PARALLELISM_CONFIG"),
-    }
-    for name, is_asked in asked.items():
-        if is_asked:
-            raise UserError(
-                f"{name} is not supported, as every process samples from a whole policy: launch with DDP (torchrun or "
-                "accelerate launch --multi_gpu), FSDP2 or DeepSpeed ZeRO, and save memory by an adapter (use_peft, "
-                "peft_config), load_in_4bit, gradient_checkpointing or a smaller per_device_train_batch_size."
-            )
 
 
 @contextlib.contextmanager
@@ -104,43 +68,3 @@ def start_equal(module: nn.Module) -> None:
     if PartialState().num_processes > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.copy_(broadcast(tensor.detach().contiguous()))
-
-
-def say_once(say: Callable[[], Any]) -> None:
-    """Say the last words of a process that fails, on the first of all that gets here."""
-    number = meet("failed")
-    if number == 1 or (number is None and is_first_process()):
-        say()
-
-
-def meet(place: str) -> int | None:
-    """Wait for the other processes to get here too, 30 seconds at most; they may all be failing.
-
-    A launcher ends all processes when it sees that one has ended: whoever is late could neither speak nor end by
-    itself. They meet in the launcher's own store, as the processes may not talk to one another yet, or any more.
-
-    Returns:
-        `int`: the how-many-eth this process is, from 1; None at once where the launcher has no such store.
-    """
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    store = _launcher_store() if num_processes > 1 else None
-    if store is None:
-        return None
-    key = f"trl_nlpo/{place}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    number = store.add(key, 1)
-    deadline = time.monotonic() + _PATIENCE
-    while store.add(key, 0) < num_processes and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return number
-
-
-def _launcher_store() -> Any:
-    """The key-value store of torchrun or `accelerate launch`; None under other launchers."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None
-    try:
-        return torch.distributed.TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=_PATIENCE)
-        )
-    except (KeyError, ValueError, RuntimeError):
-        return None

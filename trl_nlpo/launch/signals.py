@@ -9,46 +9,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import UserError
+from ..errors import StoppedAtOnce, StoppedRunError, Terminated
 
 
 _STOPPING = b"\nStopping after this update, with a checkpoint. Ctrl-C again stops at once.\n"
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during training, raised after the update and its checkpoint. The message says how to go on."""
-
-
-class StoppedAtOnce(KeyboardInterrupt):
-    """The second Ctrl-C: the update is not finished and no checkpoint is written."""
-
-
-class Terminated(SystemExit):
-    """SIGTERM, raised after the update and its checkpoint. A script that lets it pass exits with 143.
-
-    Args:
-        message (`str`): how to go on.
-    """
-
-    def __init__(self, message: str):
-        super().__init__(128 + signal.SIGTERM)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class StoppedRunError(UserError):
-    """A run of the command line that a signal ended.
-
-    Args:
-        message (`str`): how to go on.
-        exit_code (`int`): 130 for Ctrl-C, 143 for SIGTERM.
-    """
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class StopRequest:

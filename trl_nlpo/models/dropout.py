@@ -17,6 +17,9 @@ NOISE_NAMES = ("drop", "jitter")
 """Parts of the names under which modules keep a rate of training-time noise (layerdrop, drop_path, …)."""
 
 
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Set every rate of training-time noise in `model` to 0, and check that it worked where that is cheap.
 
@@ -24,7 +27,7 @@ def disable_dropout(model: nn.Module) -> None:
         UserError: two training-mode forward passes still differ.
     """
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
+        if isinstance(module, _DROPOUT):
             module.p = 0.0
         _zero_rates(module)
     if _is_deterministic(model):

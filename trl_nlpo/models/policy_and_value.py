@@ -48,6 +48,7 @@ class PolicyAndValue(nn.Module):
             policy's.
         value_trains_backbone (`bool`): whether the value loss of a head on the policy's own states reaches the
             policy.
+        adapter (`str`): of a PEFT model, the adapter that is the policy; empty without one.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class PolicyAndValue(nn.Module):
         value_model: Any = None,
         value_adapter: str | None = None,
         value_trains_backbone: bool = True,
+        adapter: str = "",
     ):
         super().__init__()
+        self.adapter = adapter
         self.value_trains_backbone = value_trains_backbone
         self.policy: Any = policy
         self.value_model: Any = ValueHead.for_policy(policy) if value_model is None else value_model
@@ -72,7 +75,7 @@ class PolicyAndValue(nn.Module):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What can be computed (and taken back) on its own: one after the other they need half the memory."""
+        """What can run its forward and backward pass separately: one after the other they need half the memory."""
         return ("both",) if self.shares_backbone else ("policy", "value")
 
     @property
@@ -84,7 +87,7 @@ class PolicyAndValue(nn.Module):
         return sorted(wanted & {type(module).__name__ for module in self.modules()})
 
     def empty_pass(self) -> None:
-        """Compute nothing; see [`fsdp.start_fsdp`]."""
+        """Compute nothing; see [`fsdp.Fsdp2.prepare`]."""
 
     def forward(self, sequences: Sequences, part: str = "both") -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Logits `(B, T, V)` and values `(B, T)` of the states before each completion token.
@@ -94,16 +97,16 @@ class PolicyAndValue(nn.Module):
             part (`str`): `"both"`, or `"policy"` or `"value"` for one of them and None for the other.
         """
         if self.shares_backbone:
-            both, hidden = completion_logits_and_hidden(self.policy, sequences)
-            return both, self._values_of(hidden if self.value_trains_backbone else hidden.detach())
-        logits: torch.Tensor | None = None
+            logits, hidden = completion_logits_and_hidden(self.policy, sequences)
+            return logits, self._values_of(hidden if self.value_trains_backbone else hidden.detach())
+        policy_logits: torch.Tensor | None = None
         values: torch.Tensor | None = None
         if part != "value":
-            logits = completion_logits(self.policy, sequences)
+            policy_logits = completion_logits(self.policy, sequences)
         if part != "policy":
             with self.computing("value"):
                 values = self._own_values(sequences)
-        return logits, values
+        return policy_logits, values
 
     @contextlib.contextmanager
     def computing(self, part: str) -> Iterator[None]:

@@ -1,265 +1,234 @@
-"""Checkpoints of a run: written whole or not at all, and gone on from."""
+"""Checkpoints of a run: written completely or not at all, and resumed from.
+
+A checkpoint is what `transformers.Trainer` writes (policy, optimizer, scheduler, random state), the value function,
+the masking policy where it is older than the policy, and the record of the run.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerState
-from transformers.trainer import SCHEDULER_NAME
-from transformers.trainer_callback import ExportableState
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from .._trl import TrainerBase
 from ..algorithm.batch_plan import BatchPlan
 from ..errors import UserError
-from ..launch.fsdp import is_fsdp, save_fsdp_optimizer
-from ..launch.launch import check_resumed_launch, whole_to_hold
-from ..launch.zero import load_zero, weights_were_set
-from ..models.adapters import is_adapter_model, load_adapter_weights, saving_only
+from ..launch.kinds import check_resumed_launch
+from ..launch.launch import Launch
+from ..models.adapters import ADAPTER_FILE, load_adapter_weights, save_adapter
 from ..models.masking_policy import MaskingPolicy
+from ..models.policy_and_value import PolicyAndValue
 from ..storage.checkpoint_folder import (
+    MANIFEST_NAME,
     UNFINISHED,
     damage,
     newest_whole_checkpoint,
     publish_checkpoint,
+    remove_leftovers,
     remove_old_checkpoints,
 )
-from .guard import FaultHandling
-from .run_state import (
-    VALUE_FOLDER,
-    check_resumable,
-    is_checkpoint,
-    load_run_state,
-    load_value_function,
-    save_run_state,
-    save_value_function,
-)
+from ..storage.files import explain_full_disk
+from .run_state import Run
 
 
 logger = logging.get_logger(__name__)
 
-
-@dataclass
-class NLPOTrainerState(TrainerState):
-    """`TrainerState` with the number of completions sampled so far, as TRL's PPO has it."""
-
-    episode: int = 0
+STATE_NAME = "nlpo_state.json"
+VALUE_FOLDER = "value_model"
+VALUE_NAME = "value_model.safetensors"
+MASK_NAME = "masking_policy.safetensors"
 
 
-class CheckpointHandling(FaultHandling, TrainerBase):
-    """The part of [`NLPOTrainer`] that saves and resumes."""
+class Checkpoints:
+    """The checkpoints of one trainer, as far as `transformers.Trainer` does not know them.
 
-    # Set by `transformers.Trainer` and `NLPOTrainer`.
-    is_deepspeed_enabled: bool
-    is_fsdp_enabled: bool
-    model_wrapped: Any
-    optimizer: Any
-    lr_scheduler: Any
-    plan: BatchPlan
-    masking_policy: MaskingPolicy
-    trained_adapter: str
-    resumes_by_force: bool = False
-    """Whether to go on from a checkpoint that was written with other batches or another number of processes."""
+    Args:
+        args ([`NLPOConfig`]): `output_dir`, `save_total_limit`, `should_save`.
+        launch ([`Launch`]), module ([`PolicyAndValue`]), masking_policy ([`MaskingPolicy`]), plan ([`BatchPlan`]), run
+            ([`Run`]): the trainer's.
+    """
 
-    _unfinished_folder: Path | None = None
-    """Where a checkpoint is being written, before it gets its name."""
+    def __init__(
+        self,
+        args: Any,
+        launch: Launch,
+        module: PolicyAndValue,
+        masking_policy: MaskingPolicy,
+        plan: BatchPlan,
+        run: Run,
+    ):
+        self.args, self.launch, self.module = args, launch, module
+        self.masking_policy, self.plan, self.run = masking_policy, plan, run
+        self.unfinished_folder: Path | None = None
+        """Where a checkpoint is being written, before it gets its name."""
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save policy (a plain model or PEFT adapter) and tokenizer; the value function goes into `value_model/`."""
-        output_dir = output_dir or self.args.output_dir
-        policy = self.policy_and_value.policy
-        with whole_to_hold(self.model_wrapped, self.accelerator):
-            with self._as_plain_trainer(), saving_only(policy, self.trained_adapter):
-                super().save_model(output_dir, _internal_call)
-            if self.args.should_save:
-                save_value_function(self.policy_and_value, output_dir)
+    @contextmanager
+    def writing(self, run_dir: Path, step: int) -> Iterator[Path]:
+        """Write a checkpoint beside the others inside, and give it its name when it is complete.
 
-    @contextlib.contextmanager
-    def _as_plain_trainer(self) -> Iterator[None]:
-        """Let `transformers.Trainer` see the policy alone, which is what it saves, loads, describes and pushes."""
-        own = self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled
-        # DeepSpeed and FSDP would save and load the value function with it, in formats of their own.
-        self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled = self.policy_and_value.policy, False, False
+        Yields:
+            `Path`: the folder to write into, `checkpoint-<step>`.
+
+        Raises:
+            DiskFullError: there is no room for it.
+        """
+        folder = run_dir / UNFINISHED / f"checkpoint-{step}"
         try:
-            yield
-        finally:
-            self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled = own
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if is_fsdp(self.accelerator):
-            # `transformers` would write the weights a second time.
-            save_fsdp_optimizer(self.accelerator, self.optimizer, self.model, output_dir)
+            with explain_full_disk(run_dir, "a checkpoint", self.run.newest_checkpoint):
+                self.unfinished_folder = folder.parent
+                try:
+                    yield folder
+                finally:
+                    self.unfinished_folder = None
+                self.launch.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    publish_checkpoint(run_dir, folder.name)
+        except BaseException:
             if self.args.should_save:
-                torch.save(self.lr_scheduler.state_dict(), os.path.join(output_dir, SCHEDULER_NAME))
-            return
-        own, self.model = self.model, self.policy_and_value.policy
-        try:
-            # By the policy `transformers` sees whether there are frozen weights, which DeepSpeed need not write.
-            super()._save_optimizer_and_scheduler(output_dir)
-        finally:
-            self.model = own
+                remove_leftovers(run_dir)
+            raise
+        self.launch.accelerator.wait_for_everyone()
+        self.run.note_checkpoint(run_dir / folder.name, step)
 
-    def _save_now(self) -> None:
-        self._save_checkpoint(self.model, trial=None)
-        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+    def save_run(self, folder: Path) -> None:
+        """Write the record of the run, and the masking policy unless it equals the policy."""
+        masking_policy = self.masking_policy
+        if not masking_policy.is_current:
+            save_file(_separate(masking_policy.state_dict()), folder / MASK_NAME, metadata={"format": "pt"})
+        state = {
+            "run": self.run.saved(),
+            "masking_policy": {"age": masking_policy.age, "num_syncs": masking_policy.num_syncs},
+            "batches": self.plan.sizes,
+        }
+        (folder / STATE_NAME).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint beside the others and give it its name when it is whole; then remove old ones."""
-        run_dir = Path(self._get_output_dir(trial=trial))
-        folder = run_dir / UNFINISHED / f"checkpoint-{self.state.global_step}"
-        checkpoint = run_dir / folder.name
-        with self._explained_when_the_disk_is_full(run_dir):
-            name = self.args.hub_model_id.split("/")[-1] if self.args.hub_model_id else run_dir.name
-            self.create_model_card(model_name=name)
-            self._write_checkpoint(model, trial, folder, checkpoint)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                publish_checkpoint(run_dir, folder.name)
-        self.accelerator.wait_for_everyone()
-        self._note_checkpoint(checkpoint)
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(checkpoint))
-        if self.args.should_save and not self.progress.in_update:
-            best = self.state.best_model_checkpoint
-            protected = {checkpoint} if best is None else {checkpoint, Path(best)}
-            remove_old_checkpoints(run_dir, self.args.save_total_limit, protected)
+    def load_run(self, folder: Path, force: bool = False) -> None:
+        """Restore value function, masking policy and the record of the run; the policy is loaded already.
 
-    def _write_checkpoint(self, model: Any, trial: Any, folder: Path, checkpoint: Path) -> None:
-        """All files of a checkpoint into `folder`, which is going to be `checkpoint`."""
-        best = self.state.best_model_checkpoint
-        self._unfinished_folder = folder.parent
-        try:
-            super()._save_checkpoint(model, trial)
-            if self.state.best_model_checkpoint != best:
-                # `transformers` noticed the best model at the place where it is written.
-                best = str(checkpoint)
-        finally:
-            self._unfinished_folder = None
-            self.state.best_model_checkpoint = best
-        if self.args.should_save:
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-            if not self.args.save_only_model:
-                self.progress.unfinished = self._events_to_come()
-                save_run_state(folder, self)
+        Args:
+            folder (`Path`): the checkpoint.
+            force (`bool`): resume with other batches or another number of processes too.
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._unfinished_folder or super()._get_output_dir(trial))
+        Raises:
+            UserError: the folder holds another kind of value function, or was written with other batches, or by an
+                earlier version.
+        """
+        state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+        if "run" not in state:
+            raise UserError(f"{folder} was written by an earlier version of trl-nlpo, which has to resume it.")
+        if not force:
+            self.plan.check_resumed(state["batches"], folder)
+        load_value_function(self.module, folder)
+        self.run.restore(state["run"])
+        age, num_syncs = state["masking_policy"]["age"], state["masking_policy"]["num_syncs"]
+        if (folder / MASK_NAME).is_file():
+            self.masking_policy.load_state_dict(load_file(folder / MASK_NAME), age, num_syncs)
+        else:
+            self.masking_policy.sync()
+            # Without masks there is no file, but the schedule continues.
+            self.masking_policy.age, self.masking_policy.num_syncs = age, num_syncs
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # The upload runs beside the training, from a folder that must stay: the checkpoint under its final name.
-        if self._unfinished_folder is None:
-            super()._push_from_checkpoint(checkpoint_folder)
+    def check_launch(self, checkpoint: str | Path) -> None:
+        """Raise a `UserError` for a checkpoint whose optimizer states this launch cannot read."""
+        check_resumed_launch(self.launch, checkpoint)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the model card (`README.md`) into `output_dir`; arguments as in TRL."""
-        with self._as_plain_trainer():
-            super().create_model_card(*args, **kwargs)
-
-    def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        with whole_to_hold(self.model_wrapped, self.accelerator, write_back=True):
-            if is_adapter_model(self.policy_and_value.policy):
-                self._load_adapter(best)
-            else:
-                with self._as_plain_trainer():
-                    super()._load_best_model()
-            # A policy is saved with the value function of its own time.
-            if (Path(best) / VALUE_FOLDER).is_dir():
-                load_value_function(self.policy_and_value, best)
-        weights_were_set(self.accelerator, self.optimizer)
-        self.masking_policy.policy_moved()
-
-    def _load_adapter(self, checkpoint: str) -> None:
+    def load_adapter(self, checkpoint: str | Path) -> None:
         """The policy's adapter; PEFT writes one that is not called "default" into a folder of its name."""
-        policy, name = self.policy_and_value.policy, self.trained_adapter
-        load_adapter_weights(policy, name, Path(checkpoint) / name if name != "default" else Path(checkpoint))
+        name = self.module.adapter
+        folder = Path(checkpoint) / name if name != "default" else Path(checkpoint)
+        load_adapter_weights(self.module.policy, name, folder)
 
-    def _checkpoint_to_resume(self, resume_from_checkpoint: str | bool | None) -> str | None:
-        if not resume_from_checkpoint:
+    def remove_old(self, run_dir: Path, best: str | None) -> None:
+        """Keep `save_total_limit` checkpoints; the newest and the best stay in any case."""
+        newest = self.run.newest_checkpoint
+        protected = {path for path in (newest, None if best is None else Path(best)) if path is not None}
+        remove_old_checkpoints(run_dir, self.args.save_total_limit, protected)
+
+    def to_resume(self, wanted: str | bool | None) -> str | None:
+        """The checkpoint that is asked for: a folder, or the newest one for True.
+
+        Raises:
+            UserError: there is none, or it is damaged or not one of [`NLPOTrainer`].
+        """
+        if not wanted:
             return None
-        if isinstance(resume_from_checkpoint, bool):
-            report = logger.warning if self.is_world_process_zero() else logger.debug
+        if isinstance(wanted, bool):
+            report = logger.warning if self.launch.accelerator.is_main_process else logger.debug
             newest = newest_whole_checkpoint(self.args.output_dir, report)
             if newest is None:
                 raise UserError(f"There is no checkpoint to resume from in {self.args.output_dir}.")
             check_resumable(newest)
             return str(newest)
-        if not os.path.isdir(resume_from_checkpoint):
-            raise UserError(
-                f"The checkpoint {resume_from_checkpoint} does not exist: give a folder, or True for the newest."
-            )
-        found = damage(resume_from_checkpoint) if is_checkpoint(resume_from_checkpoint) else None
+        if not os.path.isdir(wanted):
+            raise UserError(f"The checkpoint {wanted} does not exist: give a folder, or True for the newest.")
+        found = damage(wanted) if is_checkpoint(wanted) else None
         if found is not None:
             raise UserError(
-                f"The checkpoint {resume_from_checkpoint} is damaged ({found}): give another, or True for the newest "
-                "whole one."
+                f"The checkpoint {wanted} is damaged ({found}): give another, or True for the newest undamaged one."
             )
-        check_resumable(resume_from_checkpoint)
-        return str(resume_from_checkpoint)
+        check_resumable(wanted)
+        return str(wanted)
 
-    def _resume(self, checkpoint: str) -> None:
-        """Policy, value function, masking policy, optimizer, scheduler, counters and callbacks of a checkpoint."""
-        check_resumed_launch(self.accelerator, checkpoint)
-        with whole_to_hold(self.model_wrapped, self.accelerator, write_back=True):
-            if is_adapter_model(self.policy_and_value.policy):
-                self._load_adapter(checkpoint)
-            else:
-                with self._as_plain_trainer():
-                    self._load_from_checkpoint(checkpoint)
-            load_run_state(checkpoint, self)
-        if self.is_deepspeed_enabled:
-            load_zero(self.model_wrapped, checkpoint)
-        self.state = NLPOTrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
-        self.state.is_local_process_zero = self.is_local_process_zero()
-        self.state.is_world_process_zero = self.is_world_process_zero()
-        self._load_callback_state()
-        self._load_optimizer_and_scheduler(checkpoint)
-        self.state.episode = self.state.global_step * self.plan.batch_size
-        self.num_updates_done = self.state.global_step
-        self._note_checkpoint(Path(checkpoint))
-        if self.progress.in_update:
-            self.progress.in_update = False
-            logger.warning(
-                f"{checkpoint} was written when an update failed half-way: the run goes on from there, but is not "
-                "equal to an unbroken one."
-            )
 
-    def _load_callback_state(self) -> None:
-        """Counters of callbacks, such as the patience of early stopping; what they were built with stays as it is."""
-        if self.args.restore_callback_states_from_checkpoint:
-            super()._load_callback_state()
-            return
-        saved = self.state.stateful_callbacks
-        for name, callbacks in self._stateful_callbacks().items():
-            states = saved.get(name, [])
-            states = states if isinstance(states, list) else [states]
-            # `transformers` adds to the list of callbacks of one class at every save; the last are the latest.
-            for callback, state in zip(callbacks, states[-len(callbacks) :], strict=False):
-                for attribute, value in state.get("attributes", {}).items():
-                    setattr(callback, attribute, value)
-        self.state.stateful_callbacks = self._new_state().stateful_callbacks
+def is_checkpoint(folder: str | Path) -> bool:
+    """Whether [`NLPOTrainer`] wrote this folder, as far as its files tell."""
+    return (Path(folder) / STATE_NAME).is_file() or (Path(folder) / MANIFEST_NAME).is_file()
 
-    def _stateful_callbacks(self) -> dict[str, list[Any]]:
-        by_class: dict[str, list[Any]] = {}
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, ExportableState):
-                by_class.setdefault(type(callback).__name__, []).append(callback)
-        return by_class
 
-    def _new_state(self) -> NLPOTrainerState:
-        stateful: Any = [
-            callback
-            for callback in [*self.callback_handler.callbacks, self.control]
-            if isinstance(callback, ExportableState)
-        ]
-        return NLPOTrainerState(
-            is_local_process_zero=self.is_local_process_zero(),
-            is_world_process_zero=self.is_world_process_zero(),
-            stateful_callbacks=stateful,
+def check_resumable(folder: str | Path) -> None:
+    """Raise a `UserError` for a folder without a run's state, as TRL's PPO and `save_only_model` write it."""
+    if not (Path(folder) / STATE_NAME).is_file():
+        raise UserError(
+            f"{folder} cannot be resumed: it has no {STATE_NAME}. Give a checkpoint that NLPOTrainer wrote, without "
+            "save_only_model."
         )
+
+
+def save_value_function(module: PolicyAndValue, folder: str | Path) -> None:
+    """Write the value function into a subfolder of its own.
+
+    A model of its own is written as such, an adapter as PEFT writes it, both to be loaded by `from_pretrained`; a head
+    lies beside the adapter, or alone.
+    """
+    target = Path(folder) / VALUE_FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    if module.value_adapter is not None:
+        save_adapter(module.policy, module.value_adapter, target)
+    if hasattr(module.value_model, "save_pretrained"):
+        module.value_model.save_pretrained(target)
+    # The module's own names restore any kind of value model.
+    save_file(_separate(module.value_model.state_dict()), target / VALUE_NAME, metadata={"format": "pt"})
+
+
+def load_value_function(module: PolicyAndValue, folder: str | Path) -> None:
+    """Restore what `save_value_function` wrote."""
+    source = Path(folder) / VALUE_FOLDER
+    saved, own = load_file(source / VALUE_NAME), module.value_model.state_dict()
+    has_adapter = (source / ADAPTER_FILE).is_file()
+    if not set(saved) <= set(own) or has_adapter != (module.value_adapter is not None):
+        raise UserError(
+            f"{source} holds another kind of value function than this run has: pass the same value_model and "
+            "peft_config as the run that is resumed."
+        )
+    if module.value_adapter is not None:
+        load_adapter_weights(module.policy, module.value_adapter, source)
+    # Tied weights were saved under one of their names.
+    module.value_model.load_state_dict(saved, strict=False)
+
+
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors without shared memory, which `safetensors` refuses; of tied ones the first name stays."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        separate[name] = tensor.detach().cpu().contiguous()
+    return separate

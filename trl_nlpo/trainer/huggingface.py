@@ -1,61 +1,134 @@
-"""What `transformers.Trainer` promises and TRL's PPO did not keep: events, logs, evaluation.
+"""`HuggingFaceTrainer`: events, logs, saving, resuming; what `transformers.Trainer` promises and TRL's PPO lacks.
 
-No mathematics; `NLPOTrainer` adds the algorithm.
+A contact file: the one subclass of `transformers.Trainer`, and the only place that touches its private methods.
+Written against transformers 4.57 and 5.24, with `_save_checkpoint`, `_get_output_dir`, `_push_from_checkpoint`,
+`_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`, `_load_from_checkpoint`, `_load_best_model`,
+`_load_rng_state`, `_load_callback_state`, `_evaluate`, `_determine_best_metric` and `_finish_current_push`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 from transformers.utils import logging
 
-from .._trl import init_transformers_trainer
-from ..errors import UserError
-from ..evaluation.rows import evaluate_rows
-from ..evaluation.summary import Evaluation, summarize
-from ..launch.processes import of_all, shared_out
-from ..models.modes import evaluation_mode
-from ..prompts import PromptDataset, UpdateSampler, collate_prompts
+from .._trl import TrainerBase, init_transformers_trainer
+from ..algorithm.batch_plan import BatchPlan
+from ..config import NLPOConfig
+from ..launch.kinds import launch_of
+from ..launch.processes import of_all
+from ..models.adapters import is_adapter_model, saving_only
+from ..models.masking_policy import MaskingPolicy
+from ..models.policy_and_value import PolicyAndValue
+from ..prompts import UpdateSampler, collate_prompts
 from ..records import Estimates, Rollout, Scores, UpdateStats
 from ..storage.checkpoint_folder import remove_leftovers
-from .checkpoints import CheckpointHandling
+from .checkpoints import VALUE_FOLDER, Checkpoints, load_value_function, save_value_function
 from .completions_table import append_completions, print_completions
-from .logs import completion_rows, update_metrics
-from .run_state import Progress
+from .evaluator import Evaluator
+from .guard import Guard, events_to_come
+from .logs import averaged, completion_rows, update_metrics
+from .prompt_sets import PromptSets
+from .run_state import NLPOTrainerState, Run
+from .setup import check_optimizer, ddp_settings, fill_in_batch_sizes
+from .watches import CollapseWatch, LeakingMaskWatch
 
 
 logger = logging.get_logger(__name__)
 
-LEAKING = 0.9
-"""Share of `mask_top_p` below which the mass that an old mask still holds is worth a warning."""
 
+class HuggingFaceTrainer(TrainerBase):
+    """The Hugging Face side of [`NLPOTrainer`]; a step of the trainer is an update. No mathematics.
 
-class TrainerPlumbing(CheckpointHandling):
-    """The Hugging Face side of [`NLPOTrainer`]; a step of the trainer is an update."""
+    Args:
+        model ([`PolicyAndValue`]): what is trained.
+        args ([`NLPOConfig`]): this trainer's own.
+        prompt_sets ([`PromptSets`]): training and held-out prompts.
+        options: of `transformers.Trainer`.
+    """
 
     # Set by `transformers.Trainer`.
+    model: Any
+    state: Any
     control: Any
     lr_scheduler: Any
+    model_wrapped: Any
+    optimizer: Any
+    is_deepspeed_enabled: bool
+    is_fsdp_enabled: bool
 
-    def __init__(self, **kwargs: Any) -> None:
-        init_transformers_trainer(self, **kwargs)
-        self.progress = Progress()
-        self._first_update = 0
-        self._mask_age = 0
-        self._learning_rate = 0.0
-        self._started = time.time()
+    def __init__(self, model: PolicyAndValue, args: NLPOConfig, prompt_sets: PromptSets, **options: Any) -> None:
+        init_transformers_trainer(self, model=model, args=args, data_collator=collate_prompts, **options)
+        # Microbatches are accumulated in the update itself, by tokens; accelerate must not divide a second time.
+        self.accelerator.gradient_accumulation_steps = 1
+        self.prompt_sets = prompt_sets
+        self.launch = launch_of(self.accelerator)
+        self.launch.configure(args)
+        self.plan = BatchPlan.from_config(args, self.accelerator.num_processes, len(prompt_sets.train))
+        fill_in_batch_sizes(args, self.plan)
+        self.run = Run(kl_coef=float(args.kl_coef))
+        self.resumes_by_force = False
+        """Whether to resume from a checkpoint that was written with other batches or another number of processes."""
+        for watch in (CollapseWatch(), LeakingMaskWatch()):
+            self.add_callback(watch)
+        self.state = self._new_state()
+
+    def assemble(self, masking_policy: MaskingPolicy, evaluator: Evaluator, end_token_ids: Sequence[int]) -> None:
+        """Take in what was made of the placed model, then make the optimizer and wrap model and optimizer."""
+        self.masking_policy, self.evaluator, self._end_token_ids = masking_policy, evaluator, end_token_ids
+        self.guard = Guard(self, self.launch, self.run)
+        self.checkpoints = Checkpoints(
+            self.args, self.launch, self.policy_and_value, masking_policy, self.plan, self.run
+        )
+        if self.args.gradient_checkpointing or getattr(self.args, "activation_checkpointing", False):
+            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        self._made_scheduler = self.lr_scheduler is None
+        self.create_optimizer_and_scheduler(num_training_steps=self.plan.num_updates)
+        check_optimizer(self.optimizer, self.model)
+        self.accelerator.ddp_handler = ddp_settings(self.args)
+        self.model_wrapped, self.optimizer = self.launch.prepare(self.model, self.optimizer)
+        self.model.add_model_tags(self._tag_names)
+
+    # The model
+
+    @property
+    def policy_and_value(self) -> PolicyAndValue:
+        """The trained module, unwrapped: `.policy` and `.value_model`."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @contextlib.contextmanager
+    def gathered_weights(self) -> Iterator[PolicyAndValue]:
+        """Policy and value function with all their weights, to compute with; all processes enter and leave together.
+
+        Under FSDP2 and DeepSpeed ZeRO-3 a process has a share of them at other times. Changes to them are lost.
+        """
+        with self.launch.gathered_to_compute(self.model_wrapped):
+            yield self.policy_and_value
+
+    @contextlib.contextmanager
+    def _generation_model(self) -> Iterator[PolicyAndValue]:
+        """Policy and value function in the precision of the update, so that the first ratio is 1."""
+        with self.gathered_weights() as module, self.launch.autocast():
+            yield module
 
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
         """The prompts of every update that is left, a [`PromptBatch`] each."""
+        prompts = self.prompt_sets.train
         sampler = UpdateSampler(
-            num_rows=len(self.prompts),
+            num_rows=len(prompts),
             batch_size=self.plan.batch_size,
             num_updates=self.plan.num_updates,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
@@ -63,89 +136,86 @@ class TrainerPlumbing(CheckpointHandling):
             num_processes=self.accelerator.num_processes,
             first_update=self.state.global_step,
         )
-        # A loader draws a seed when it starts. Not from the global generator, which a resumed run goes on with.
+        # A loader draws a seed when it starts. Not from the global generator, which a resumed run continues with.
         generator = torch.Generator()
-        return DataLoader(self.prompts, batch_sampler=sampler, collate_fn=collate_prompts, generator=generator)
+        return DataLoader(prompts, batch_sampler=sampler, collate_fn=collate_prompts, generator=generator)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Held-out prompts in order, a [`PromptBatch`] each."""
-        prompts = self._eval_prompts(eval_dataset)
-        first = next(iter(prompts.values()))
-        return DataLoader(first, batch_size=self.args.per_device_eval_batch_size, collate_fn=collate_prompts)
-
-    def _eval_prompts(self, eval_dataset: Any = None) -> dict[str, PromptDataset]:
-        if eval_dataset is None:
-            prompts = self.eval_prompts
-        elif isinstance(eval_dataset, str):
-            prompts = {eval_dataset: self.eval_prompts[eval_dataset]}
-        else:
-            prompts = self._tokenized(eval_dataset, "eval_dataset")
-        if not prompts or not all(len(rows) for rows in prompts.values()):
-            raise UserError("There is nothing to evaluate on: pass eval_dataset to the trainer or to evaluate().")
-        return prompts
+        prompts = next(iter(self.prompt_sets.to_evaluate(eval_dataset).values()))
+        return DataLoader(prompts, batch_size=self.args.per_device_eval_batch_size, collate_fn=collate_prompts)
 
     # The life of a run
 
     def _begin_training(self, resume_from_checkpoint: str | bool | None) -> float:
         """Fresh or restored state, and the first events; returns the time."""
         args = self.args
-        if self.args.should_save:
+        if args.should_save:
             remove_leftovers(args.output_dir)
         self.accelerator.wait_for_everyone()
-        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        checkpoint = self.checkpoints.to_resume(resume_from_checkpoint)
         self.is_in_train = True
-        self.state, self.progress = self._new_state(), Progress()
-        self.num_updates_done = 0
+        self.state = self._new_state()
+        self.run.begin()
         self._renew_scheduler()
-        self._newest_checkpoint, self._checkpoint_step = None, None
         if checkpoint is not None:
             self._resume(checkpoint)
         self.state.max_steps = self.plan.num_updates
-        self.state.num_train_epochs = math.ceil(self.plan.num_updates * self.plan.batch_size / len(self.prompts))
+        num_rows = len(self.prompt_sets.train)
+        self.state.num_train_epochs = math.ceil(self.plan.num_updates * self.plan.batch_size / num_rows)
         self.state.train_batch_size = args.per_device_train_batch_size
         for name in ("logging_steps", "eval_steps", "save_steps"):
             setattr(self.state, name, _absolute_steps(getattr(args, name), self.plan.num_updates))
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
         self.callback_handler.train_dataloader = None
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
-        self._first_update = self.state.global_step
-        self._started = time.time()
+        self.run.first_update = self.state.global_step
+        self.run.started = time.time()
         if checkpoint is not None:
             self._load_rng_state(checkpoint)
-            self._finish_what_was_begun()
+            self._finish_events()
         elif args.eval_on_start:
             self._evaluate_and_track()
-        return self._started
+        return self.run.started
 
-    def _finish_what_was_begun(self) -> None:
+    def _renew_scheduler(self) -> None:
+        """Begin a second `train()` with the learning rate of the first, as `transformers.Trainer` does."""
+        if self._made_scheduler and self.lr_scheduler.last_epoch > 0:
+            optimizer, self.lr_scheduler = self.lr_scheduler.optimizer, None
+            self.create_scheduler(self.plan.num_updates, optimizer)
+
+    def _finish_events(self) -> None:
         """Events of the checkpoint's update that a failure kept from happening."""
-        unfinished, self.progress.unfinished = self.progress.unfinished, []
+        unfinished, self.run.unfinished_events = self.run.unfinished_events, []
         for name in unfinished:
             setattr(self.control, name, True)
         if unfinished:
             with self._kept_safe():
-                if self.control.should_log and self.progress.pending_logs:
+                if self.control.should_log and self.run.pending_logs:
                     self._log_pending()
                 self._evaluate_and_save()
 
+    def _kept_safe(self) -> contextlib.AbstractContextManager[None]:
+        return self.guard.guarded()
+
     def _begin_update(self) -> None:
-        self._note_random_state()
-        self._mask_age = self.masking_policy.age
-        if self.state.episode % len(self.prompts) < self.plan.batch_size:
+        self.run.note_random_state()
+        self.run.mask_age = self.masking_policy.age
+        if self.state.episode % len(self.prompt_sets.train) < self.plan.batch_size:
             self.control = self.callback_handler.on_epoch_begin(self.args, self.state, self.control)
         self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
 
     def _end_update(self, rollout: Rollout, scores: Scores, estimates: Estimates, stats: UpdateStats) -> None:
         """Count the update, tell the callbacks, and log, evaluate and save as they and the arguments want it."""
-        passes_before = self.state.episode // len(self.prompts)
+        num_rows = len(self.prompt_sets.train)
+        passes_before = self.state.episode // num_rows
         self.state.global_step += 1
         self.state.episode += self.plan.batch_size
-        self.state.epoch = self.state.episode / len(self.prompts)
-        self._count_steps(stats)
-        self.progress.pending_logs.append(self._update_logs(rollout, scores, estimates, stats))
-        self._warn_about_leaking(self.progress.pending_logs[-1]["nlpo/mask_mass"])
+        self.state.epoch = self.state.episode / num_rows
+        self.run.count(stats)
+        self.run.pending_logs.append(self._update_logs(rollout, scores, estimates, stats))
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
-        if self.state.episode // len(self.prompts) > passes_before:
+        if self.state.episode // num_rows > passes_before:
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
         is_last = self.state.global_step >= self.state.max_steps
         if self.control.should_log or (is_last and self.args.logging_strategy != "no"):
@@ -154,21 +224,20 @@ class TrainerPlumbing(CheckpointHandling):
                 self._show_completions(of_all(completion_rows(rollout, scores, estimates)))
         every = max(1, self.plan.num_updates // max(self.args.num_sample_generations, 1))
         if self.args.num_sample_generations > 0 and (self.state.global_step - 1) % every == 0:
-            # Should a reward fail here, the run goes on from after this update.
-            self._note_random_state()
+            # Should a reward fail here, the run resumes from after this update.
+            self.run.note_random_state()
             self.generate_completions(sampling=True)
         self._evaluate_and_save()
-        self._watch_for_collapse()
-        self._stop_if_hopeless()
-        self._stop_if_asked()
+        self.guard.check_skipped_steps()
+        self.guard.check_signals()
 
     def _evaluate_and_save(self) -> None:
         """The end of an update. Saving comes last, so that a checkpoint holds all that came before it."""
         if self.control.should_evaluate:
-            self._note_random_state()
+            self.run.note_random_state()
             self._evaluate_and_track()
         if self.control.should_save:
-            self._save_now()
+            self.save_checkpoint()
 
     def _end_training(self, start: float) -> TrainOutput:
         seconds = time.time() - start
@@ -178,57 +247,38 @@ class TrainerPlumbing(CheckpointHandling):
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         self._finish_current_push()
         self.is_in_train = False
-        loss = self.progress.policy_loss_sum / max(self.progress.num_updates, 1)
-        updates = self.state.global_step - self._first_update
+        updates = self.state.global_step - self.run.first_update
         metrics = {
             "train_runtime": round(seconds, 4),
             "train_samples_per_second": round(updates * self.plan.batch_size / max(seconds, 1e-9), 3),
             "train_steps_per_second": round(updates / max(seconds, 1e-9), 3),
-            "train_loss": loss,
+            "train_loss": self.run.mean_policy_loss,
         }
-        return TrainOutput(self.state.global_step, loss, metrics)
+        return TrainOutput(self.state.global_step, self.run.mean_policy_loss, metrics)
 
     # Logs
 
     def _update_logs(
         self, rollout: Rollout, scores: Scores, estimates: Estimates, stats: UpdateStats
     ) -> dict[str, float]:
-        episodes = (self.state.global_step - self._first_update) * self.plan.batch_size
-        metrics: dict[str, float] = {"eps": int(episodes / max(time.time() - self._started, 1e-9))}
+        episodes = (self.state.global_step - self.run.first_update) * self.plan.batch_size
+        metrics: dict[str, float] = {"eps": int(episodes / max(time.time() - self.run.started, 1e-9))}
         metrics |= update_metrics(
             rollout,
             scores,
             estimates,
             stats,
-            mask_age=self._mask_age,
+            mask_age=self.run.mask_age,
             mask_syncs=self.masking_policy.num_syncs,
-            end_token_ids=self.mask.always_allowed,
+            end_token_ids=self._end_token_ids,
             gather=self.accelerator.gather,
         )
-        return {**metrics, "lr": self._learning_rate, "episode": self.state.episode}
-
-    def _warn_about_leaking(self, mask_mass: float) -> None:
-        """Say once that the policy has moved probability out of an old mask, where no gradient reaches it."""
-        held = self.args.mask_top_p if self.args.mask_strategy == "top_p" else 0.0
-        if mask_mass < LEAKING * held and "leaking" not in self.progress.warned_of and self.is_world_process_zero():
-            self.progress.warned_of.append("leaking")
-            logger.warning(
-                f"The policy gives only {mask_mass:.2f} of its probability to the tokens of a mask that held more "
-                f"than {held:.2f} when it was made; the rest will be sampled after the next sync. Lower "
-                "mask_sync_steps or learning_rate."
-            )
+        return {**metrics, "lr": self.run.learning_rate, "episode": self.state.episode}
 
     def _log_pending(self) -> None:
-        """Log the averages over the updates since the last log; `lr` and `episode` are the latest."""
-        pending, self.progress.pending_logs = self.progress.pending_logs, []
-        latest = pending[-1]
-        averages = {}
-        for name in dict.fromkeys(name for logs in pending for name in logs):
-            values = [logs[name] for logs in pending if name in logs]
-            # What could not be measured in one update is averaged over the others.
-            values = [value for value in values if not math.isnan(value)] or values
-            averages[name] = sum(values) / len(values) if name not in ("lr", "episode", "eps") else latest[name]
-        self.log(averages)
+        """Log the averages over the updates since the last log."""
+        pending, self.run.pending_logs = self.run.pending_logs, []
+        self.log(averaged(pending))
 
     def _show_completions(self, rows: list[dict[str, Any]]) -> None:
         if self.is_world_process_zero():
@@ -248,49 +298,31 @@ class TrainerPlumbing(CheckpointHandling):
             metric_key_prefix (`str`): `"eval"` or `"test"`, say.
 
         Returns:
-            `dict[str, float]`: those of [`evaluation.Evaluation`] with the prefix, `<prefix>_<name>_*` for a named
-            data set, and `<prefix>_runtime`.
+            `dict[str, float]`: those of [`evaluation.summary.Evaluation`] with the prefix, `<prefix>_<name>_*` for a
+            named data set, and `<prefix>_runtime`.
         """
         start = time.time()
         metrics: dict[str, float] = {}
-        for name, prompts in self._eval_prompts(eval_dataset).items():
+        for name, prompts in self.prompt_sets.to_evaluate(eval_dataset).items():
             prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
-            evaluation = self._evaluate_prompts(prompts)
+            with self._generation_model() as module:
+                evaluation = self.evaluator(module, prompts, self.state)
             metrics |= {f"{prefix}_{key}": value for key, value in evaluation.metrics.items()}
             if self.args.log_completions and self.is_world_process_zero():
-                print_completions(
-                    evaluation.samples,
-                    f"{prefix}, update {self.state.global_step}",
-                    self.args.num_completions_to_print,
-                )
+                title = f"{prefix}, update {self.state.global_step}"
+                print_completions(evaluation.samples, title, self.args.num_completions_to_print)
         metrics[f"{metric_key_prefix}_runtime"] = round(time.time() - start, 4)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _evaluate_prompts(self, prompts: PromptDataset, limit: int | None = None) -> Evaluation:
-        with self._generation_model() as model, evaluation_mode(model):
-            rows = shared_out(
-                min(len(prompts), limit or len(prompts)),
-                lambda indices: evaluate_rows(
-                    model.policy,
-                    prompts,
-                    indices,
-                    reward_functions=self.reward_functions,
-                    args=self.args,
-                    tokenizer=self.processing_class,
-                    judge_logits=self._reference_logits,
-                    trainer_state=self.state,
-                ),
-            )
-        return summarize(rows)
 
     def _evaluate_and_track(self) -> None:
         """Evaluate, remember the best, and decide on saving where that depends on it."""
         metrics = self._evaluate(trial=None, ignore_keys_for_eval=None)
         is_new_best = self._determine_best_metric(metrics=metrics, trial=None)
         if self.args.save_strategy == SaveStrategy.BEST:
-            self.control.should_save = is_new_best
+            # A callback may have asked for a checkpoint too.
+            self.control.should_save = is_new_best or self.control.should_save
 
     def generate_completions(self, sampling: bool = False) -> None:
         """Print completions of held-out prompts with their scores, and hand them to Weights & Biases if that runs.
@@ -298,20 +330,185 @@ class TrainerPlumbing(CheckpointHandling):
         Args:
             sampling (`bool`): only the first batch instead of the whole evaluation set.
         """
-        if not self.eval_prompts:
+        if not self.prompt_sets.held_out:
             return
         limit = self.args.per_device_eval_batch_size * self.accelerator.num_processes if sampling else None
-        evaluation = self._evaluate_prompts(next(iter(self.eval_prompts.values())), limit)
+        prompts = next(iter(self.prompt_sets.held_out.values()))
+        with self._generation_model() as module:
+            samples = self.evaluator(module, prompts, self.state, limit).samples
         if not self.is_world_process_zero():
             return
-        print_completions(evaluation.samples, f"update {self.state.global_step}", self.args.num_completions_to_print)
+        print_completions(samples, f"update {self.state.global_step}", self.args.num_completions_to_print)
         if "wandb" in self.args.report_to:
             import wandb
 
             if wandb.run is not None:
-                columns = list(evaluation.samples[0])
-                data = [[str(value) for value in row.values()] for row in evaluation.samples]
-                wandb.log({"completions": wandb.Table(columns=columns, data=data)})
+                data = [[str(value) for value in row.values()] for row in samples]
+                wandb.log({"completions": wandb.Table(columns=list(samples[0]), data=data)})
+
+    # Saving
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save policy (a plain model or PEFT adapter) and tokenizer; the value function goes into `value_model/`."""
+        output_dir = output_dir or self.args.output_dir
+        module = self.policy_and_value
+        with self.launch.gathered(self.model_wrapped):
+            with self._as_plain_trainer(), saving_only(module.policy, module.adapter):
+                super().save_model(output_dir, _internal_call)
+            if self.args.should_save:
+                save_value_function(module, output_dir)
+
+    @contextlib.contextmanager
+    def _as_plain_trainer(self) -> Iterator[None]:
+        """Let `transformers.Trainer` see the policy alone, which is what it saves, loads, describes and pushes."""
+        own = self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled
+        # DeepSpeed and FSDP would save and load the value function with it, in formats of their own.
+        self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled = self.policy_and_value.policy, False, False
+        try:
+            yield
+        finally:
+            self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled = own
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the model card (`README.md`) into `output_dir`; arguments as in TRL."""
+        with self._as_plain_trainer():
+            super().create_model_card(*args, **kwargs)
+
+    def save_checkpoint(self, tell_callbacks: bool = True) -> None:
+        """Write a checkpoint of the last update.
+
+        Args:
+            tell_callbacks (`bool`): whether `on_save` follows.
+
+        Raises:
+            DiskFullError: there is no room for it.
+        """
+        self._save_checkpoint(self.model, trial=None)
+        if tell_callbacks:
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint beside the others and give it its name when it is complete; then remove old ones."""
+        run_dir = Path(super()._get_output_dir(trial=trial))
+        with self.checkpoints.writing(run_dir, self.state.global_step) as folder:
+            name = self.args.hub_model_id.split("/")[-1] if self.args.hub_model_id else run_dir.name
+            self.create_model_card(model_name=name)
+            self._write_checkpoint(model, trial, folder, run_dir / folder.name)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(self.run.newest_checkpoint))
+        if self.args.should_save and not self.run.in_update:
+            self.checkpoints.remove_old(run_dir, self.state.best_model_checkpoint)
+
+    def _write_checkpoint(self, model: Any, trial: Any, folder: Path, checkpoint: Path) -> None:
+        """All files of a checkpoint into `folder`, which is going to be `checkpoint`."""
+        best = self.state.best_model_checkpoint
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.state.best_model_checkpoint != best:
+                # `transformers` noticed the best model at the place where it is written.
+                best = str(checkpoint)
+        finally:
+            self.state.best_model_checkpoint = best
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+            if not self.args.save_only_model:
+                self.run.unfinished_events = events_to_come(self.control)
+                self.checkpoints.save_run(folder)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints.unfinished_folder or super()._get_output_dir(trial))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # The upload runs beside the training, from a folder that must stay: the checkpoint under its final name.
+        if self.checkpoints.unfinished_folder is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.launch.saved_optimizer(self.optimizer, self.model, output_dir):
+            if self.args.should_save:
+                torch.save(self.lr_scheduler.state_dict(), os.path.join(output_dir, SCHEDULER_NAME))
+            return
+        own, self.model = self.model, self.policy_and_value.policy
+        try:
+            # By the policy `transformers` sees whether there are frozen weights, which DeepSpeed need not write.
+            super()._save_optimizer_and_scheduler(output_dir)
+        finally:
+            self.model = own
+
+    # Resuming
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        with self.launch.gathered(self.model_wrapped, write_back=True):
+            self._load_policy(best, super()._load_best_model)
+            # A policy is saved with the value function of its own time.
+            if (Path(best) / VALUE_FOLDER).is_dir():
+                load_value_function(self.policy_and_value, best)
+        self.launch.weights_were_set(self.optimizer)
+        self.masking_policy.policy_moved()
+
+    def _load_policy(self, checkpoint: str, load_model: Any) -> None:
+        if is_adapter_model(self.policy_and_value.policy):
+            self.checkpoints.load_adapter(checkpoint)
+        else:
+            with self._as_plain_trainer():
+                load_model()
+
+    def _resume(self, checkpoint: str) -> None:
+        """Policy, value function, masking policy, optimizer, scheduler, counters and callbacks of a checkpoint."""
+        self.checkpoints.check_launch(checkpoint)
+        with self.launch.gathered(self.model_wrapped, write_back=True):
+            self._load_policy(checkpoint, lambda: self._load_from_checkpoint(checkpoint))
+            self.checkpoints.load_run(Path(checkpoint), self.resumes_by_force)
+        self.launch.load_shares(self.model_wrapped, checkpoint)
+        self.state = NLPOTrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+        self.state.is_local_process_zero = self.is_local_process_zero()
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self._load_callback_state()
+        self._load_optimizer_and_scheduler(checkpoint)
+        self.state.episode = self.state.global_step * self.plan.batch_size
+        self.run.num_updates = self.state.global_step
+        self.run.note_checkpoint(Path(checkpoint), self.state.global_step)
+        if self.run.in_update:
+            self.run.in_update = False
+            logger.warning(
+                f"{checkpoint} was written when an update failed half-way: the run resumes from there, but is not "
+                "equal to an unbroken one."
+            )
+
+    def _load_callback_state(self) -> None:
+        """Counters of callbacks, such as the patience of early stopping; what they were built with stays as it is."""
+        if self.args.restore_callback_states_from_checkpoint:
+            super()._load_callback_state()
+            return
+        saved = self.state.stateful_callbacks
+        for name, callbacks in self._stateful_callbacks().items():
+            states = saved.get(name, [])
+            states = states if isinstance(states, list) else [states]
+            # `transformers` adds to the list of callbacks of one class at every save; the last are the latest.
+            for callback, state in zip(callbacks, states[-len(callbacks) :], strict=False):
+                for attribute, value in state.get("attributes", {}).items():
+                    setattr(callback, attribute, value)
+        self.state.stateful_callbacks = self._new_state().stateful_callbacks
+
+    def _stateful_callbacks(self) -> dict[str, list[Any]]:
+        by_class: dict[str, list[Any]] = {}
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):
+                by_class.setdefault(type(callback).__name__, []).append(callback)
+        return by_class
+
+    def _new_state(self) -> NLPOTrainerState:
+        stateful: Any = [
+            callback
+            for callback in [*self.callback_handler.callbacks, self.control]
+            if isinstance(callback, ExportableState)
+        ]
+        return NLPOTrainerState(
+            is_local_process_zero=self.is_local_process_zero(),
+            is_world_process_zero=self.is_world_process_zero(),
+            stateful_callbacks=stateful,
+        )
 
 
 def _absolute_steps(steps: float | None, num_updates: int) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -136,3 +137,18 @@ def completion_rows(rollout: Rollout, scores: Scores, estimates: Estimates) -> l
     """One row per completion for tables: prompt, completion, each reward, the score and the KL."""
     kl = estimates.kl.sum(-1).tolist()
     return [sample_row(rollout, scores, index, kl=kl[index]) for index in range(len(rollout))]
+
+
+def averaged(pending: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Metrics of several updates as one log line: averages; `lr`, `episode` and `eps` are the latest.
+
+    Args:
+        pending: what `update_metrics` gave for each update since the last log; at least one.
+    """
+    averages = {}
+    for name in dict.fromkeys(name for logs in pending for name in logs):
+        values = [logs[name] for logs in pending if name in logs]
+        # What could not be measured in one update is averaged over the others.
+        values = [value for value in values if not math.isnan(value)] or values
+        averages[name] = pending[-1][name] if name in ("lr", "episode", "eps") else sum(values) / len(values)
+    return averages

@@ -1,59 +1,45 @@
-"""`NLPOTrainer`: assembles the rooms (rollout, scoring, advantages, update) and carries the Hugging Face plumbing."""
+"""`NLPOTrainer`: assembles the rooms (rollout, scoring, advantages, update) and runs them in turn."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import textwrap
-from collections.abc import Iterator
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from ..algorithm import advantages, rollout, scoring, update
-from ..algorithm.batch_plan import BatchPlan
 from ..algorithm.distribution import MaskSettings, SamplingSettings
 from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
 from ..config import NLPOConfig
-from ..errors import UserError
 from ..functional.rewards import adapt_kl_coef
-from ..launch.fsdp import computing_dtype, configure_fsdp, start_fsdp
-from ..launch.launch import check_is_whole, is_cut, whole_to_compute, whole_to_hold
-from ..launch.processes import check_launch, failing_together, of_all, start_equal
-from ..launch.zero import cast_like_zero, configure_zero
-from ..models.adapters import (
-    VALUE_ADAPTER,
-    active_adapter,
-    add_value_adapter,
-    can_hold_several,
-    is_adapter_model,
-    set_up_trained_adapter,
-    with_adapter,
-    without_adapter,
-)
-from ..models.copies import frozen_adapter, frozen_copy, swapped_weights, with_dtype
-from ..models.dropout import disable_dropout
-from ..models.inputs import longest_prompt
+from ..launch.kinds import check_launch
+from ..launch.processes import failing_together, of_all
+from ..models.adapters import is_adapter_model
 from ..models.masking_policy import MaskingPolicy
-from ..models.policy_and_value import PolicyAndValue, check_value_model, completion_logits, output_layer
-from ..models.quantized import prepare_quantized
-from ..prompts import PromptDataset, collate_prompts, decoder, prompt_tokenizer
-from ..records import Estimates, PromptBatch, Rollout, Scores, Sequences, UpdateStats
-from .huggingface import TrainerPlumbing
+from ..models.policy_and_value import PolicyAndValue
+from ..models.reference import Reference
+from ..prompts import PromptDataset, decoder
+from ..records import Estimates, PromptBatch, Rollout, Scores, UpdateStats
+from .evaluator import Evaluator
+from .huggingface import HuggingFaceTrainer
+from .prompt_sets import PromptSets
+from .run_state import Run
+from .setup import as_nlpo_config, check_arguments, prepare_policy
 
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class NLPOTrainer(TrainerPlumbing):
+class NLPOTrainer(HuggingFaceTrainer):
     """Trainer for Natural Language Policy Optimization (NLPO), and for PPO with `mask_strategy="none"`.
 
     NLPO is PPO over tokens in which the policy may only sample what a masking policy, a frozen copy of it that is
@@ -130,47 +116,30 @@ class NLPOTrainer(TrainerPlumbing):
         args = as_nlpo_config(args)
         check_launch(args)
         args.world_size = PartialState().num_processes
-        _check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
-        output_layer(model)
-        policy = with_adapter(model, peft_config)
-        self.is_peft_model = is_adapter_model(policy)
-        prepare_quantized(policy, self.is_peft_model)
-        self.trained_adapter = ""
-        self.model_adapter_name, self.ref_adapter_name = args.model_adapter_name, args.ref_adapter_name
-        value_adapter = self._set_up_adapters(policy, value_model) if self.is_peft_model else None
-        if value_model is not None:
-            check_value_model(policy, value_model)
-        for module in (policy, ref_model, value_model):
-            if module is not None:
-                disable_dropout(module)
-
+        check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
+        policy_and_value = prepare_policy(model, args, peft_config, value_model, ref_model)
+        policy = policy_and_value.policy
         self.sampling = SamplingSettings.from_config(args, processing_class)
-        self.mask = MaskSettings.from_config(args, processing_class, policy, self.sampling)
-        self._prompt_tokenizer = prompt_tokenizer(args, processing_class)
-        self._longest_prompt = longest_prompt(policy, self.sampling.max_new_tokens)
-        self._user_collator = data_collator
-        self.prompts = self._tokenized(train_dataset, "train_dataset")[""]
-        self.eval_prompts = {} if eval_dataset is None else self._tokenized(eval_dataset, "eval_dataset")
-        if args.gradient_checkpointing:
-            args.gradient_checkpointing_kwargs = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
-
+        self.mask_settings = MaskSettings.from_config(args, processing_class, policy, self.sampling)
         super().__init__(
-            model=PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone),
+            model=policy_and_value,
             args=args,
-            data_collator=collate_prompts,
+            prompt_sets=PromptSets(
+                args,
+                processing_class,
+                policy,
+                self.sampling.max_new_tokens,
+                train_dataset,
+                eval_dataset,
+                data_collator,
+            ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        # Microbatches are accumulated in the update itself, by tokens; accelerate must not divide a second time.
-        self.accelerator.gradient_accumulation_steps = 1
-        configure_zero(self.accelerator, args)
-        configure_fsdp(self.accelerator, args)
-        self.plan = BatchPlan.from_config(args, self.accelerator.num_processes, len(self.prompts))
-        _fill_in_batch_sizes(args, self.plan)
-        self._place(ref_model)
+        self.launch.place(policy_and_value, ref_model)
         self.reward_functions = as_reward_functions(
             reward_model if reward_funcs is None else reward_funcs,
             reward_processing_classes,
@@ -178,99 +147,27 @@ class NLPOTrainer(TrainerPlumbing):
             args.local_rollout_forward_batch_size,
         )
         self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
-        self._set_up_copies(policy, ref_model, is_fresh=peft_config is not None)
-        self.kl_coef = float(args.kl_coef)
-        self.objective = Objective(
-            args.cliprange, args.cliprange_value, args.vf_coef, args.entropy_coef, args.max_grad_norm
-        )
-        self.num_updates_done = 0
-        """Updates that this trainer has taken, in `train()` or in a loop of one's own."""
-        self._rollouts_since_update = 0
-        self.state = self._new_state()
-        self._prepare()
-
-    def _set_up_adapters(self, policy: Any, value_model: Any) -> str | None:
-        """Check the adapters of a PEFT model and add one for the value function; returns that one's name."""
-        self.trained_adapter = self.model_adapter_name or policy.active_adapter
-        set_up_trained_adapter(policy, self.trained_adapter, self.ref_adapter_name)
-        if value_model is not None or not can_hold_several(policy):
-            return None
-        add_value_adapter(policy, self.trained_adapter)
-        return VALUE_ADAPTER
-
-    def _place(self, ref_model: Any) -> None:
-        """The policy on its device, equal on all processes and in the engine's precision, before copies are made."""
-        check_is_whole(self.model, ref_model)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            # These place a model themselves, but only when they prepare it.
-            self.model.to(self.accelerator.device)
-        start_equal(self.model)
-        for module in (self.model, ref_model):
-            cast_like_zero(self.accelerator, module)
-
-    def _set_up_copies(self, policy: Any, ref_model: Any, is_fresh: bool) -> None:
-        """Reference policy (a model, or the weights of the adapter that the policy starts with) and masking policy."""
-        self._copies_dtype = computing_dtype(self.accelerator)
-        if ref_model is None and not self.is_peft_model:
-            ref_model = frozen_copy(policy)
-        self.ref_model = None if ref_model is None else with_dtype(ref_model, self._copies_dtype)
-        if self.ref_model is not None:
-            self.ref_model.to(self.accelerator.device).eval()
-        # The policy that a user has warmed up is the reference, with its adapter; a fresh adapter is none.
-        starts_warm = self.is_peft_model and not is_fresh and self.ref_adapter_name is None and ref_model is None
-        self._reference_weights = (
-            frozen_adapter(policy, self.trained_adapter, self._copies_dtype) if starts_warm else {}
-        )
-        self.masking_policy = MaskingPolicy(
+        self.reference = Reference(
             policy,
-            self.args.mask_sync_steps,
-            self.mask.is_active,
-            self.trained_adapter,
-            # An adapter of its own would be cut with the policy.
-            in_one_batch=self.accelerator.device.type == "cuda" and not is_cut(self.accelerator),
-            dtype=self._copies_dtype,
+            ref_model,
+            adapter=policy_and_value.adapter,
+            ref_adapter=args.ref_adapter_name,
+            is_fresh=peft_config is not None,
+            device=self.accelerator.device,
+            dtype=self.launch.copies_dtype,
         )
-
-    def _renew_scheduler(self) -> None:
-        """Begin a second `train()` with the learning rate of the first, as `transformers.Trainer` does."""
-        if self._made_scheduler and self.lr_scheduler.last_epoch > 0:
-            optimizer, self.lr_scheduler = self.lr_scheduler.optimizer, None
-            self.create_scheduler(self.plan.num_updates, optimizer)
-
-    def _prepare(self) -> None:
-        """Optimizer and scheduler, and model and optimizer as accelerate wants them."""
-        if self.args.gradient_checkpointing or getattr(self.args, "activation_checkpointing", False):
-            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
-        self._made_scheduler = self.lr_scheduler is None
-        self.create_optimizer_and_scheduler(num_training_steps=self.plan.num_updates)
-        _check_optimizer(self.optimizer, self.model)
-        self.accelerator.ddp_handler = _ddp_settings(self.args)
-        self.model_wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        start_fsdp(self.accelerator, self.model_wrapped)
-        self.model.add_model_tags(self._tag_names)
-
-    def _tokenized(self, dataset: Any, name: str) -> dict[str, PromptDataset]:
-        """Data sets by name; a single one has the name ""."""
-        named = dict(dataset) if isinstance(dataset, dict) else {"": dataset}
-        return {
-            key: PromptDataset(rows, self._prompt_tokenizer, name, self._longest_prompt, self._user_collator)
-            for key, rows in named.items()
-        }
-
-    @property
-    def policy_and_value(self) -> PolicyAndValue:
-        """The trained module, unwrapped: `.policy` and `.value_model`."""
-        return self.accelerator.unwrap_model(self.model)
-
-    @property
-    def policy_model(self) -> nn.Module:
-        """The policy, by TRL's name."""
-        return self.policy_and_value.policy
-
-    @property
-    def value_model(self) -> nn.Module:
-        """The value function: a model of its own, or a head on the policy's backbone."""
-        return self.policy_and_value.value_model
+        masking_policy = MaskingPolicy(
+            policy,
+            args.mask_sync_steps,
+            self.mask_settings.is_active,
+            policy_and_value.adapter,
+            # An adapter of its own would be sharded with the policy.
+            in_one_batch=self.accelerator.device.type == "cuda" and not self.launch.is_sharded,
+            dtype=self.launch.copies_dtype,
+        )
+        self.objective = Objective.from_config(args)
+        evaluator = Evaluator(args, processing_class, self.reward_functions, self.reference)
+        self.assemble(masking_policy, evaluator, self.mask_settings.always_allowed)
 
     # The algorithm
 
@@ -315,17 +212,17 @@ class NLPOTrainer(TrainerPlumbing):
             [`Rollout`]: tokens, old and reference log-probabilities, values and masks.
         """
         if not isinstance(prompts, PromptBatch):
-            prompts = PromptBatch(self._prompt_tokenizer(prompts), list(prompts))
+            prompts = PromptBatch(self.prompt_sets.tokenizer(prompts), list(prompts))
         seed = self._seed_of_update()
-        self._rollouts_since_update += 1
+        self.run.rollouts_since_update += 1
         with self._generation_model() as model:
             return rollout.collect_rollout(
                 model,
                 prompts,
-                reference_logits=self._reference_logits,
+                reference_logits=self.reference.logits,
                 masking_policy=self.masking_policy,
                 sampling=self.sampling,
-                mask=self.mask,
+                mask=self.mask_settings,
                 seed=seed,
                 forward_batch_size=self.args.local_rollout_forward_batch_size,
                 pad_token_id=self.processing_class.pad_token_id,
@@ -360,35 +257,34 @@ class NLPOTrainer(TrainerPlumbing):
         return advantages.estimate_advantages(
             rollout,
             scores,
-            kl_coef=self.kl_coef,
+            kl_coef=self.run.kl_coef,
             gamma=self.args.gamma,
             lam=self.args.lam,
             kl_estimator=self.args.kl_estimator,
             whiten_rewards=self.args.whiten_rewards,
-            all_sum=self._all_sum,
+            all_sum=self.launch.all_sum,
         )
 
     def update_policy(self, rollout: Rollout, estimates: Estimates) -> UpdateStats:
         """`num_ppo_epochs` x `num_mini_batches` optimizer steps of the clipped objective, and one scheduler step."""
-        self._rollouts_since_update = 0
-        self._is_updating = True
+        self.run.rollouts_since_update = 0
+        self.run.is_updating = True
         stats = update.update_policy(
             self.model_wrapped,
             rollout,
             estimates,
             module=self.policy_and_value,
             optimizer=self.optimizer,
-            accelerator=self.accelerator,
+            launch=self.launch,
             plan=self.plan,
             objective=self.objective,
             sampling=self.sampling,
-            all_sum=self._all_sum,
             generator=torch.Generator().manual_seed(self._seed_of_update()),
         )
-        self._is_updating = False
-        self.num_updates_done += 1
+        self.run.is_updating = False
+        self.run.num_updates += 1
         self.masking_policy.policy_moved()
-        self._learning_rate = self.lr_scheduler.get_last_lr()[0]
+        self.run.learning_rate = self.lr_scheduler.get_last_lr()[0]
         # A scheduler that waits for a plateau is stepped by evaluations instead.
         if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.lr_scheduler.step()
@@ -399,140 +295,110 @@ class NLPOTrainer(TrainerPlumbing):
         if self.args.kl_target is not None:
             skipped = 0 if estimates.skipped is None else int(estimates.skipped.sum())
             sums = [float(estimates.kl.sum()), len(estimates.kl) - skipped]
-            kl, count = self._all_sum(torch.tensor(sums, dtype=torch.float64, device=estimates.kl.device)).tolist()
+            kl, count = self.launch.all_sum(
+                torch.tensor(sums, dtype=torch.float64, device=estimates.kl.device)
+            ).tolist()
             if not count:
-                return self.kl_coef
+                return self.run.kl_coef
             gain = 0.1 if self.args.kl_horizon is None else self.plan.batch_size / self.args.kl_horizon
-            self.kl_coef = adapt_kl_coef(self.kl_coef, kl / count, self.args.kl_target, gain)
-        return self.kl_coef
+            self.run.kl_coef = adapt_kl_coef(self.run.kl_coef, kl / count, self.args.kl_target, gain)
+        return self.run.kl_coef
 
     def sync_masking_policy(self, force: bool = False) -> bool:
         """Copy the policy into the masking policy if µ updates have passed (or `force`); returns whether it did."""
         if force or self.masking_policy.sync_is_due:
-            with whole_to_hold(self.model_wrapped, self.accelerator):
+            with self.launch.gathered(self.model_wrapped):
                 self.masking_policy.sync()
             return True
         return False
 
-    def _reference_logits(self, sequences: Sequences) -> torch.Tensor:
-        if self.ref_model is not None:
-            return completion_logits(self.ref_model, sequences)
-        with self.null_ref_context():
-            return completion_logits(self.policy_model, sequences)
-
-    @contextlib.contextmanager
-    def null_ref_context(self) -> Iterator[None]:
-        """The policy's base model as the reference: `ref_adapter_name`, the starting adapter, or no adapter on it."""
-        policy: Any = self.policy_model
-        if not self.is_peft_model:
-            context: Any = contextlib.nullcontext()
-        elif self.ref_adapter_name:
-            context = active_adapter(policy, self.ref_adapter_name)
-        elif self._reference_weights:
-            context = swapped_weights(policy, self._reference_weights)
-        else:
-            context = without_adapter(policy)
-        with context:
-            yield
-
-    @contextlib.contextmanager
-    def whole_weights(self) -> Iterator[PolicyAndValue]:
-        """Policy and value function with whole weights, to compute with; all processes enter and leave together.
-
-        Under FSDP2 and DeepSpeed ZeRO-3 a process has a share of them at other times. Changes to them are lost.
-        """
-        with whole_to_compute(self.model_wrapped, self.accelerator):
-            yield self.policy_and_value
-
-    @contextlib.contextmanager
-    def _generation_model(self) -> Iterator[PolicyAndValue]:
-        """Policy and value function in the precision of the update, so that the first ratio is 1."""
-        # FSDP casts the weights instead.
-        precision = self.accelerator.autocast() if self._copies_dtype is None else contextlib.nullcontext()
-        with self.whole_weights() as module, precision:
-            yield module
-
-    def _all_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(tensor, reduction="sum")
-
     def _seed_of_update(self) -> int:
-        """A seed for the randomness of this update, so that a run can go on from any; the same on all processes."""
+        """A seed for the randomness of this update, so that a run can resume from any; the same on all processes."""
         seed = self.args.seed
-        for number in (self.num_updates_done, self._rollouts_since_update):
+        for number in (self.run.num_updates, self.run.rollouts_since_update):
             seed = (seed * 1_000_003 + number + 1) % 2**63
         return seed
 
+    # What scripts read, by TRL's names where TRL has one
 
-def as_nlpo_config(args: Any) -> NLPOConfig:
-    """`args` as it is, or a `PPOConfig` of TRL with NLPO's defaults for what it lacks.
+    @property
+    def policy_model(self) -> nn.Module:
+        """The policy."""
+        return self.policy_and_value.policy
 
-    Raises:
-        UserError: neither.
-    """
-    if isinstance(args, NLPOConfig):
-        return args
-    if not dataclasses.is_dataclass(args) or not hasattr(args, "num_ppo_epochs"):
-        raise UserError(f"args must be an NLPOConfig (or TRL's PPOConfig), not {type(args).__name__}.")
-    known = {field.name for field in dataclasses.fields(NLPOConfig) if field.init}
-    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
-    # TRL's PPO on a CPU computes in float32, whatever its default of bf16 says.
-    values["bf16"] = (values.get("bf16") and torch.cuda.is_available()) or None
-    if not values["bf16"] and getattr(args, "bf16", False):
-        # With transformers 4 that configuration has told accelerate already, by a variable that outlives it.
-        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-    return NLPOConfig(**{name: value for name, value in values.items() if name in known and not name.startswith("_")})
+    @property
+    def value_model(self) -> nn.Module:
+        """The value function: a model of its own, or a head on the policy's backbone."""
+        return self.policy_and_value.value_model
 
+    @property
+    def ref_model(self) -> nn.Module | None:
+        """The reference policy; None where it shares the policy's base model."""
+        return self.reference.model
 
-def _check_arguments(
-    processing_class: Any, model: Any, ref_model: Any, reward_model: Any, reward_funcs: Any, train_dataset: Any
-) -> None:
-    if train_dataset is None:
-        raise UserError("`train_dataset` is required.")
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"model must be a loaded model, not {type(model).__name__}: use AutoModelForCausalLM.from_pretrained."
-        )
-    if ref_model is model:
-        raise UserError(
-            "`model` and `ref_model` cannot be the same object: pass None for a copy of the model, or make a "
-            "copy of your own."
-        )
-    if reward_model is None and reward_funcs is None:
-        raise UserError("No reward: pass reward_funcs (a function, a model, or a list of these) or reward_model.")
-    if reward_model is not None and reward_funcs is not None:
-        raise UserError("reward_model and reward_funcs are two names of one thing: pass one of them.")
-    if getattr(processing_class, "pad_token_id", None) is None:
-        raise UserError(
-            "The tokenizer has no pad token: set one before training, for example "
-            "tokenizer.pad_token = tokenizer.eos_token."
-        )
+    def null_ref_context(self) -> contextlib.AbstractContextManager[None]:
+        """The policy's base model as the reference: `ref_adapter_name`, the starting adapter, or no adapter on it."""
+        return self.reference.weights()
 
+    @property
+    def is_peft_model(self) -> bool:
+        """Whether an adapter is trained."""
+        return is_adapter_model(self.policy_model)
 
-def _check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) -> None:
-    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if model.shares_backbone and not any(id(parameter) in trained for parameter in model.value_model.parameters()):
-        raise UserError(
-            "The optimizer given does not train the value head, which the trainer made: pass a value_model of your "
-            "own and its parameters, or leave `optimizers` out."
-        )
+    @property
+    def trained_adapter(self) -> str:
+        """The name of the adapter that is trained; empty without one."""
+        return self.policy_and_value.adapter
 
+    @property
+    def model_adapter_name(self) -> str | None:
+        """As in the arguments."""
+        return self.args.model_adapter_name
 
-def _ddp_settings(args: NLPOConfig) -> DistributedDataParallelKwargs:
-    """The `ddp_*` arguments that are set, as `transformers.Trainer` reads them."""
-    settings = {
-        "find_unused_parameters": args.ddp_find_unused_parameters,
-        "bucket_cap_mb": args.ddp_bucket_cap_mb,
-        "broadcast_buffers": args.ddp_broadcast_buffers,
-    }
-    return DistributedDataParallelKwargs(**{name: value for name, value in settings.items() if value is not None})
+    @property
+    def ref_adapter_name(self) -> str | None:
+        """As in the arguments."""
+        return self.args.ref_adapter_name
 
+    @property
+    def prompts(self) -> PromptDataset:
+        """The prompts to train on."""
+        return self.prompt_sets.train
 
-def _fill_in_batch_sizes(args: NLPOConfig, plan: BatchPlan) -> None:
-    """TRL's PPO writes the sizes it works out into its configuration, where scripts read them."""
-    args.world_size = plan.num_processes
-    args.num_total_batches = plan.num_updates
-    args.total_episodes = args.total_episodes or plan.num_updates * plan.batch_size
-    args.local_batch_size, args.batch_size = plan.local_batch_size, plan.batch_size
-    args.micro_batch_size = plan.microbatch_size * plan.num_processes
-    args.local_mini_batch_size = plan.local_minibatch_size
-    args.mini_batch_size = plan.local_minibatch_size * plan.num_processes
+    @property
+    def eval_prompts(self) -> dict[str, PromptDataset]:
+        """Held-out prompts by the name of their data set; a single one has the name ""."""
+        return self.prompt_sets.held_out
+
+    @property
+    def num_updates_done(self) -> int:
+        """Updates that this trainer has taken, in `train()` or in a loop of one's own."""
+        return self.run.num_updates
+
+    @property
+    def kl_coef(self) -> float:
+        """The KL coefficient β as it is now."""
+        return self.run.kl_coef
+
+    @kl_coef.setter
+    def kl_coef(self, value: float) -> None:
+        self.run.kl_coef = float(value)
+
+    # Deprecated names, which go with 0.2
+
+    @property
+    def mask(self) -> MaskSettings:
+        """Deprecated: `mask_settings`."""
+        warnings.warn("NLPOTrainer.mask is now mask_settings.", FutureWarning, stacklevel=2)
+        return self.mask_settings
+
+    @property
+    def progress(self) -> Run:
+        """Deprecated: `run`."""
+        warnings.warn("NLPOTrainer.progress is now run.", FutureWarning, stacklevel=2)
+        return self.run
+
+    def whole_weights(self) -> contextlib.AbstractContextManager[PolicyAndValue]:
+        """Deprecated: `gathered_weights`."""
+        warnings.warn("NLPOTrainer.whole_weights() is now gathered_weights().", FutureWarning, stacklevel=2)
+        return self.gathered_weights()

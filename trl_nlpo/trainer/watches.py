@@ -1,7 +1,7 @@
-"""Signs in the log that a policy is learning to please the reward and forgetting the language.
+"""Callbacks that watch the log for a run that goes wrong: reward hacking, and a policy that leaks out of an old mask.
 
-Pure functions over logged metrics. The bounds are meant to be crossed by runs that anybody would stop, not to find the
-first hint; look at samples in any case.
+What they have said is kept in checkpoints, so that a resumed run does not say it again. The bounds are meant to be
+crossed by runs that anybody would stop, not to find the first hint; look at samples in any case.
 """
 
 from __future__ import annotations
@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from statistics import median
+from typing import Any
 
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+LEAKING = 0.9
+"""Share of `mask_top_p` below which the mass that an old mask still holds is worth a warning."""
 
 WINDOW = 10
 """Log events that are compared: the last so many with the first so many. Fewer than twice as many say nothing."""
@@ -22,6 +32,56 @@ KL_PER_TOKEN = 1.0
 
 ENTROPY_SHARE, ENTROPY_LEFT = 0.1, 0.1
 """The policy hardly chooses any more when its entropy is below this share of its first, and below this many nats."""
+
+
+class _Watch(TrainerCallback, ExportableState):
+    """A callback that says each thing once."""
+
+    def __init__(self) -> None:
+        self.warned_of: list[str] = []
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {"warned_of": list(self.warned_of)}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self.warned_of = []
+
+    def _warn_once(self, kind: str, message: str, state: Any) -> bool:
+        """Whether it was new."""
+        if kind in self.warned_of:
+            return False
+        self.warned_of.append(kind)
+        if state.is_world_process_zero:
+            logger.warning(message)
+        return True
+
+
+class CollapseWatch(_Watch):
+    """Warns, once per kind, that the log looks like reward hacking; with `stop_on_collapse`, ends the run there."""
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for kind, sign in collapse_signs(state.log_history).items():
+            if self._warn_once(kind, sign, state) and args.stop_on_collapse:
+                control.should_training_stop = True
+                # With a checkpoint of this update, whatever save_steps says.
+                control.should_save = args.save_strategy != "no"
+
+
+class LeakingMaskWatch(_Watch):
+    """Warns once that the policy has moved probability out of an old mask, where no gradient reaches it."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        held = args.mask_top_p if args.mask_strategy == "top_p" else 0.0
+        mask_mass = (logs or {}).get("nlpo/mask_mass", 1.0)
+        if mask_mass < LEAKING * held:
+            message = (
+                f"The policy gives only {mask_mass:.2f} of its probability to the tokens of a mask that held more "
+                f"than {held:.2f} when it was made; the rest will be sampled after the next sync. Lower "
+                "mask_sync_steps or learning_rate."
+            )
+            self._warn_once("leaking", message, state)
 
 
 def collapse_signs(history: Sequence[dict[str, float]]) -> dict[str, str]:

@@ -1,0 +1,73 @@
+"""The prompts of a trainer: those to train on, and held-out ones by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..config import NLPOConfig
+from ..errors import UserError
+from ..models.inputs import longest_prompt
+from ..prompts import PromptDataset, prompt_tokenizer
+
+
+class PromptSets:
+    """Training and evaluation prompts, tokenized.
+
+    Args:
+        args ([`NLPOConfig`]): how prompts are truncated and rendered.
+        tokenizer: the policy's.
+        policy: its context limits the prompts.
+        max_new_tokens (`int`): room that completions need, in tokens.
+        train_dataset, eval_dataset, data_collator: as [`NLPOTrainer`] takes them.
+
+    Attributes:
+        train ([`PromptDataset`])
+        held_out (`dict[str, PromptDataset]`): by name; a single one has the name "".
+
+    Raises:
+        UserError: a data set without prompts, or with one that is too long.
+    """
+
+    def __init__(
+        self,
+        args: NLPOConfig,
+        tokenizer: Any,
+        policy: nn.Module,
+        max_new_tokens: int,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        data_collator: Any = None,
+    ):
+        self.tokenizer = prompt_tokenizer(args, tokenizer)
+        self._longest = longest_prompt(policy, max_new_tokens)
+        self._data_collator = data_collator
+        self.train = self._tokenized(train_dataset, "train_dataset")[""]
+        self.held_out = {} if eval_dataset is None else self._tokenized(eval_dataset, "eval_dataset")
+
+    def to_evaluate(self, eval_dataset: Any = None) -> dict[str, PromptDataset]:
+        """Prompts to evaluate on.
+
+        Args:
+            eval_dataset (*optional*): another data set, a dictionary of them, or the name of one that is held out.
+
+        Raises:
+            UserError: there are none.
+        """
+        if eval_dataset is None:
+            prompts = self.held_out
+        elif isinstance(eval_dataset, str):
+            prompts = {eval_dataset: self.held_out[eval_dataset]}
+        else:
+            prompts = self._tokenized(eval_dataset, "eval_dataset")
+        if not prompts or not all(len(rows) for rows in prompts.values()):
+            raise UserError("There is nothing to evaluate on: pass eval_dataset to the trainer or to evaluate().")
+        return prompts
+
+    def _tokenized(self, dataset: Any, name: str) -> dict[str, PromptDataset]:
+        named = dict(dataset) if isinstance(dataset, dict) else {"": dataset}
+        return {
+            key: PromptDataset(rows, self.tokenizer, name, self._longest, self._data_collator)
+            for key, rows in named.items()
+        }

@@ -1,0 +1,150 @@
+"""What the trainer does before it is one: arguments checked and copied, the policy made ready to be trained."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+from ..algorithm.batch_plan import BatchPlan
+from ..config import NLPOConfig
+from ..errors import UserError
+from ..models.adapters import (
+    VALUE_ADAPTER,
+    add_value_adapter,
+    can_hold_several,
+    is_adapter_model,
+    set_up_trained_adapter,
+    with_adapter,
+)
+from ..models.dropout import disable_dropout
+from ..models.policy_and_value import PolicyAndValue, check_value_model, output_layer
+from ..models.quantized import prepare_quantized
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+def as_nlpo_config(args: Any) -> NLPOConfig:
+    """A copy of `args`, for this trainer to fill in: the caller may use it again. TRL's `PPOConfig` gets our defaults.
+
+    Raises:
+        UserError: neither an [`NLPOConfig`] nor a `PPOConfig`.
+    """
+    if isinstance(args, NLPOConfig):
+        config = copy.copy(args)
+    elif dataclasses.is_dataclass(args) and hasattr(args, "num_ppo_epochs"):
+        config = _from_ppo_config(args)
+    else:
+        raise UserError(f"args must be an NLPOConfig (or TRL's PPOConfig), not {type(args).__name__}.")
+    if config.gradient_checkpointing:
+        config.gradient_checkpointing_kwargs = {"use_reentrant": False, **(config.gradient_checkpointing_kwargs or {})}
+    return config
+
+
+def _from_ppo_config(args: Any) -> NLPOConfig:
+    known = {field.name for field in dataclasses.fields(NLPOConfig) if field.init}
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
+    # TRL's PPO on a CPU computes in float32, whatever its default of bf16 says.
+    values["bf16"] = (values.get("bf16") and torch.cuda.is_available()) or None
+    if not values["bf16"] and getattr(args, "bf16", False):
+        # With transformers 4 that configuration has told accelerate already, by a variable that outlives it.
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+    return NLPOConfig(**{name: value for name, value in values.items() if name in known and not name.startswith("_")})
+
+
+def check_arguments(
+    processing_class: Any, model: Any, ref_model: Any, reward_model: Any, reward_funcs: Any, train_dataset: Any
+) -> None:
+    if train_dataset is None:
+        raise UserError("`train_dataset` is required.")
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model must be a loaded model, not {type(model).__name__}: use AutoModelForCausalLM.from_pretrained."
+        )
+    if ref_model is model:
+        raise UserError(
+            "`model` and `ref_model` cannot be the same object: pass None for a copy of the model, or make a "
+            "copy of your own."
+        )
+    if reward_model is None and reward_funcs is None:
+        raise UserError("No reward: pass reward_funcs (a function, a model, or a list of these) or reward_model.")
+    if reward_model is not None and reward_funcs is not None:
+        raise UserError("reward_model and reward_funcs are two names of one thing: pass one of them.")
+    if getattr(processing_class, "pad_token_id", None) is None:
+        raise UserError(
+            "The tokenizer has no pad token: set one before training, for example "
+            "tokenizer.pad_token = tokenizer.eos_token."
+        )
+
+
+def prepare_policy(
+    model: nn.Module,
+    args: NLPOConfig,
+    peft_config: PeftConfig | None = None,
+    value_model: nn.Module | None = None,
+    ref_model: nn.Module | None = None,
+) -> PolicyAndValue:
+    """The policy with its adapters and its value function, quantized bases made trainable, and dropout off everywhere.
+
+    Args:
+        model, value_model, ref_model, peft_config: as [`NLPOTrainer`] takes them.
+        args ([`NLPOConfig`]): `model_adapter_name`, `ref_adapter_name`, `value_trains_backbone`.
+
+    Raises:
+        UserError: a model without an output layer, an adapter that cannot be trained, or a value model that does not
+            fit the policy.
+    """
+    output_layer(model)
+    policy = with_adapter(model, peft_config)
+    has_adapter = is_adapter_model(policy)
+    prepare_quantized(policy, has_adapter)
+    adapter, value_adapter = "", None
+    if has_adapter:
+        adapter = args.model_adapter_name or policy.active_adapter
+        set_up_trained_adapter(policy, adapter, args.ref_adapter_name)
+        if value_model is None and can_hold_several(policy):
+            add_value_adapter(policy, adapter)
+            value_adapter = VALUE_ADAPTER
+    if value_model is not None:
+        check_value_model(policy, value_model)
+    for module in (policy, ref_model, value_model):
+        if module is not None:
+            disable_dropout(module)
+    return PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone, adapter)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) -> None:
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if model.shares_backbone and not any(id(parameter) in trained for parameter in model.value_model.parameters()):
+        raise UserError(
+            "The optimizer given does not train the value head, which the trainer made: pass a value_model of your "
+            "own and its parameters, or leave `optimizers` out."
+        )
+
+
+def ddp_settings(args: NLPOConfig) -> DistributedDataParallelKwargs:
+    """The `ddp_*` arguments that are set, as `transformers.Trainer` reads them."""
+    settings = {
+        "find_unused_parameters": args.ddp_find_unused_parameters,
+        "bucket_cap_mb": args.ddp_bucket_cap_mb,
+        "broadcast_buffers": args.ddp_broadcast_buffers,
+    }
+    return DistributedDataParallelKwargs(**{name: value for name, value in settings.items() if value is not None})
+
+
+def fill_in_batch_sizes(args: NLPOConfig, plan: BatchPlan) -> None:
+    """TRL's PPO writes the sizes it works out into its configuration, where scripts read them."""
+    args.world_size = plan.num_processes
+    args.num_total_batches = plan.num_updates
+    args.total_episodes = args.total_episodes or plan.num_updates * plan.batch_size
+    args.local_batch_size, args.batch_size = plan.local_batch_size, plan.batch_size
+    args.micro_batch_size = plan.microbatch_size * plan.num_processes
+    args.local_mini_batch_size = plan.local_minibatch_size
+    args.mini_batch_size = plan.local_minibatch_size * plan.num_processes
