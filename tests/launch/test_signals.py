@@ -199,4 +199,4 @@ def test_the_command_line_exits_with_a_code_and_a_line_that_says_how_to_go_on(tm
         "(resume_from_checkpoint=True in a script)."
     )
     assert "Traceback" not in said
-    assert [json.loads(line)["step"] for line in log.open()][1:] == list(range(1, step + 1))
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()][1:] == list(range(1, step + 1))

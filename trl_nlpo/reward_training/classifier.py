@@ -38,6 +38,7 @@ def train_classifier(arguments: ClassifierArguments) -> dict[str, float]:
     Raises:
         UserError: the data is not there, a column is missing, or there is only one label.
     """
+    import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
     splits = {name: _examples(arguments, name) for name in ("train", "validation", "test")}
@@ -59,6 +60,7 @@ def train_classifier(arguments: ClassifierArguments) -> dict[str, float]:
             per_device_train_batch_size=arguments.batch_size,
             per_device_eval_batch_size=arguments.batch_size,
             seed=arguments.seed,
+            dataloader_pin_memory=torch.cuda.is_available(),
             save_strategy="no",
             report_to="none",
             logging_steps=50,
