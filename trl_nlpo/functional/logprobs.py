@@ -51,7 +51,8 @@ def masked_logprobs_and_entropy(
     Returns:
         log-probabilities and entropies in nats, both `(B, T)`. The entropy is finite: a forbidden token adds 0.
     """
-    return _MaskedCategorical.apply(logits, token_ids, token_mask)
+    logprobs, entropy = _MaskedCategorical.apply(logits, token_ids, token_mask)
+    return logprobs, entropy
 
 
 class _MaskedCategorical(torch.autograd.Function):

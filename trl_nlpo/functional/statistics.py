@@ -18,7 +18,9 @@ def of_this_process(tensor: torch.Tensor) -> torch.Tensor:
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, all_sum: AllSum = of_this_process) -> torch.Tensor:
     """Mean of `values` where `mask` (same shape, bool) is True; 0 when it is nowhere."""
-    total, count = all_sum(torch.stack([torch.where(mask, values, 0.0).double().sum(), mask.sum().double()]))
+    sums = all_sum(torch.stack([torch.where(mask, values, 0.0).double().sum(), mask.sum().double()]))
+    total: torch.Tensor = sums[0]
+    count: torch.Tensor = sums[1]
     return (total / count.clamp(min=1)).to(values.dtype)
 
 
