@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +13,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from support.commands import run_cli
+from support.small_runs import SMALL, train_small
 from trl_nlpo import __version__, cli
 from trl_nlpo.errors import UserError
+from trl_nlpo.tasks import task_names
 
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +115,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
     monkeypatch.setattr(experiment, "run_experiment", interrupt)
     assert main(monkeypatch, "run", recipe) == 130
     assert capsys.readouterr().err == (
-        "trl-nlpo: interrupted. Go on with --resume; finished stages are not repeated.\n"
+        "trl-nlpo: interrupted. Resume with --resume; finished stages are not repeated.\n"
     )
 
 
@@ -120,11 +124,11 @@ def test_sigterm_is_one_line_and_exit_code_143(monkeypatch, recipe, capsys):
     from trl_nlpo.experiment import experiment
 
     def terminate(recipe, force):
-        raise Terminated("stopped after update 3; go on from runs/own/checkpoint-3.")
+        raise Terminated("stopped after update 3; resume from runs/own/checkpoint-3.")
 
     monkeypatch.setattr(experiment, "run_experiment", terminate)
     assert main(monkeypatch, "run", recipe) == 143
-    assert capsys.readouterr().err == "trl-nlpo: stopped after update 3; go on from runs/own/checkpoint-3.\n"
+    assert capsys.readouterr().err == "trl-nlpo: stopped after update 3; resume from runs/own/checkpoint-3.\n"
 
 
 @pytest.mark.parametrize("words", [["--resume"], ["--resume_from_checkpoint", "true"]])
@@ -195,3 +199,29 @@ def test_a_dry_run_finds_a_reward_that_does_not_exist(recipe):
     result = runner.invoke(cli.app, ["run", str(recipe), "--dry-run", "--rewards", "rougel"])
     assert isinstance(result.exception, UserError)
     assert "did you mean 'rougeL'" in str(result.exception)
+
+
+@pytest.mark.slow
+def test_the_commands_evaluate_tasks_and_grue(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, _ = train_small()
+    capsys.readouterr()
+    code, out, _ = run_cli(monkeypatch, capsys, "evaluate", model, "--task", "commongen", "--out", "e.json", *SMALL)
+    assert code == 0
+    assert "metrics/rouge1" in out
+    assert json.loads((tmp_path / "e.json").read_text())["metrics"]["reward"] >= 0
+    code, out, _ = run_cli(monkeypatch, capsys, "tasks")
+    assert [line.split()[0] for line in out.splitlines()] == task_names()
+    arguments = ["--tasks", "commongen,commongen", "--algorithms", "supervised,supervised+nlpo,supervised+nlpo"]
+    code, out, _ = run_cli(monkeypatch, capsys, "grue", *arguments, "--seeds", "1", "--out", "g", *SMALL)
+    assert code == 0
+    assert "[2/2] commongen, supervised+nlpo, seed 0 ..." in out
+    assert "| supervised+nlpo |" in out
+    assert (tmp_path / "g" / "leaderboard.json").is_file()
+
+
+def test_a_task_that_is_not_there_is_one_line(monkeypatch, capsys):
+    code, _, error = run_cli(monkeypatch, capsys, "grue", "--tasks", "comongen")
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "did you mean 'commongen'" in error

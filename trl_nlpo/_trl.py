@@ -42,7 +42,7 @@ except ImportError:
             default=None, metadata={"help": "Number of processes that preprocess the data set."}
         )
         num_mini_batches: int = field(
-            default=1, metadata={"help": "Minibatches (optimizer steps) that one batch is cut into, per PPO epoch."}
+            default=1, metadata={"help": "Minibatches (optimizer steps) that one batch is split into, per PPO epoch."}
         )
         total_episodes: int | None = field(
             default=None,

@@ -29,30 +29,31 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point. A user's mistake is one line on stderr and exit code 2; Ctrl-C 130, SIGTERM 143."""
-    # TRL's trainers send usage statistics; a run of ours does not. Set it to 0 to have them sent.
+    # TRL's trainers send usage statistics; our runs do not, unless the variable is set to 0.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # What transformers will rename, or which kernel bitsandbytes misses, is no concern of whoever runs a recipe.
+    # For the whole process, which is ours here: users of recipes need not know what transformers will rename, or which
+    # kernel bitsandbytes misses.
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not is_first_process():
-        # The first process says it for all.
+        # The first process prints warnings for all.
         warnings.simplefilter("ignore")
     leaving: list[int] = []
-    atexit.register(_leave_with_the_others, leaving)
+    atexit.register(_exit_with_the_others, leaving)
     try:
-        # Commands return nothing; what comes back is the exit code of a `typer.Exit`.
+        # Commands return None; a number is the exit code of a `typer.Exit`.
         code = app(standalone_mode=False) or 0
         if code == _INTERRUPTED:
-            _complain("interrupted.", code)
+            _print_error("interrupted.", code)
     except UserError as error:
-        code = _complain(str(error), getattr(error, "exit_code", 2))
+        code = _print_error(str(error), getattr(error, "exit_code", 2))
     except (KeyboardInterrupt, typer.Abort):
-        code = _complain("interrupted.", _INTERRUPTED)
+        code = _print_error("interrupted.", _INTERRUPTED)
     except Exception as error:
-        # Typer's own complaints (no such command, an option without a value) know how to say themselves.
+        # Typer's own errors (no such command, an option without a value) have a message for users.
         if not hasattr(error, "format_message"):
             raise
-        code = _complain(error.format_message(), 2)
+        code = _print_error(error.format_message(), 2)
     if code and _are_several():
         # Registered before what the libraries register, so called after it.
         leaving.append(code)
@@ -63,7 +64,7 @@ def _are_several() -> bool:
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def _leave_with_the_others(codes: list[int]) -> None:
+def _exit_with_the_others(codes: list[int]) -> None:
     """End a process that fails at the same moment as the others, before the launcher ends it with a signal."""
     if codes:
         from .launch.exits import meet
@@ -74,7 +75,7 @@ def _leave_with_the_others(codes: list[int]) -> None:
         os._exit(codes[0])
 
 
-def _complain(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     """Print a line on stderr; of several processes, on one of them."""
     line = f"trl-nlpo: {' '.join(message.split())}"
     if _are_several():
@@ -89,14 +90,14 @@ def _complain(message: str, code: int) -> int:
 @app.command(
     context_settings={"ignore_unknown_options": True},
     help="Run a recipe: a YAML file, or the name of one that ships. Any key of a recipe can be given as --KEY VALUE "
-    "and beats the file: trl-nlpo run quickstart --learning_rate 1e-4 --output_dir runs/faster",
+    "and overrides the file: trl-nlpo run quickstart --learning_rate 1e-4 --output_dir runs/faster",
 )
 def run(
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="RECIPE [--KEY VALUE]...")] = None,  # noqa: UP045
     config: Annotated[Optional[str], typer.Option(help="The recipe, as in TRL's commands.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and print it resolved.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Resume a run with another recipe than its own.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in the same output_dir ended.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in output_dir.")] = False,
 ) -> None:
     from .recipes.recipe import load_recipe
 
@@ -113,7 +114,7 @@ def run(
     from .experiment.experiment import run_experiment
     from .launch.signals import ending_with_a_line
 
-    with ending_with_a_line("Go on with --resume; finished stages are not repeated."):
+    with ending_with_a_line("Resume with --resume; finished stages are not repeated."):
         run_experiment(recipe, force)
     if _are_several():
         from accelerate import PartialState
@@ -131,7 +132,7 @@ def env() -> None:
 
 @app.command(
     context_settings={"ignore_unknown_options": True},
-    help="Score a model, an adapter, or a .jsonl file of predictions on a task's test split with its whole mix of "
+    help="Score a model, an adapter, or a .jsonl file of predictions on a task's test split with all its "
     "metrics: trl-nlpo evaluate runs/commongen --task commongen --dataset_name FOLDER",
 )
 def evaluate(
@@ -156,8 +157,8 @@ def evaluate(
 
 @app.command(
     context_settings={"ignore_unknown_options": True},
-    help="Run a grid of tasks, algorithms and seeds and write a leaderboard. The same command goes on with a grid "
-    "that was stopped. Any key of a recipe may follow: trl-nlpo grue --tasks commongen,imdb --seeds 3 --preset tiny",
+    help="Run a grid of tasks, algorithms and seeds and write a leaderboard. The same command resumes a grid that "
+    "was stopped. Any key of a recipe may follow: trl-nlpo grue --tasks commongen,imdb --seeds 3 --preset tiny",
 )
 def grue(
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="[--KEY VALUE]...")] = None,  # noqa: UP045
@@ -186,9 +187,9 @@ def grue(
     failed = run_grid(grid, run_experiment, typer.echo)
     path = write_leaderboard(grid, f"trl-nlpo {shlex.join(sys.argv[1:])}")
     typer.echo(path.read_text(encoding="utf-8"))
-    typer.echo(f"The leaderboard is {path}; leaderboard.json and learning_curves.csv lie beside it.")
+    typer.echo(f"The leaderboard is {path}; leaderboard.json and learning_curves.csv are beside it.")
     if failed:
-        raise UserError(f"{len(failed)} cells failed, see above; the same command tries them again.")
+        raise UserError(f"{len(failed)} cells failed (see above): the same command tries them again.")
 
 
 @app.command(

@@ -1,4 +1,4 @@
-"""From the name of a reward, metric or task to the thing: dotted paths, options, and the nearest known name."""
+"""From a name to what it names: dotted paths, packages, options and their checks, and the nearest known name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import inspect
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import UserError
@@ -29,7 +30,7 @@ def import_attribute(path: str, who: str, separator: str = ".") -> Any:
     Args:
         path (`str`)
         who (`str`): how messages call the thing, `"reward 'my_module.mine'"`.
-        separator (`str`): what stands before the last name.
+        separator (`str`): the character before the last name.
 
     Raises:
         UserError: no such module, or nothing of that name in it.
@@ -43,7 +44,7 @@ def import_attribute(path: str, who: str, separator: str = ".") -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A module that the user's own module misses is told by the traceback.
+        # Where the user's own module imports one that is missing, the traceback says so best.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise UserError(
@@ -53,6 +54,43 @@ def import_attribute(path: str, who: str, separator: str = ".") -> Any:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"{who}: {module_name} has no {attribute!r}{did_you_mean(attribute, known)}.")
     return getattr(module, attribute)
+
+
+def require_package(module: str, who: str, extra: str = "metrics") -> ModuleType:
+    """A module of an optional package, imported.
+
+    Args:
+        module (`str`): dotted, `"rouge_score.rouge_scorer"`; its first part, with hyphens, is the package's name.
+        who (`str`): what needs it, for messages: `"metric 'rougeL'"`.
+        extra (`str`): the extra of `trl-nlpo` that installs it.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0].replace("_", "-")
+        raise UserError(
+            f'{who} needs the package {package}: install it with `pip install "trl-nlpo[{extra}]"`.'
+        ) from None
+
+
+def check_int(who: str, name: str, value: Any, least: int, what: str = "a whole number") -> None:
+    """Check an option that counts something; True and False, which Python takes for 1 and 0, are not numbers here.
+
+    Args:
+        who (`str`): whose option, for messages: `"metric 'msttr'"`.
+        name (`str`): the option.
+        value: what was given.
+        least (`int`): the smallest value allowed.
+        what (`str`): what is counted: `"a number of tokens"`.
+
+    Raises:
+        UserError: not an `int`, or less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{who}: {name} must be {what} from {least}, not {value!r}.")
 
 
 def instantiate(cls: type, name: str, options: dict[str, Any], fixed: dict[str, Any], what: str) -> Any:

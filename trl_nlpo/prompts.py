@@ -79,7 +79,7 @@ class PromptTokenizer:
             row = self.tokenizer(text)["input_ids"]
             if len(row) <= max_length:
                 return text, row
-            # A word, or a letter of several bytes, that was cut in two can have more tokens than its half had.
+            # A word, or a letter of several bytes, that was split in two can have more tokens than its half had.
             room -= len(row) - max_length
         raise UserError(
             f"max_prompt_length={max_length} leaves no room for words of the prompt that begins with {prompt[:20]!r}: "

@@ -23,7 +23,7 @@ class PromptBatch:
 
     prompt_ids: list[list[int]]
     prompts: list[Any]
-    columns: dict[str, list] = field(default_factory=dict)
+    columns: dict[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -74,7 +74,7 @@ class Rollout(Completions):
         packed_token_mask (`(B, T, ceil(V / 8))` uint8, *optional*): the tokens that were allowed at each position, a
             bit a token (`functional.masking.pack_mask`); None: all were.
         vocab_size (`int`): V.
-        prompts_apart (`bool`): True where prompts go to an encoder of their own.
+        is_encoder_decoder (`bool`): True where prompts go to an encoder of their own.
 
     All `(B, T)` tensors are 0 on padding.
     """
@@ -85,43 +85,43 @@ class Rollout(Completions):
     values: torch.Tensor
     packed_token_mask: torch.Tensor | None
     vocab_size: int
-    prompts_apart: bool = False
+    is_encoder_decoder: bool = False
 
     @property
     def token_mask(self) -> torch.Tensor | None:
         """The allowed tokens unpacked, `(B, T, V)` bool: V times the memory of a token. None: all are allowed."""
         return None if self.packed_token_mask is None else unpack_mask(self.packed_token_mask, self.vocab_size)
 
-    def sequences(self, rows: torch.Tensor) -> Sequences:
-        """The token tensors of some rows, cut to the width that these rows need.
+    def sequences(self, rows: torch.Tensor) -> TokenRows:
+        """The token tensors of some rows, trimmed to the width that these rows need.
 
         Padding is token 0 here: the tokenizer's pad token need not be in the model's vocabulary.
         """
         prompt_mask, completion_mask = self.prompt_mask[rows], self.completion_mask[rows]
-        return Sequences(
+        return TokenRows(
             self.prompt_ids[rows].masked_fill(~prompt_mask, 0),
             prompt_mask,
             self.completion_ids[rows].masked_fill(~completion_mask, 0),
             completion_mask,
-            self.prompts_apart,
+            self.is_encoder_decoder,
             None if self.packed_token_mask is None else self.packed_token_mask[rows],
             self.vocab_size,
         ).trimmed()
 
 
 @dataclass(frozen=True)
-class Sequences:
+class TokenRows:
     """Prompts and completions as a model reads them; fields as in [`Rollout`]."""
 
     prompt_ids: torch.Tensor
     prompt_mask: torch.Tensor
     completion_ids: torch.Tensor
     completion_mask: torch.Tensor
-    prompts_apart: bool = False
+    is_encoder_decoder: bool = False
     packed_token_mask: torch.Tensor | None = None
     vocab_size: int = 0
 
-    def trimmed(self) -> Sequences:
+    def trimmed(self) -> TokenRows:
         """Without the columns in which every row is padding. Padding costs time and changes nothing."""
         prompt_width = int(self.prompt_mask.sum(-1).max())
         width = int(self.completion_mask.sum(-1).max())
@@ -162,7 +162,7 @@ class Scores:
     names: list[str]
     dense_rewards: torch.Tensor | None = None
     metrics: dict[str, list[float]] = field(default_factory=dict)
-    extra_columns: dict[str, list] = field(default_factory=dict)
+    extra_columns: dict[str, list[Any]] = field(default_factory=dict)
     skipped: torch.Tensor | None = None
 
     @property
@@ -230,7 +230,7 @@ def without_skipped(mask: torch.Tensor, skipped: torch.Tensor | None) -> torch.T
     return mask if skipped is None else mask & ~skipped[:, None]
 
 
-def concatenate_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list]:
+def concatenate_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Rows of a data set as columns; a key that a row lacks gives None."""
     keys = {key: None for row in rows for key in row}
     return {key: [row.get(key) for row in rows] for key in keys}

@@ -10,7 +10,7 @@ from support import tiny
 from trl_nlpo import NLPOConfig, UserError
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings, action_logprobs
 from trl_nlpo.functional.masking import pack_mask
-from trl_nlpo.records import Sequences
+from trl_nlpo.records import TokenRows
 
 
 def config(**changes):
@@ -208,14 +208,14 @@ def test_stop_tokens_and_the_end_tokens_of_model_and_tokenizer_stay_legal(policy
     )
 
 
-def sequences(mask=None, prompts_apart=False):
+def sequences(mask=None, is_encoder_decoder=False):
     # prompt: a padding 9 and then 2, 3; completion: 4, 2, 4
-    return Sequences(
+    return TokenRows(
         torch.tensor([[9, 2, 3]]),
         torch.tensor([[False, True, True]]),
         torch.tensor([[4, 2, 4]]),
         torch.ones(1, 3, dtype=torch.bool),
-        prompts_apart,
+        is_encoder_decoder,
         None if mask is None else pack_mask(mask),
         10,
     )
@@ -234,12 +234,12 @@ def test_log_probabilities_are_those_under_temperature_and_mask():
         assert entropies[0, place].item() == pytest.approx(-(probabilities * probabilities.log()).sum().item())
 
 
-@pytest.mark.parametrize(("prompts_apart", "in_prompt"), [(False, {2, 3}), (True, set())])
-def test_a_repetition_penalty_goes_before_the_temperature_and_knows_what_has_been_seen(prompts_apart, in_prompt):
+@pytest.mark.parametrize(("is_encoder_decoder", "in_prompt"), [(False, {2, 3}), (True, set())])
+def test_a_repetition_penalty_goes_before_the_temperature_and_knows_what_has_been_seen(is_encoder_decoder, in_prompt):
     torch.manual_seed(3)
     logits = torch.randn(1, 3, 10)
     subject = SamplingSettings(3, temperature=0.5, repetition_penalty=1.8)
-    actual, _ = action_logprobs(logits, sequences(prompts_apart=prompts_apart), subject)
+    actual, _ = action_logprobs(logits, sequences(is_encoder_decoder=is_encoder_decoder), subject)
     # seen before each place: the prompt (not its padding, and not what an encoder reads) and the completion so far
     for place, (token, so_far) in enumerate([(4, set()), (2, {4}), (4, {4, 2})]):
         penalized = [

@@ -448,7 +448,7 @@ def test_a_repetition_penalty_while_sampling_is_the_one_computed_afterwards(fami
 def test_tokens_that_an_encoder_decoder_model_is_made_to_produce_are_the_only_ones_allowed_there():
     policy = tiny.policy("bart").eval()
     sample = sample_completions(policy, [[5, 6], [7]], SamplingSettings(4), NO_MASK)
-    assert sample.sequences.prompts_apart
+    assert sample.sequences.is_encoder_decoder
     assert sample.sequences.completion_ids[:, 0].tolist() == [5, 5]
     assert sample.sequences.completion_ids[:, 3].tolist() == [EOS, EOS]
     packed = sample.sequences.packed_token_mask
@@ -473,7 +473,7 @@ def test_a_rollout_takes_no_gradient_and_leaves_the_model_in_its_mode(family):
     )
     assert module.training
     assert not any(tensor.requires_grad for tensor in (rollout.old_logprobs, rollout.values, rollout.ref_logprobs))
-    assert rollout.prompts_apart is (family == "t5")
+    assert rollout.is_encoder_decoder is (family == "t5")
     # on the policy's own tokens, the reference being the policy
     torch.testing.assert_close(rollout.raw_logprobs, rollout.ref_logprobs)
 

@@ -228,7 +228,7 @@ def real_example(family="gpt2", num_rows=8):
     mask.scatter_(-1, plain.completion_ids.unsqueeze(-1), True)
     mask |= ~real.unsqueeze(-1)
     plain = dataclasses.replace(
-        plain, packed_token_mask=pack_mask(mask), prompts_apart=family in tiny.ENCODER_DECODER_FAMILIES
+        plain, packed_token_mask=pack_mask(mask), is_encoder_decoder=family in tiny.ENCODER_DECODER_FAMILIES
     )
     module = PolicyAndValue(tiny.policy(family))
     disable_dropout(module.policy)

@@ -11,6 +11,7 @@ from trl_nlpo.errors import UserError
 from trl_nlpo.grid import leaderboard
 from trl_nlpo.grid.grid import Grid, Variant, known_recipes, known_variants, parse_variant, run_grid, split_names
 from trl_nlpo.grid.leaderboard import write_leaderboard
+from trl_nlpo.recipes.algorithms import Algorithm
 
 
 VARIANTS = tuple(map(parse_variant, ["zero_shot", "supervised+ppo", "supervised+nlpo[mask_sync_steps=null]"]))
@@ -57,9 +58,9 @@ def test_names_are_split_at_commas_outside_of_brackets():
 
 
 def test_an_algorithm_may_have_keys_of_its_own():
-    assert parse_variant("ppo") == Variant("ppo", "ppo")
+    assert parse_variant("ppo") == Variant("ppo", Algorithm.parse("ppo"))
     made = parse_variant("nlpo[mask_sync_steps=null,gamma=1.0]")
-    assert made.algorithm == "nlpo"
+    assert made.algorithm.name == "nlpo"
     assert made.overrides == ("--mask_sync_steps", "null", "--gamma", "1.0")
 
 

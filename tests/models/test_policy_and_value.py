@@ -19,17 +19,17 @@ from trl_nlpo.models.policy_and_value import (
     completion_logits,
     output_layer,
 )
-from trl_nlpo.records import Sequences
+from trl_nlpo.records import TokenRows
 
 
 PROMPTS = [[5], [7, 8, 9, 10], [20, 21]]
 COMPLETIONS = [[11, 12, 13], [14], [15, 16]]
 
 
-def batch(prompts=PROMPTS, completions=COMPLETIONS, apart=False) -> Sequences:
+def batch(prompts=PROMPTS, completions=COMPLETIONS, apart=False) -> TokenRows:
     """Padded with tokens that must not matter."""
     P, T = max(map(len, prompts)), max(map(len, completions))
-    return Sequences(
+    return TokenRows(
         torch.tensor([[33] * (P - len(row)) + row for row in prompts]),
         torch.tensor([[False] * (P - len(row)) + [True] * len(row) for row in prompts]),
         torch.tensor([row + [34] * (T - len(row)) for row in completions]),
@@ -294,7 +294,7 @@ def test_the_value_loss_of_a_head_reaches_the_policy_or_the_head_alone(family):
     for reaches in (True, False):
         module = PolicyAndValue(tiny.policy(family), value_trains_backbone=reaches)
         prompt, completion = torch.tensor([[5, 6]]), torch.tensor([[7, 8, 9]])
-        sequences = Sequences(
+        sequences = TokenRows(
             prompt, torch.ones_like(prompt).bool(), completion, torch.ones_like(completion).bool(), family == "t5"
         )
         logits, values = module(sequences)

@@ -34,7 +34,7 @@ def test_a_task_decides_what_the_recipe_does_not():
     assert made.arguments.dataset_name is None
 
 
-def test_a_preset_beats_the_file_and_the_command_line_beats_the_preset():
+def test_a_preset_overrides_the_file_and_the_command_line_overrides_the_preset():
     made = recipe("--preset", "tiny", "--hidden_size", "16", hidden_size=64, max_steps=999)
     assert made.arguments.hidden_size == 16
     assert made.training.max_steps == 30

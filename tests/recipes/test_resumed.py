@@ -28,6 +28,25 @@ def started(tmp_path):
     return start
 
 
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ([], None),
+        (["--resume_from_checkpoint", "true"], True),
+        (["--resume_from_checkpoint", "True"], True),
+        (["--resume_from_checkpoint"], True),
+        (["--resume_from_checkpoint", "false"], False),
+        (["--resume_from_checkpoint", "null"], None),
+        (["--resume_from_checkpoint", "run/checkpoint-2"], "run/checkpoint-2"),
+    ],
+)
+def test_what_to_resume_from_is_true_false_or_a_folder(tmp_path, words, value):
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(OWN_MODEL))
+    recipe = load_recipe(tmp_path / "own.yaml", words)
+    assert recipe.arguments.resume_from_checkpoint == value
+    assert "resume_from_checkpoint" not in recipe.resolved
+
+
 def refusal(recipe, force=False):
     with pytest.raises(UserError) as caught:
         check_resumed_recipe(recipe, force)
@@ -35,7 +54,7 @@ def refusal(recipe, force=False):
     return str(caught.value)
 
 
-def test_the_same_recipe_goes_on(started):
+def test_a_run_is_resumed_with_the_same_recipe(started):
     check_resumed_recipe(started(OWN_MODEL)())
 
 

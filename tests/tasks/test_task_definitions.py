@@ -176,7 +176,7 @@ def test_portions_of_a_split_on_the_hub_do_not_overlap(asked):
     assert asked[0] == ("owner/data", "train", {"revision": "main"})
 
 
-def test_a_sorted_split_is_shuffled_before_it_is_cut(asked):
+def test_a_sorted_split_is_shuffled_before_portions_are_taken(asked):
     parts = [
         [row["prompt"] for row in rows_from_hub(hub_task(shuffle_seed=0), split)] for split in ("train", "validation")
     ]

@@ -14,7 +14,7 @@ from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.functional.logprobs import scaled_logits
 from trl_nlpo.models.modes import evaluation_mode
 from trl_nlpo.models.policy_and_value import completion_logits
-from trl_nlpo.records import Sequences
+from trl_nlpo.records import TokenRows
 
 
 def trainer(tmp_path, family="gpt2", pad_is_eos=True, own_value_model=False, **settings) -> NLPOTrainer:
@@ -163,7 +163,7 @@ def test_padding_changes_no_log_probability_and_no_value(tmp_path, family):
     model = subject.policy_and_value
     for row in range(len(rollout)):
         alone = rollout.sequences(torch.tensor([row]))
-        padded = Sequences(
+        padded = TokenRows(
             torch.nn.functional.pad(alone.prompt_ids, (3, 0), value=40),
             torch.nn.functional.pad(alone.prompt_mask, (3, 0), value=False),
             torch.nn.functional.pad(alone.completion_ids, (0, 2), value=40),

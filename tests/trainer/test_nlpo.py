@@ -317,6 +317,13 @@ class TestEvaluation:
         subject.evaluate()
         assert seen == tiny.prompts(5, seed=3)["prompt"][:]
 
+    def test_the_loader_of_held_out_prompts_gives_each_once_and_in_order(self, tmp_path):
+        subject = trainer(tmp_path, eval_dataset={"a": tiny.prompts(5), "b": tiny.prompts(3)})
+        for name, size in ((None, 5), ("b", 3)):
+            batches = list(subject.get_eval_dataloader(name))
+            assert [number for batch in batches for number in batch.columns["number"]] == list(range(size))
+        assert [len(batch) for batch in subject.get_eval_dataloader(tiny.prompts(9))] == [8, 1]
+
     def test_several_evaluation_sets_are_told_apart(self, tmp_path):
         subject = trainer(tmp_path, eval_dataset={"near": tiny.prompts(3), "far": tiny.prompts(3, seed=9)})
         assert {"eval_near_reward", "eval_far_reward"} <= set(subject.evaluate())

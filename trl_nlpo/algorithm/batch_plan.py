@@ -1,4 +1,4 @@
-"""How one batch of rollouts is cut: batch > minibatch (one optimizer step) > microbatch (one backward)."""
+"""How one batch of rollouts is split: batch > minibatch (one optimizer step) > microbatch (one backward)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BatchPlan:
         num_processes (`int`): processes that sample and train together.
         microbatch_size (`int`): rows of one backward pass, per process (`per_device_train_batch_size`).
         local_batch_size (`int`): rows of one update, per process (times `gradient_accumulation_steps`).
-        num_mini_batches (`int`): optimizer steps that a batch is cut into, per PPO epoch.
+        num_mini_batches (`int`): optimizer steps that a batch is split into, per PPO epoch.
         num_ppo_epochs (`int`): passes over a batch.
         num_updates (`int`): updates in the run.
     """
@@ -37,7 +37,7 @@ class BatchPlan:
         """Read the sizes off an [`NLPOConfig`].
 
         Raises:
-            UserError: a batch that cannot be cut evenly, or a data set that is empty or smaller than a batch.
+            UserError: a batch that cannot be split evenly, or a data set that is empty or smaller than a batch.
         """
         local_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
         batch_size = local_batch_size * num_processes
@@ -81,7 +81,7 @@ class BatchPlan:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What a checkpoint keeps, to be compared when a run goes on."""
+        """What a checkpoint keeps, to be compared when a run is resumed."""
         return {
             "processes": self.num_processes,
             "completions of an update": self.batch_size,
@@ -91,7 +91,7 @@ class BatchPlan:
         }
 
     def check_resumed(self, saved: Mapping[str, int], checkpoint: Any) -> None:
-        """Refuse to go on from a checkpoint that was written with other sizes.
+        """Refuse to resume from a checkpoint that was written with other sizes.
 
         Args:
             saved: its `sizes`; empty where it has none.

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from ..errors import UserError
 from ..functional.logprobs import first_occurrences, masked_logprobs_and_entropy, penalize_repetition, scaled_logits
-from ..records import Sequences
+from ..records import TokenRows
 
 
 # Settings that change logits by something other than a mask or the temperature, with the value that does nothing. The
@@ -99,7 +99,7 @@ class SamplingSettings:
         temperature = args.temperature if temperature is None else temperature
         if temperature <= 0:
             raise UserError(f"{name}: temperature is {temperature}, but must be greater than 0.")
-        # What stands behind a stop token is never looked at, so there is no choice of what to fill it with.
+        # Tokens after a stop token are ignored, so `pad_token_id` has no effect.
         kwargs.pop("pad_token_id", None)
         do_sample = kwargs.pop("do_sample", True)
         warpers = {key: kwargs.pop(key) for key in _WARPERS if key in kwargs}
@@ -231,7 +231,7 @@ class MaskSettings:
 
 
 def action_logprobs(
-    logits: torch.Tensor, sequences: Sequences, sampling: SamplingSettings
+    logits: torch.Tensor, sequences: TokenRows, sampling: SamplingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of the tokens taken, and entropies, under the distribution that was sampled from.
 
@@ -241,7 +241,7 @@ def action_logprobs(
 
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`): raw, from a model.
-        sequences ([`Sequences`]): the tokens, and the stored mask.
+        sequences ([`TokenRows`]): the tokens, and the stored mask.
         sampling ([`SamplingSettings`]): as at sampling.
 
     Returns:
@@ -249,7 +249,7 @@ def action_logprobs(
     """
     if sampling.repetition_penalty != 1.0:
         # What an encoder reads is not repeated by the decoder.
-        in_row = sequences.prompt_mask & (not sequences.prompts_apart)
+        in_row = sequences.prompt_mask & (not sequences.is_encoder_decoder)
         first = first_occurrences(sequences.prompt_ids, in_row, sequences.completion_ids, logits.shape[-1])
         steps = torch.arange(sequences.width, device=logits.device)
         seen = first[:, None, :] < steps[None, :, None]

@@ -13,7 +13,7 @@ def row_draws(seed: int, rows: Sequence[int], num_tokens: int) -> torch.Tensor:
     """Uniform numbers in [0, 1) that decide completions: a stream of its own for every row.
 
     So a completion depends on its prompt, the policy and the number of its row, and on nothing else: not on the rows
-    that are computed with it, on how a batch is cut, or on how many processes share it.
+    that are computed with it, on how a batch is split, or on how many processes share it.
 
     Args:
         seed (`int`): of the whole batch, 0 or more.

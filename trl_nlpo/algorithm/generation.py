@@ -16,7 +16,7 @@ from ..functional.masking import allow_tokens, pack_mask, top_k_mask, top_p_mask
 from ..functional.sequences import completion_lengths, left_pad, mask_from_lengths
 from ..models.inputs import StepwiseLogits, forced_tokens, is_encoder_decoder, prompt_inputs
 from ..models.masking_policy import MaskingPolicy
-from ..records import Sequences
+from ..records import TokenRows
 from .distribution import MaskSettings, SamplingSettings
 from .draws import tokens_at
 
@@ -26,12 +26,12 @@ class Sample:
     """Sampled tokens of some prompts.
 
     Attributes:
-        sequences ([`Sequences`]): prompts and completions `(B, P)`, `(B, T)`; what was allowed, where that was
+        sequences ([`TokenRows`]): prompts and completions `(B, P)`, `(B, T)`; what was allowed, where that was
             recorded.
         ended (`(B,)` bool): True where an end token is in the completion.
     """
 
-    sequences: Sequences
+    sequences: TokenRows
     ended: torch.Tensor
 
 
@@ -60,12 +60,12 @@ def sample_completions(
     """
     device = next(policy.parameters()).device
     prompt_ids, prompt_mask = (tensor.to(device) for tensor in left_pad(prompts, 0))
-    prompts_apart = is_encoder_decoder(policy)
+    encoder_decoder = is_encoder_decoder(policy)
     forced = forced_tokens(policy)
     actions = _ActionSampler(
-        prompt_ids, prompt_mask, prompts_apart, sampling, mask, masking_policy, bool(forced), draws
+        prompt_ids, prompt_mask, encoder_decoder, sampling, mask, masking_policy, bool(forced), draws
     )
-    # What stands behind a stop token is filling; a stop token is in every vocabulary, which a pad token need not be.
+    # Tokens after the first stop token are padding; a stop token is in every vocabulary, a pad token need not be.
     config = sampling.generation_config(pad_token_id=(*sampling.stop_token_ids, 0)[0], forced_tokens=forced)
     inputs: dict[str, Any] = prompt_inputs(policy, prompt_ids, prompt_mask)
     if actions.doubled:
@@ -76,7 +76,7 @@ def sample_completions(
             **inputs,
             generation_config=config,
             logits_processor=LogitsProcessorList([] if sampling.is_left_to_generate else [actions]),
-            # Weights are whole, and processes may have other numbers of rows: none waits for another.
+            # Weights are gathered, and processes may have different numbers of rows: none waits for another.
             synced_gpus=False,
         )
     completion_ids = output[: len(prompt_ids), actions.prefix_width :]
@@ -85,8 +85,8 @@ def sample_completions(
         ended = torch.isin(completion_ids, torch.tensor(mask.always_allowed, dtype=torch.long, device=device)).any(-1)
     completion_mask = mask_from_lengths(lengths, completion_ids.shape[1])
     packed = actions.recorded_masks(completion_mask)
-    sequences = Sequences(
-        prompt_ids, prompt_mask, completion_ids, completion_mask, prompts_apart, packed, actions.vocab_size
+    sequences = TokenRows(
+        prompt_ids, prompt_mask, completion_ids, completion_mask, encoder_decoder, packed, actions.vocab_size
     )
     return Sample(sequences, ended)
 
@@ -102,7 +102,7 @@ class _ActionSampler(LogitsProcessor):
         self,
         prompt_ids: torch.Tensor,
         prompt_mask: torch.Tensor,
-        prompts_apart: bool,
+        encoder_decoder: bool,
         sampling: SamplingSettings,
         mask: MaskSettings | None,
         masking_policy: MaskingPolicy | None,
@@ -111,8 +111,8 @@ class _ActionSampler(LogitsProcessor):
     ):
         # `generate` gives prompt and completion of a causal model in one row; of an encoder-decoder model it gives
         # what the decoder has, which begins with its start token.
-        self.prefix_width = 1 if prompts_apart else prompt_ids.shape[1]
-        self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask & (not prompts_apart)
+        self.prefix_width = 1 if encoder_decoder else prompt_ids.shape[1]
+        self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask & (not encoder_decoder)
         self.sampling = sampling
         self.mask = mask if mask is not None and mask.is_active else None
         # Right after a sync the masking policy is the policy, and nothing needs to be computed twice.

@@ -36,7 +36,7 @@ def call_all(
         names: F names, for messages.
         call (`dict`): keyword arguments; a function without `**kwargs` gets those that it names.
         rollout: for `score_completions`.
-        timeout (`float`, *optional*): seconds after which a function is given up on. It goes on in a thread of its
+        timeout (`float`, *optional*): seconds after which a function is given up on. It continues in a thread of its
             own, as Python cannot end a thread, and dies with the process. Not for `score_completions`, which is a
             model on this machine.
 
@@ -54,7 +54,7 @@ def call_all(
             results[index] = _attempt(name, timeout, partial(function, **_accepted(function, call)))
     if pending:
         together = ", ".join(names[index] for index in pending)
-        # One that blocks the event loop keeps its own time limit from being noticed.
+        # One that blocks the event loop would defeat its own timeout.
         limit = None if timeout is None else 2 * timeout
         answers = _attempt(together, limit, lambda: _run_together(list(pending.values())), in_thread=True)
         for place, index in enumerate(pending):
@@ -125,10 +125,10 @@ async def _attempt_async(name: str, timeout: float | None, function: RewardFunct
         return _too_late(name, timeout)
 
 
-def _run_together(coroutines: list) -> list:
+def _run_together(coroutines: list[Any]) -> list[Any]:
     """To be called in a thread without an event loop: a notebook's has one, in which `asyncio.run` is not allowed."""
 
-    async def gather() -> list:
+    async def gather() -> list[Any]:
         return list(await asyncio.gather(*coroutines))
 
     return asyncio.run(gather())

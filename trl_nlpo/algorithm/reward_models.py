@@ -58,10 +58,12 @@ class ModelReward:
             order = (~mask).long().argsort(dim=1, stable=True)
             ids, mask = ids.gather(1, order), mask.gather(1, order)
             inputs = {"input_ids": ids.masked_fill(~mask, 0), "attention_mask": mask.long()}
-            return self.model(**inputs).logits[:, 0]
+            logits: torch.Tensor = self.model(**inputs).logits
+            return logits[:, 0]
         last = rollout.prompt_ids.shape[1] + rollout.completion_mask[rows].sum(-1) - 1
         hidden = backbone_hidden_states(self.model, ids, mask)
-        return self.model.score(hidden[torch.arange(len(last)), last])[:, 0]
+        scores: torch.Tensor = self.model.score(hidden[torch.arange(len(last)), last])
+        return scores[:, 0]
 
     def _check_vocabulary(self, ids: torch.Tensor) -> None:
         if not hasattr(self.model, "get_input_embeddings"):
@@ -83,7 +85,8 @@ class ModelReward:
         inputs = self.tokenizer(
             texts, return_tensors="pt", padding=True, padding_side="right", truncation=True, add_special_tokens=False
         )
-        return self.model(**inputs.to(device)).logits[:, 0]
+        logits: torch.Tensor = self.model(**inputs.to(device)).logits
+        return logits[:, 0]
 
 
 def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:

@@ -15,7 +15,7 @@ from ..functional.sequences import left_pad, right_pad
 from ..models.masking_policy import MaskingPolicy
 from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
-from ..records import Completions, PromptBatch, Rollout, Sequences
+from ..records import Completions, PromptBatch, Rollout, TokenRows
 from .distribution import MaskSettings, SamplingSettings, action_logprobs
 from .draws import row_draws, seeded
 from .generation import Sample, sample_completions
@@ -24,7 +24,7 @@ from .generation import Sample, sample_completions
 Decode = Callable[[PromptBatch, list[list[int]]], list[Any]]
 """Turns the token ids of completions into what reward functions see: text, or messages."""
 
-Logits = Callable[[Sequences], torch.Tensor]
+Logits = Callable[[TokenRows], torch.Tensor]
 """A model as a function: raw logits `(B, T, V)` of completion tokens."""
 
 
@@ -80,12 +80,12 @@ def collect_rollout(
         values=values,
         packed_token_mask=None if masks[0] is None else right_pad([m for m in masks if m is not None], 255),
         vocab_size=samples[0].sequences.vocab_size,
-        prompts_apart=samples[0].sequences.prompts_apart,
+        is_encoder_decoder=samples[0].sequences.is_encoder_decoder,
     )
 
 
 def _evaluate(
-    model: PolicyAndValue, sequences: Sequences, reference_logits: Logits, sampling: SamplingSettings
+    model: PolicyAndValue, sequences: TokenRows, reference_logits: Logits, sampling: SamplingSettings
 ) -> tuple[torch.Tensor, ...]:
     """Old, raw and reference log-probabilities and values, each `(b, T)` and 0 on padding."""
     logits, values = model(sequences, model.parts[0])

@@ -6,6 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -99,16 +100,29 @@ class _Recorder:
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
         self.metrics: dict[str, list[float]] = {}
-        self.columns: dict[str, list] = {}
+        self.columns: dict[str, list[Any]] = {}
 
     def log_metric(self, name: str, value: float) -> None:
         self.metrics.setdefault(name, []).append(float(value))
 
-    def log_extra(self, column: str, values: list) -> None:
+    def log_extra(self, column: str, values: list[Any]) -> None:
         if len(values) != self.num_rows:
             raise RewardError(f"log_extra got {len(values)} values of {column!r} for {self.num_rows} completions.")
         # Numbers of NumPy and PyTorch as Python's: they are written to files.
         self.columns[column] = [value.item() if getattr(value, "ndim", None) == 0 else value for value in values]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What one function says of one completion.
+
+    Attributes:
+        number (`float`): its reward, or the sum of its rewards per token; NaN for None ("does not apply").
+        tokens (`(T,)`, *optional*): its rewards per token, if it gave these.
+    """
+
+    number: float
+    tokens: torch.Tensor | None = None
 
 
 def _combine(
@@ -121,39 +135,31 @@ def _combine(
     skips: bool,
 ) -> Scores:
     device, (B, T) = rollout.completion_ids.device, rollout.completion_ids.shape
-    per_function = torch.full((B, len(names)), float("nan"))
-    scores, dense, has_dense = torch.zeros(B), torch.zeros(B, T), False
-    skipped = torch.zeros(B, dtype=torch.bool)
     lengths = rollout.completion_mask.sum(-1).tolist()
-    for index, (result, name) in enumerate(zip(results, names, strict=True)):
-        if isinstance(result, FunctionFailedError):
-            skipped[:] = True
-            continue
-        for row, value in enumerate(as_rows(result, name, B)):
-            try:
-                number, tokens = _checked(value, name, row, lengths[row])
-            except RewardError:
-                if not skips:
-                    raise
-                skipped[row] = True
+    table = [_cells(result, name, lengths, skips) for result, name in zip(results, names, strict=True)]
+    per_function = torch.tensor([[math.nan if cell is None else cell.number for cell in cells] for cells in table])
+    scores, dense = torch.zeros(B), torch.zeros(B, T)
+    skipped = torch.tensor([any(cells[row] is None for cells in table) for row in range(B)], dtype=torch.bool)
+    for cells, weight, numbers in zip(table, weights, per_function, strict=True):
+        for row, cell in enumerate(cells):
+            if cell is None or math.isnan(cell.number):
                 continue
-            per_function[row, index] = number
-            if tokens is not None:
-                dense[row, : len(tokens)] += weights[index] * tokens
-                has_dense = True
-            elif value is not None:
-                scores[row] += weights[index] * per_function[row, index]
-    unscored = per_function.isnan().all(-1)
+            if cell.tokens is not None:
+                dense[row, : len(cell.tokens)] += weight * cell.tokens
+            else:
+                scores[row] += weight * numbers[row]
+    unscored = per_function.isnan().all(0)
     if skips:
         skipped |= unscored
-        scores[skipped], dense[skipped] = float("nan"), 0.0
+        scores[skipped], dense[skipped] = math.nan, 0.0
     else:
         _warn_about_unscored_rows(unscored)
     if missing_eos_penalty is not None:
         scores = scores - missing_eos_penalty * (~rollout.ended).float().to(scores.device)
+    has_dense = any(cell is not None and cell.tokens is not None for cells in table for cell in cells)
     return Scores(
         scores=scores.to(device),
-        per_function=per_function.to(device),
+        per_function=per_function.T.to(device),
         names=names,
         dense_rewards=dense.to(device) if has_dense else None,
         metrics=recorder.metrics,
@@ -162,14 +168,26 @@ def _combine(
     )
 
 
-def _checked(value: Any, name: str, row: int, num_tokens: int) -> tuple[float, torch.Tensor | None]:
-    """A function's value for a completion as one number, NaN for None, and its rewards per token, if it gave these."""
+def _cells(result: Any, name: str, lengths: Sequence[int], skips: bool) -> list[_Cell | None]:
+    """A function's answer, completion by completion; None where it failed and completions are skipped for that."""
+    if isinstance(result, FunctionFailedError):
+        return [None] * len(lengths)
+    values = as_rows(result, name, len(lengths))
+    return [_cell(value, name, row, lengths[row], skips) for row, value in enumerate(values)]
+
+
+def _cell(value: Any, name: str, row: int, num_tokens: int, skips: bool) -> _Cell | None:
     if value is None:
-        return float("nan"), None
-    if isinstance(value, list):
-        tokens = _token_rewards(value, name, row, num_tokens)
-        return float(tokens.sum()), tokens
-    return finite_number(value, name, row), None
+        return _Cell(math.nan)
+    try:
+        if isinstance(value, list):
+            tokens = _token_rewards(value, name, row, num_tokens)
+            return _Cell(float(tokens.sum()), tokens)
+        return _Cell(finite_number(value, name, row))
+    except RewardError:
+        if skips:
+            return None
+        raise
 
 
 def as_rows(result: Any, name: str, num_rows: int) -> list[Any]:

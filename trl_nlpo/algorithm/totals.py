@@ -11,7 +11,7 @@ from ..records import UpdateStats
 
 
 class Totals:
-    """Sums over real tokens, reduced to averages once, so that no average depends on how the batch was cut."""
+    """Sums over real tokens, reduced to averages once, so that no average depends on how the batch was split."""
 
     NAMES = (
         "tokens", "ratio", "ratio_squares", "approx_kl", "policy_loss", "value_loss", "policy_clipfrac",

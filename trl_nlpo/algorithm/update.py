@@ -47,12 +47,12 @@ def update_policy(
 ) -> UpdateStats:
     """`num_ppo_epochs` x `num_mini_batches` optimizer steps on one rollout (paper, section 4; PPO, algorithm 1).
 
-    The gradient of a step is that of the mean over all real tokens of its minibatch, however the minibatch is cut into
-    microbatches and spread over processes. Completions that `estimates` skips are not among them. A step whose loss or
-    gradient is not finite is not taken.
+    The gradient of a step is that of the mean over all real tokens of its minibatch, however the minibatch is split
+    into microbatches and spread over processes. Completions that `estimates` skips are not among them. A step whose
+    loss or gradient is not finite is not taken.
 
     Args:
-        model: the policy and value function as accelerate wrapped it; called on [`Sequences`].
+        model: the policy and value function as accelerate wrapped it; called on [`TokenRows`].
         module ([`PolicyAndValue`]): the same, unwrapped.
         rollout ([`Rollout`]), estimates ([`Estimates`]): of the same B completions.
         optimizer: as accelerate wrapped it.

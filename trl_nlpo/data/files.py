@@ -1,4 +1,4 @@
-"""Rows from local JSONL, JSON, CSV and Parquet files."""
+"""Local data files: which file has which split, and rows of JSON Lines, JSON, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def read_rows(path: Path, split: str, prefix: str | None = None) -> list[dict[str, Any]]:
-    """Rows of a split of a folder, as they are; none where it has no such split. A file is the train split.
+    """Rows of a split of a folder, as they are; none if it has no such split. A file is the train split.
 
     Raises:
         UserError: nothing there, or not readable.
@@ -31,7 +31,11 @@ def read_rows(path: Path, split: str, prefix: str | None = None) -> list[dict[st
 
 
 def file_of_split(folder: Path, split: str, prefix: str | None) -> Path | None:
-    """`<prefix>_<split>.<ending>`, `<split>.<ending>`, or the only file that ends so."""
+    """The file of a split: `<prefix>_<split>.<ending>`, `<split>.<ending>`, or without a prefix the only `*_<split>`.
+
+    Raises:
+        UserError: without a prefix, several files are of this split.
+    """
     stems = [f"{prefix}_{split}", split] if prefix else [split]
     for stem in stems:
         for ending in ENDINGS:
@@ -46,7 +50,7 @@ def file_of_split(folder: Path, split: str, prefix: str | None) -> Path | None:
     return matches[0] if matches else None
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path) -> list[dict[str, Any]] | Dataset:
     """Rows of a file (`.jsonl`, `.json`, `.csv` or `.parquet`), as a list or a `Dataset`.
 
     Raises:
@@ -61,17 +65,15 @@ def read_file(path: Path) -> Any:
 
 
 def _parquet_rows(path: Path) -> Dataset:
-    from datasets import Dataset
-
     try:
         return Dataset.from_parquet(str(path))
     except Exception as error:
-        # A damaged file fails in many ways (pyarrow's, the operating system's, those of `datasets`).
+        # A damaged file raises errors of pyarrow, of the operating system or of `datasets`.
         raise UserError(f"{path} is not readable as Parquet: {one_line(error, 300)}") from error
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    # Excel writes a byte order mark, which is no part of the first column's name.
+    # Excel writes a byte order mark, which is not part of the first column's name.
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         for row in reader:
@@ -89,7 +91,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix == ".json" and text.lstrip().startswith("["):
         numbered = [(1, text)]
     else:
-        # Not splitlines(): texts may hold line separators of Unicode, which JSON does not escape.
+        # Not splitlines(): texts may contain line separators of Unicode, which JSON does not escape.
         numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, line in numbered:
         try:

@@ -1,4 +1,4 @@
-"""Rows of a data set as prompts, references and supervised targets."""
+"""From rows of a file or the Hub to prompts, references and supervised targets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..recipes.arguments import RecipeArguments
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of a split as they were found, and where, for messages.
+class SourceRows:
+    """Rows of a split as they are in a file or on the Hub, with their places there, for messages.
 
     Attributes:
-        rows: a list or `Dataset`.
-        source: file or split.
-        places: of the rows in their source; None for the source's own order.
+        rows (`list` or `Dataset`)
+        source (`str`): file or split.
+        places (`Sequence[int]`, *optional*): of the rows in their source; None for all rows in the source's order.
     """
 
-    rows: Any
+    rows: list[dict[str, Any]] | Dataset
     source: str
     places: Sequence[int] | None = None
 
@@ -35,48 +35,61 @@ class Rows:
         return dict(self.rows[index])
 
     def where(self, index: int) -> str:
+        """Source and number of a row, the first of which is 1."""
         return f"{self.source}, row {(index if self.places is None else self.places[index]) + 1}"
 
 
 def target_text(prompt: str, target: str) -> str:
     """A target as the continuation of a text prompt: with one space before it, unless the prompt ends in white space.
 
-    Tokenizers glue the space to the word after it, so it must belong to the target: a prompt alone and the same prompt
-    with its target then begin with the same tokens.
+    Tokenizers join a space to the word after it, so the space must belong to the target: a prompt alone and the same
+    prompt with its target then begin with the same tokens.
     """
     return target if not prompt or prompt[-1].isspace() else f" {target.lstrip()}"
 
 
-def shaped_rows(rows: Rows, arguments: RecipeArguments, limit: int | None, split: str) -> Dataset:
-    """The split with `prompt` and `references` as the trainer and the rewards expect them."""
-    from datasets import Dataset
+def prompts_and_references(rows: SourceRows, arguments: RecipeArguments, limit: int | None, split: str) -> Dataset:
+    """A split with `prompt` and `references` as the trainer and the rewards expect them, and all other columns.
 
-    shaped = [
-        _shaped_row(rows[index], arguments, rows.where(index)) for index in range(min(len(rows), limit or len(rows)))
-    ]
-    if not shaped:
+    Args:
+        rows ([`SourceRows`])
+        arguments ([`RecipeArguments`]): columns and template.
+        limit (`int`, *optional*): how many rows to take; None for all.
+        split (`str`): its name, for messages.
+
+    Raises:
+        UserError: no rows, a row without a prompt, or one that does not fit with the others.
+    """
+    num_rows = min(len(rows), limit or len(rows))
+    found = [_prompt_and_references(rows[index], arguments, rows.where(index)) for index in range(num_rows)]
+    if not found:
         raise UserError(f"the {split} split of {arguments.dataset_name} is empty.")
-    # Of all rows: Dataset.from_list would drop what the first row lacks.
-    names = dict.fromkeys(name for row in shaped for name in row)
-    columns = {name: [row.get(name) for row in shaped] for name in names}
+    # The columns of all rows: Dataset.from_list would drop those that the first row lacks.
+    names = dict.fromkeys(name for row in found for name in row)
+    columns = {name: [row.get(name) for row in found] for name in names}
     try:
         return Dataset.from_dict(columns)
     except (TypeError, ValueError, OverflowError) as error:
-        # pyarrow says neither the column nor the row.
-        for name, values in columns.items():
-            if not _fit_together(values):
-                index = bisect_left(range(len(values)), True, key=lambda last: not _fit_together(values[: last + 1]))
-                raise UserError(
-                    f"{rows.where(index)} has {values[index]!r:.60} in the column {name!r}, which cannot stand in one "
-                    f"column with the rows before it ({one_line(error, 200)}): write the column alike in all rows."
-                ) from None
-        raise
+        misfit = _misfit(columns, rows, error)
+        if misfit is None:
+            raise
+        raise misfit from None
 
 
-def _fit_together(values: list[Any]) -> bool:
+def _misfit(columns: dict[str, list[Any]], rows: SourceRows, error: Exception) -> UserError | None:
+    """Which value does not fit into its column: pyarrow's error names neither column nor row."""
+    for name, values in columns.items():
+        if not _is_column(values):
+            index = bisect_left(range(len(values)), True, key=lambda last: not _is_column(values[: last + 1]))
+            return UserError(
+                f"{rows.where(index)} has {values[index]!r:.60} in the column {name!r}, which does not fit into one "
+                f"column with the rows before it ({one_line(error, 200)}): use one type per column."
+            )
+    return None
+
+
+def _is_column(values: list[Any]) -> bool:
     """Whether values can be one column of a `Dataset`."""
-    from datasets import Dataset
-
     try:
         Dataset.from_dict({"values": values})
     except (TypeError, ValueError, OverflowError):
@@ -84,10 +97,10 @@ def _fit_together(values: list[Any]) -> bool:
     return True
 
 
-def _shaped_row(row: dict[str, Any], arguments: RecipeArguments, where: str) -> dict[str, Any]:
+def _prompt_and_references(row: dict[str, Any], arguments: RecipeArguments, where: str) -> dict[str, Any]:
     if arguments.prompt_column not in row:
         raise _no_column(row, arguments.prompt_column, "prompt_column", where)
-    # The trainer gives rewards its own `completions` and `completion_ids`; `input_ids` would be a tokenized prompt.
+    # The trainer makes its own `completions` and `completion_ids`; `input_ids` would be taken for a tokenized prompt.
     kept = {key: value for key, value in row.items() if key not in ("completion", "completion_ids", "input_ids")}
     kept["prompt"] = _prompt(row, arguments, where)
     column = arguments.references_column
@@ -111,7 +124,7 @@ def _no_column(row: dict[str, Any], column: str, key: str, where: str) -> UserEr
 
 
 def _null(column: str, key: str, where: str) -> UserError:
-    return UserError(f"{where} has null in the column {column!r} ({key}): write text, or leave the row out.")
+    return UserError(f"{where} has null in the column {column!r} ({key}): write text, or remove the row.")
 
 
 def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
@@ -119,7 +132,9 @@ def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
     template = arguments.prompt_template
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
         if template != "{prompt}":
-            raise UserError(f"{where} has messages for a prompt, which prompt_template cannot format: leave it out.")
+            raise UserError(
+                f"{where} has messages as its prompt, which prompt_template cannot format: remove prompt_template."
+            )
         return prompt
     values = {**row, "prompt": prompt}
     try:
@@ -132,7 +147,7 @@ def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
         if values[name] is None or (isinstance(values[name], list) and None in values[name]):
             column, key = (arguments.prompt_column, "prompt_column") if name == "prompt" else (name, "prompt_template")
             raise _null(column, key, where)
-    # Spaces at the end would be glued to the completion's first word by most tokenizers.
+    # Most tokenizers would join spaces at the end to the completion's first word.
     return template.format(**{name: _as_text(values[name]) for name in names}).rstrip(" ")
 
 
@@ -140,14 +155,21 @@ def _as_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def supervised_rows(rows: Rows, train: Dataset, arguments: RecipeArguments) -> Dataset:
-    """Prompt and completion of every row (or of every reference) of the train split."""
-    from datasets import Dataset
+def prompts_and_completions(rows: SourceRows, train: Dataset, arguments: RecipeArguments) -> Dataset:
+    """`prompt` and `completion` of every row (or of every reference) of the train split, for the supervised stage.
 
+    Args:
+        rows ([`SourceRows`]): the train split in its source.
+        train (`Dataset`): the same with prompts and references, of [`prompts_and_references`].
+        arguments ([`RecipeArguments`]): which column or references are the targets.
+
+    Raises:
+        UserError: a row without a target, or with one that is not text.
+    """
     pairs: list[dict[str, Any]] = []
-    for index, shaped in enumerate(train):
-        for target in _targets(rows[index], shaped, arguments, rows.where(index)):
-            prompt = shaped["prompt"]
+    for index, row in enumerate(train):
+        for target in _targets(rows[index], row.get("references"), arguments, rows.where(index)):
+            prompt = row["prompt"]
             if isinstance(prompt, str):
                 pairs.append({"prompt": prompt, "completion": target_text(prompt, target)})
             else:
@@ -155,25 +177,16 @@ def supervised_rows(rows: Rows, train: Dataset, arguments: RecipeArguments) -> D
     return Dataset.from_list(pairs)
 
 
-def _targets(row: dict[str, Any], shaped: dict[str, Any], arguments: RecipeArguments, where: str) -> list[str]:
-    column = arguments.completion_column
-    if column is not None:
-        if column not in row:
-            raise _no_column(row, column, "completion_column", where)
-        if row[column] is None:
-            raise _null(column, "completion_column", where)
-        if not isinstance(row[column], (str, int, float)):
-            raise UserError(
-                f"{where} has {row[column]!r:.60} in the column {column!r} (completion_column): write text."
-            )
-        return [str(row[column])]
-    column, references = arguments.references_column, shaped.get("references")
+def _targets(row: dict[str, Any], references: Any, arguments: RecipeArguments, where: str) -> list[str]:
+    if arguments.completion_column is not None:
+        return [_target_in_column(row, arguments.completion_column, where)]
+    column = arguments.references_column
     if not references:
         purpose = f"{column!r} (references_column), which the supervised stage learns from"
         if column not in row:
             raise UserError(f"{where} has no column {purpose}; it has: {', '.join(row)}.")
         empty = "null" if references is None else "an empty list"
-        raise UserError(f"{where} has {empty} in the column {purpose}: write text, or leave the row out.")
+        raise UserError(f"{where} has {empty} in the column {purpose}: write text, or remove the row.")
     targets = references if arguments.supervised_all_references else references[:1]
     for target in targets:
         if not isinstance(target, str):
@@ -182,3 +195,13 @@ def _targets(row: dict[str, Any], shaped: dict[str, Any], arguments: RecipeArgum
                 "learns from texts: write a list of texts."
             )
     return targets
+
+
+def _target_in_column(row: dict[str, Any], column: str, where: str) -> str:
+    if column not in row:
+        raise _no_column(row, column, "completion_column", where)
+    if row[column] is None:
+        raise _null(column, "completion_column", where)
+    if not isinstance(row[column], (str, int, float)):
+        raise UserError(f"{where} has {row[column]!r:.60} in the column {column!r} (completion_column): write text.")
+    return str(row[column])

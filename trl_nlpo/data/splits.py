@@ -1,4 +1,4 @@
-"""From what a recipe calls its data to splits with the columns `prompt`, `references` and all others."""
+"""Where the data of a recipe comes from, and its splits with `prompt`, `references` and all other columns."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, one_line
+from ..recipes.algorithms import Algorithm
 from ..recipes.arguments import RecipeArguments
 from ..recipes.presets import MINIATURE
 from ..tasks.base import distinct_rows
 from ..tasks.hub import rows_from_hub
 from ..tasks.registry import get_task
 from .files import ENDINGS, file_of_split, read_file
-from .rows import Rows, shaped_rows, supervised_rows
+from .rows import SourceRows, prompts_and_completions, prompts_and_references
 
 
 if TYPE_CHECKING:
@@ -43,52 +44,53 @@ class Splits:
 
 
 def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
-    """Load, cut to `max_*_samples`, and bring prompts and references into shape.
+    """Load the splits, `max_*_samples` of each, and make their prompts and references.
 
     Args:
         arguments ([`RecipeArguments`])
-        seed (`int`): for the quickstart's sentences, and for cutting a single file into splits.
+        seed (`int`): for the quickstart's sentences, and for splitting a single file.
 
     Raises:
         UserError: nothing there, a split or column that is missing (the message lists what there is), an empty split,
             a row without a prompt or target.
     """
     rows = _load(arguments, seed)
-    test = shaped_rows(rows[arguments.dataset_test_split], arguments, arguments.max_eval_samples, "test")
+    test = prompts_and_references(rows[arguments.dataset_test_split], arguments, arguments.max_eval_samples, "test")
     train_rows = rows[arguments.dataset_train_split]
-    train = shaped_rows(train_rows, arguments, arguments.max_train_samples, "train")
+    train = prompts_and_references(train_rows, arguments, arguments.max_train_samples, "train")
     validation = None
     if arguments.dataset_validation_split in rows:
-        validation = shaped_rows(
+        validation = prompts_and_references(
             rows[arguments.dataset_validation_split], arguments, arguments.max_eval_samples, "validation"
         )
     supervised = None
-    if arguments.has_supervised_stage:
-        supervised = supervised_rows(train_rows, train, arguments)
+    if Algorithm.parse(arguments.algorithm).supervised:
+        supervised = prompts_and_completions(train_rows, train, arguments)
     return Splits(train, validation, test, supervised)
 
 
-def _load(arguments: RecipeArguments, seed: int) -> dict[str, Rows]:
-    """Every wanted split."""
+def _load(arguments: RecipeArguments, seed: int) -> dict[str, SourceRows]:
+    """Every split that the recipe names, by its name."""
     if arguments.task is not None and arguments.dataset_name in (None, MINIATURE):
-        return _named(_of_task(arguments, seed), f"task {arguments.task}")
+        return _with_source(_of_task(arguments, seed), f"task {arguments.task}")
     name = str(arguments.dataset_name)
     train, test = arguments.dataset_train_split, arguments.dataset_test_split
     if name == "quickstart":
-        return _named(_quickstart(arguments, seed), name)
+        return _with_source(_quickstart(arguments, seed), name)
     path = Path(name).expanduser()
     if path.is_file():
-        return _cut(read_file(path), arguments, seed)
+        return _split_file(read_file(path), arguments, seed)
     wanted = [train, test] + ([arguments.dataset_validation_split] if arguments.dataset_validation_split else [])
     if path.is_dir():
         return _read_folder(path, wanted, arguments)
     if path.suffix in ENDINGS or path.is_absolute() or name.startswith("."):
         raise UserError(f"dataset_name {name!r} is not there (looked in {Path.cwd()}).")
-    return _named(_load_from_hub(name, wanted, arguments), name)
+    return _with_source(_load_from_hub(name, wanted, arguments), name)
 
 
-def _named(splits: dict[str, Any], name: str) -> dict[str, Rows]:
-    return {split: Rows(rows, f"{name}, split {split}") for split, rows in splits.items()}
+def _with_source(splits: dict[str, Any], name: str) -> dict[str, SourceRows]:
+    """Rows of every split, with the name of what they come from."""
+    return {split: SourceRows(rows, f"{name}, split {split}") for split, rows in splits.items()}
 
 
 def _of_task(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
@@ -121,8 +123,8 @@ def _quickstart(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
     return {name: rows[split] for split, name in names.items() if name}
 
 
-def _cut(rows: Any, arguments: RecipeArguments, seed: int) -> dict[str, Rows]:
-    """One file as three splits: a tenth (at most 500 rows) each for validation and test, chosen by the seed."""
+def _split_file(rows: Any, arguments: RecipeArguments, seed: int) -> dict[str, SourceRows]:
+    """One file as three splits: a tenth (at most 500 rows) each for validation and test, drawn by the seed."""
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     held_out = min(int(len(order) * HELD_OUT_SHARE), MOST_HELD_OUT)
@@ -135,17 +137,17 @@ def _cut(rows: Any, arguments: RecipeArguments, seed: int) -> dict[str, Rows]:
     if arguments.dataset_validation_split:
         parts[arguments.dataset_validation_split] = order[held_out : 2 * held_out]
     return {
-        split: Rows([rows[index] for index in sorted(indices)], str(arguments.dataset_name), sorted(indices))
+        split: SourceRows([rows[index] for index in sorted(indices)], str(arguments.dataset_name), sorted(indices))
         for split, indices in parts.items()
     }
 
 
-def _read_folder(folder: Path, wanted: list[str], arguments: RecipeArguments) -> dict[str, Rows]:
+def _read_folder(folder: Path, wanted: list[str], arguments: RecipeArguments) -> dict[str, SourceRows]:
     found = {}
     for split in wanted:
         path = file_of_split(folder, split, arguments.dataset_config)
         if path is not None:
-            found[split] = Rows(read_file(path), str(path))
+            found[split] = SourceRows(read_file(path), str(path))
         elif split != arguments.dataset_validation_split:
             have = (
                 ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)) or "no data file"
@@ -162,9 +164,10 @@ def _load_from_hub(name: str, wanted: list[str], arguments: RecipeArguments) -> 
     try:
         splits = load_dataset(name, arguments.dataset_config)
     except Exception as error:
-        # The Hub's client fails in many ways (offline, no such name, gated, a script); all of them are about the name.
+        # The Hub's client raises many errors (offline, no such name, gated, a script), all of them about the name.
         raise UserError(
-            f"dataset_name {name!r} is no file or folder, and not to be had from the Hub: {one_line(error, 300)}"
+            f"dataset_name {name!r} is not a local file or folder and could not be loaded from the Hub: "
+            f"{one_line(error, 300)}"
         ) from error
     for split in wanted:
         if split not in splits and split != arguments.dataset_validation_split:

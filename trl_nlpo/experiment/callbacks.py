@@ -1,4 +1,4 @@
-"""What a recipe's run shows and writes while it trains."""
+"""Callbacks of a recipe's run: its log file and its progress bar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from ..storage.run_folder import RunFolder
 
 
 class MetricsLog(TrainerCallback):
-    """Every log line of a trainer into the run folder's `metrics.jsonl`."""
+    """Writes every log line of a trainer to `metrics.jsonl` in the run folder.
+
+    Args:
+        folder ([`RunFolder`])
+        stage (`str`): the name under which the lines are written.
+    """
 
     def __init__(self, folder: RunFolder, stage: str):
         self.folder, self.stage = folder, stage
@@ -62,7 +67,7 @@ class ProgressBar(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it is and go on below it."""
+        """Leave the bar as it is; what is printed next comes below it."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -70,7 +75,7 @@ class ProgressBar(TrainerCallback):
 
 @contextlib.contextmanager
 def showing_progress(trainer: Any, description: str) -> Iterator[None]:
-    """Give a trainer this bar in the place of transformers' own, which prints every log as a dictionary.
+    """Give a trainer this bar in place of transformers' own, which prints every log as a dictionary.
 
     The bar is closed on the way out, whatever happens, so that an error message begins on a line of its own.
     """

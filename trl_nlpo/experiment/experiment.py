@@ -1,4 +1,4 @@
-"""A recipe's life: data, model, zero-shot evaluation, supervised stage, reinforcement, and the table at the end."""
+"""Running a recipe: data, model, zero-shot evaluation, supervised stage, reinforcement, and the table at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from rich.console import Console
@@ -19,6 +19,7 @@ from ..launch.kinds import check_launch
 from ..metrics.suite import fit_rewards, judge_samples
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
+from ..recipes.algorithms import SUPERVISED, ZERO_SHOT
 from ..recipes.recipe import Recipe, write_resolved
 from ..recipes.resumed import check_resumed_recipe
 from ..storage.checkpoint_folder import newest_whole_checkpoint
@@ -30,8 +31,12 @@ from .summary import load_command, results_table
 from .supervised import train_supervised
 
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
 _WIDTH_OF_FILES = 119
-"""Columns of what is printed to a file or pipe, where rich would assume 80 and cut the table."""
+"""Columns of what is printed to a file or pipe, where rich would assume 80 and truncate the table."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,13 @@ class _Run:
     recipe: Recipe
     folder: RunFolder
     splits: Splits
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     rewards: list[Any]
     console: Console
     resuming: bool
     force: bool
-    told: set[str] = field(default_factory=set)
-    """Metrics of which was said that they cannot be computed."""
+    reported: set[str] = field(default_factory=set)
+    """Metrics already reported as unavailable."""
 
     @property
     def supervised_model(self) -> Path:
@@ -55,38 +60,40 @@ class _Run:
         given = self.recipe.arguments.supervised_model
         return Path(given) if given else self.folder.supervised_model
 
+    def has_finished(self, stage: str) -> bool:
+        """Whether the run that is resumed has the results of a stage."""
+        return self.resuming and stage in self.folder.results
+
 
 def run_experiment(recipe: Recipe, force: bool = False) -> Path:
     """Run all stages of a recipe and leave everything in its `output_dir`.
 
-    Stages are evaluated on the test split as soon as they are done; perplexity is always that of the supervised model
-    (of the starting model when there is no supervised stage). With `resume_from_checkpoint`, finished stages are not
-    repeated.
+    Each stage is evaluated on the test split as soon as it has finished. Perplexity is always that of the supervised
+    model, or of the starting model when there is no supervised stage. With `resume_from_checkpoint`, finished stages
+    are not repeated.
 
     Args:
-        recipe ([`Recipe`]): from [`recipes.load_recipe`].
+        recipe ([`Recipe`]): from [`load_recipe`].
         force (`bool`): resume with another recipe than the run's, where that can work.
 
     Returns:
         `Path`: `output_dir`, see [`RunFolder`] for what is in it.
 
     Raises:
-        UserError: something in the recipe, the data or a reward function that cannot work. What earlier stages earned
-            is in the folder.
+        UserError: something in the recipe, the data or a reward function that cannot work. The results of finished
+            stages are in the folder.
     """
     check_launch(recipe.training)
     is_main = recipe.training.process_index == 0
-    console = Console(quiet=not is_main, highlight=False)
-    if not console.is_terminal:
-        console = Console(quiet=not is_main, highlight=False, width=_WIDTH_OF_FILES)
-    resuming = str(recipe.training.resume_from_checkpoint or "false").lower() != "false"
+    console = _console(quiet=not is_main)
+    resuming = bool(recipe.arguments.resume_from_checkpoint)
     if resuming:
         check_resumed_recipe(recipe, force)
     rewards = recipe.arguments.reward_functions()
-    with _quiet():
+    with _without_library_output():
         splits = load_splits(recipe.arguments, recipe.training.seed)
         folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
-        # All know what is there before one of them adds to it.
+        # All processes have read the folder before the first one writes to it.
         PartialState().wait_for_everyone()
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
@@ -97,53 +104,63 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
             _run_stages(run)
         except BaseException:
             if folder.results:
-                console.print(escape(f"Stopped. What was finished is in {folder.path}: {', '.join(folder.results)}."))
+                console.print(escape(f"Stopped. Finished stages are in {folder.path}: {', '.join(folder.results)}."))
             raise
-    console.print(results_table(f"{recipe.name}: {len(splits.test)} held-out prompts", folder.results))
-    console.print(
-        f"Everything is in {escape(str(folder.path))}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl."
-    )
-    if recipe.arguments.algorithm != "zero_shot":
-        path = folder.path if recipe.arguments.reinforcement else run.supervised_model
-        console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
+    _conclude(run)
     return folder.path
 
 
+def _console(quiet: bool) -> Console:
+    console = Console(quiet=quiet, highlight=False)
+    return console if console.is_terminal else Console(quiet=quiet, highlight=False, width=_WIDTH_OF_FILES)
+
+
+def _conclude(run: _Run) -> None:
+    """Print the table, where everything is, and how the model is loaded."""
+    recipe, folder = run.recipe, run.folder
+    run.console.print(results_table(f"{recipe.name}: {len(run.splits.test)} held-out prompts", folder.results))
+    run.console.print(
+        f"Everything is in {escape(str(folder.path))}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl."
+    )
+    if recipe.algorithm.trains:
+        path = folder.path if recipe.algorithm.reinforces else run.supervised_model
+        run.console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
+
+
 def _run_stages(run: _Run) -> None:
-    arguments = run.recipe.arguments
-    given = arguments.supervised_model
+    algorithm, given = run.recipe.algorithm, run.recipe.arguments.supervised_model
     model = starting_model(run.recipe, run.tokenizer, Path(given) if given else None)
     _introduce(run, model)
-    _check_fit(run, model)
-    if given is None and not (run.resuming and "zero-shot" in run.folder.results):
-        _evaluate(run, "zero-shot", model, judge=_judge(run, None if arguments.has_supervised_stage else model))
-    if arguments.has_supervised_stage and given is None:
+    _check_prompt_lengths(run, model)
+    if given is None and not run.has_finished(ZERO_SHOT.last_stage):
+        _evaluate(run, ZERO_SHOT.last_stage, model, judge=_judge(run, None if algorithm.supervised else model))
+    if algorithm.supervised and given is None:
         model = _supervised_stage(run, model)
-    if arguments.reinforcement:
+    if algorithm.reinforces:
         _reinforcement_stage(run, model)
 
 
-def _supervised_stage(run: _Run, model: Any) -> Any:
-    """Train on the references and evaluate; returns the supervised model as it lies on disk."""
+def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
+    """Train on the references and evaluate; returns the supervised model as it was saved."""
     saved = run.supervised_model
-    is_done = run.resuming and "supervised" in run.folder.results
+    is_done = run.has_finished(SUPERVISED.last_stage)
     start = time.time()
     if not is_done:
         train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
     seconds = time.time() - start
     model = starting_model(run.recipe, run.tokenizer, saved)
     if not is_done:
-        _evaluate(run, "supervised", model, judge=_judge(run, model), training_seconds=seconds)
-    if "perplexity" not in run.folder.results["zero-shot"]:
+        _evaluate(run, SUPERVISED.last_stage, model, judge=_judge(run, model), training_seconds=seconds)
+    if "perplexity" not in run.folder.results[ZERO_SHOT.last_stage]:
         run.console.print(
             "The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:"
         )
-        _evaluate(run, "zero-shot", starting_model(run.recipe, run.tokenizer), judge=model)
+        _evaluate(run, ZERO_SHOT.last_stage, starting_model(run.recipe, run.tokenizer), judge=model)
     return model
 
 
-def _reinforcement_stage(run: _Run, model: Any) -> None:
-    recipe, name = run.recipe, run.recipe.arguments.algorithm
+def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> None:
+    recipe, name = run.recipe, run.recipe.algorithm.last_stage
     start = time.time()
     trainer = NLPOTrainer(
         args=recipe.training,
@@ -172,7 +189,7 @@ def _reference(run: _Run, trainer: NLPOTrainer) -> Any:
     """The model that reinforcement started from."""
     if trainer.ref_model is not None:
         return trainer.ref_model
-    saved = run.supervised_model if run.recipe.arguments.has_supervised_stage else None
+    saved = run.supervised_model if run.recipe.algorithm.supervised else None
     return starting_model(run.recipe, run.tokenizer, saved)
 
 
@@ -183,10 +200,12 @@ def _judge(run: _Run, otherwise: Any) -> Any:
 
 
 def _checkpoint(run: _Run) -> str | None:
-    """The checkpoint to resume from; None when a run that is resumed never got as far as its first."""
-    wanted = str(run.recipe.training.resume_from_checkpoint)
-    if not run.resuming or wanted.lower() != "true":
-        return wanted if run.resuming else None
+    """The checkpoint to resume from; None when there is none yet, or when the run is not resumed."""
+    wanted = run.recipe.arguments.resume_from_checkpoint
+    if not wanted:
+        return None
+    if isinstance(wanted, str):
+        return wanted
 
     def report(line: str) -> None:
         run.console.print(escape(line), soft_wrap=True)
@@ -195,8 +214,8 @@ def _checkpoint(run: _Run) -> str | None:
     return None if newest is None else str(newest)
 
 
-def _check_fit(run: _Run, model: Any) -> None:
-    """Fail now rather than when a stage comes to it: prompts that are too long."""
+def _check_prompt_lengths(run: _Run, model: PreTrainedModel) -> None:
+    """Refuse prompts that are too long for the model before anything is trained."""
     training = run.recipe.training
     longest = longest_prompt(model, training.response_length)
     for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
@@ -219,13 +238,14 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
     )
     numbers, samples, unavailable = judge_samples(arguments.metric_specs, evaluation.samples, test)
     for name, reason in unavailable.items():
-        if name not in run.told:
-            run.told.add(name)
+        if name not in run.reported:
+            run.reported.add(name)
             run.console.print(escape(f"  without {name}: {reason}"), soft_wrap=True)
     run.folder.add_result(stage, evaluation.metrics | numbers, samples, training_seconds)
 
 
-def _introduce(run: _Run, model: Any) -> None:
+def _introduce(run: _Run, model: PreTrainedModel) -> None:
+    """Print what runs: recipe, algorithm, data, model and device."""
     recipe, splits = run.recipe, run.splits
     size = sum(parameter.numel() for parameter in model.parameters())
     name = recipe.arguments.dataset_name or "the task's data on the Hub"
@@ -241,12 +261,13 @@ def _introduce(run: _Run, model: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Only our own lines and bars: no progress bars for tokenizing, no advice from transformers."""
+def _without_library_output() -> Iterator[None]:
+    """Inside, only our own lines and bars are printed: no bars for tokenizing, no advice from transformers."""
     import datasets
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    shows_bars_of_datasets = not datasets.are_progress_bars_disabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -254,6 +275,7 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
-        if not bars:
+        if shows_bars:
+            logging.enable_progress_bar()
+        if shows_bars_of_datasets:
             datasets.enable_progress_bars()

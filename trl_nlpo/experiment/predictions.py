@@ -1,4 +1,4 @@
-"""A file of predictions, matched with the rows that they are for."""
+"""A file of predictions, matched with the rows of the test split."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.files import read_file
 from ..errors import UserError
 
 
-def matched_predictions(path: Path, test: Any) -> list[str]:
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def matched_predictions(path: Path, test: Dataset) -> list[str]:
     """Predictions of a file in the order of the test split: by `id` or `prompt`, or by order where no row has either.
 
     Several rows of the split with the same prompt get its predictions in the order of the file.
@@ -44,7 +48,7 @@ def matched_predictions(path: Path, test: Any) -> list[str]:
         if len(given[key]) != wanted[key]:
             raise UserError(
                 f"{path} has the {name} {value!r:.80} in {len(given[key])} rows, the test split (which "
-                f"max_eval_samples may have cut) in {wanted[key]}: give a prediction for each."
+                f"max_eval_samples may have shortened) in {wanted[key]}: give a prediction for each."
             )
     following = {key: iter(predictions) for key, predictions in given.items()}
     return [next(following[_as_key(value)]) for value in values]

@@ -1,4 +1,4 @@
-"""The tokenizer and the model that a recipe starts from: a folder, the Hub, or made on the spot."""
+"""The tokenizer and the model that a recipe starts from: from a folder, from the Hub, or from scratch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._trl import peft_config_from, quantization_config_from
+from ..data.rows import target_text
 from ..errors import UserError, one_line
 from ..models.from_scratch import build_model, train_tokenizer
 from ..recipes.recipe import Recipe
@@ -35,7 +36,7 @@ def starting_tokenizer(recipe: Recipe, splits: Splits | None = None) -> PreTrain
 
 
 def _tokenizer_name(name: str) -> str:
-    """Where the tokenizer lies: an adapter that was saved without one has its base model's."""
+    """Where the tokenizer is: an adapter that was saved without one has that of its base model."""
     folder = Path(name)
     if (folder / "adapter_config.json").is_file() and not list(folder.glob("tokenizer*")):
         from peft import PeftConfig
@@ -93,7 +94,7 @@ def _with_saved_adapter(folder: str, recipe: Recipe, options: dict[str, Any]) ->
 
     if recipe.model.use_peft and recipe.model.model_name_or_path == folder:
         raise UserError(
-            f"model_name_or_path {folder!r} is an adapter, which is trained further as it is: leave out use_peft."
+            f"model_name_or_path {folder!r} is an adapter, which is trained further as it is: remove use_peft."
         )
     base_name = PeftConfig.from_pretrained(folder).base_model_name_or_path
     if not base_name:
@@ -114,7 +115,7 @@ def adapter_config(recipe: Recipe) -> Any:
     config: Any = peft_config_from(recipe.model)
     modules = getattr(config, "target_modules", None)
     if isinstance(modules, str) and modules.isidentifier():
-        # TRL makes a list of one name that name alone, which PEFT would match against whole paths.
+        # TRL turns a list of one name into the bare name, which PEFT would match against complete paths.
         config.target_modules = {modules}
     return config
 
@@ -134,14 +135,12 @@ def _loaded(class_name: str, name: str, recipe: Recipe, **options: Any) -> Any:
 
 def _texts(splits: Splits) -> list[str]:
     """What a tokenizer learns from: prompts and their continuations, as the model will read them."""
-    from ..data.rows import target_text
-
     texts = []
     for row in splits.train:
         prompt = row["prompt"]
         if not isinstance(prompt, str):
             raise UserError(
-                "A tokenizer trained on the spot has no chat template: set model_name_or_path for messages."
+                "A tokenizer trained for the run has no chat template: set model_name_or_path for messages."
             )
         texts.append(prompt)
         texts += [prompt + target_text(prompt, reference) for reference in row.get("references") or []]

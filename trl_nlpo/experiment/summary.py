@@ -1,4 +1,4 @@
-"""What a finished run tells its user: a table, and the line that loads the model."""
+"""What a finished run prints: a table, and the line that loads the model."""
 
 from __future__ import annotations
 

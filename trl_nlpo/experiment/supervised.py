@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.rows import target_text
 from ..errors import UserError
 from ..launch.kinds import launch_of
 from ..prompts import prompt_tokenizer
+from ..recipes.algorithms import SUPERVISED
 from ..recipes.recipe import Recipe
 from ..storage.run_folder import RunFolder
 from .callbacks import MetricsLog, showing_progress
 from .starting_model import adapter_config
 
 
-def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> None:
-    """Train on prompts and their completions; the model, adapter merged, goes to `supervised/`.
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def train_supervised(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    folder: RunFolder,
+) -> None:
+    """Train on prompts and their completions; the model, adapter merged, is saved in `supervised/`.
 
     Args:
         recipe ([`Recipe`]): its `supervised_*` keys, precision and adapter.
@@ -26,10 +38,10 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
     Raises:
         UserError: the recipe's adapter matches no layer of the model.
     """
-    dataset = _with_short_prompts(dataset, tokenizer, recipe.training)
+    dataset = _with_short_prompts(dataset, tokenizer, recipe)
     make = _encoder_decoder_trainer if model.config.is_encoder_decoder else _causal_trainer
     trainer = make(recipe, model, tokenizer, dataset, folder)
-    with showing_progress(trainer, "supervised"):
+    with showing_progress(trainer, SUPERVISED.last_stage):
         trainer.train()
     launch = launch_of(trainer.accelerator)
     with launch.gathered(trainer.model_wrapped):
@@ -44,22 +56,22 @@ def train_supervised(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, f
     launch.release()
 
 
-def _with_short_prompts(dataset: Any, tokenizer: Any, training: Any) -> Any:
-    """Text prompts cut as reinforcement and evaluation cut them; messages and short prompts stay as they are."""
-    if training.max_prompt_length is None or not isinstance(dataset[0]["prompt"], str):
+def _with_short_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Dataset:
+    """Text prompts truncated as in reinforcement and evaluation; messages and short prompts stay as they are."""
+    if recipe.training.max_prompt_length is None or not isinstance(dataset[0]["prompt"], str):
         return dataset
-    prompts = prompt_tokenizer(training, tokenizer)
+    prompts = prompt_tokenizer(recipe.training, tokenizer)
 
-    def cut(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def truncated(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts, _ = prompts.truncated_texts(rows["prompt"])
-        # A prompt that lost its last line break needs the space that its target had no use for.
+        # A prompt that lost its last line break needs a space before its target, which needed none before.
         targets = [
-            target if text == whole else target_text(text, target)
-            for whole, text, target in zip(rows["prompt"], texts, rows["completion"], strict=True)
+            target if text == full_text else target_text(text, target)
+            for full_text, text, target in zip(rows["prompt"], texts, rows["completion"], strict=True)
         ]
         return {"prompt": texts, "completion": targets}
 
-    return dataset.map(cut, batched=True)
+    return dataset.map(truncated, batched=True)
 
 
 def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
@@ -86,7 +98,9 @@ def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _causal_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> Any:
+def _causal_trainer(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, folder: RunFolder
+) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     try:
@@ -100,7 +114,7 @@ def _causal_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, fo
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=adapter_config(recipe),
-            callbacks=[MetricsLog(folder, "supervised")],
+            callbacks=[MetricsLog(folder, SUPERVISED.last_stage)],
         )
     except ValueError as error:
         if "target_modules" not in str(error) and "not found in the base model" not in str(error):
@@ -111,7 +125,9 @@ def _causal_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, fo
         ) from error
 
 
-def _encoder_decoder_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset: Any, folder: RunFolder) -> Any:
+def _encoder_decoder_trainer(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, folder: RunFolder
+) -> Any:
     from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     from ..models.adapters import with_adapter
@@ -119,7 +135,7 @@ def _encoder_decoder_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset
     longest = getattr(model.config, "max_position_embeddings", None)
 
     def tokenized(row: dict[str, Any]) -> dict[str, Any]:
-        # What a decoder-only model continues with a space stands alone here.
+        # The space that joins a target to a decoder-only model's prompt has no use in a decoder of its own.
         target = row["completion"].strip()
         inputs = tokenizer(row["prompt"], truncation=longest is not None, max_length=longest)
         labels = tokenizer(text_target=target, truncation=longest is not None, max_length=longest)["input_ids"]
@@ -133,5 +149,5 @@ def _encoder_decoder_trainer(recipe: Recipe, model: Any, tokenizer: Any, dataset
         args=Seq2SeqTrainingArguments(**_shared_settings(recipe, folder)),
         train_dataset=dataset.map(tokenized, remove_columns=dataset.column_names),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        callbacks=[MetricsLog(folder, "supervised")],
+        callbacks=[MetricsLog(folder, SUPERVISED.last_stage)],
     )

@@ -1,4 +1,4 @@
-"""A model, an adapter or someone else's predictions, scored on a task."""
+"""Scoring a model, an adapter or another system's predictions on a task."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..algorithm.reward_calls import FunctionFailedError, call_all
 from ..algorithm.scoring import as_rows, check_weights, finite_number, reward_names
@@ -14,9 +14,14 @@ from ..data.splits import load_splits
 from ..errors import RewardError
 from ..evaluation.policy import evaluate_policy
 from ..metrics.suite import fit_rewards, judge_samples, metric_columns
+from ..recipes.algorithms import ZERO_SHOT
 from ..recipes.recipe import Recipe, load_recipe
 from .predictions import matched_predictions
 from .starting_model import starting_model, starting_tokenizer
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 _NEEDS_TOKENS = "a bare classifier reads tokens, which predictions do not have: write {name: classifier, model: ...}."
@@ -54,11 +59,11 @@ def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = (
         overrides (`Sequence[str]`): keys of the recipe.
 
     Raises:
-        UserError: the recipe, the model or the predictions are not there, or do not fit the test split.
+        UserError: the recipe, the model or the predictions do not exist, or do not fit the test split.
     """
     is_file = system.endswith(".jsonl")
     # A system is scored as it is; a recipe's use_peft is about the adapter that a run would add to it.
-    words = [*overrides, "--algorithm", "zero_shot", "--use_peft", "false"]
+    words = [*overrides, "--algorithm", ZERO_SHOT.name, "--use_peft", "false"]
     recipe = load_recipe(recipe_name, words if is_file else [*words, "--model_name_or_path", system])
     splits = load_splits(recipe.arguments, recipe.training.seed)
     rewards = recipe.arguments.reward_functions()
@@ -72,7 +77,7 @@ def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = (
 _Scored = tuple[dict[str, float], list[dict[str, Any]], dict[str, str]]
 
 
-def _score_model(system: str, recipe: Recipe, rewards: list[Any], test: Any) -> _Scored:
+def _score_model(system: str, recipe: Recipe, rewards: list[Any], test: Dataset) -> _Scored:
     judge = recipe.arguments.judge_model
     evaluation = evaluate_policy(
         starting_model(recipe),
@@ -86,8 +91,8 @@ def _score_model(system: str, recipe: Recipe, rewards: list[Any], test: Any) -> 
     return evaluation.metrics, evaluation.samples, {}
 
 
-def _score_predictions(system: str, recipe: Recipe, rewards: list[Any], test: Any) -> _Scored:
-    """The rewards of texts alone; one that needs tokens, or fails otherwise, is named and left out of the reward."""
+def _score_predictions(system: str, recipe: Recipe, rewards: list[Any], test: Dataset) -> _Scored:
+    """Rewards of texts without tokens; a function that needs tokens, or fails, is reported and left out of the sum."""
     completions = [
         text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
         for prompt, text in zip(test["prompt"], matched_predictions(Path(system), test), strict=True)
@@ -117,7 +122,7 @@ def _score_predictions(system: str, recipe: Recipe, rewards: list[Any], test: An
 
 
 def _numbers(answer: Any, name: str, num_rows: int) -> list[float]:
-    """What a function returned for the rows that it applies to; a `RewardError` says why that is no reward."""
+    """What a function returned for the rows that it applies to; a `RewardError` says why it is not a reward."""
     if isinstance(answer, FunctionFailedError):
         raise answer
     values = as_rows(answer, name, num_rows)

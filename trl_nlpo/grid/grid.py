@@ -9,19 +9,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
 from ..errors import UserError
-from ..naming import did_you_mean
-from ..recipes.arguments import Algorithm
+from ..recipes import algorithms
+from ..recipes.algorithms import Algorithm
 from ..recipes.files import find_recipe
 from ..recipes.recipe import load_recipe
 from ..storage.files import replace_file
 
 
-ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 CELL_NAME = "cell.json"
 GRID_NAME = "grid.json"
 
@@ -32,26 +31,26 @@ class Variant:
 
     Attributes:
         label (`str`): as it was written; names folder and row.
-        algorithm (`str`): as recipes know it.
+        algorithm ([`Algorithm`]): what it is a variant of.
         overrides (`tuple[str, ...]`): its keys, as words of a command line.
     """
 
     label: str
-    algorithm: str
+    algorithm: Algorithm
     overrides: tuple[str, ...] = ()
 
     @property
     def is_supervised(self) -> bool:
         """Whether it begins with the supervised stage."""
-        return self.algorithm.startswith("supervised")
+        return self.algorithm.supervised
 
     @property
     def starts_supervised(self) -> bool:
         """Whether it goes on from a supervised model."""
-        return self.algorithm.startswith("supervised+")
+        return self.algorithm.supervised and self.algorithm.reinforces
 
 
-SUPERVISED = Variant("supervised", "supervised")
+SUPERVISED = Variant(algorithms.SUPERVISED.name, algorithms.SUPERVISED)
 """The run whose model others start from, and which judges their perplexity."""
 
 
@@ -72,7 +71,7 @@ class Cell:
     @property
     def stage(self) -> str:
         """What the run calls the result that counts."""
-        return "zero-shot" if self.variant.algorithm == "zero_shot" else self.variant.algorithm
+        return self.variant.algorithm.last_stage
 
     def result(self) -> dict[str, Any] | None:
         """What the cell has come to, or None when it has not been run."""
@@ -128,18 +127,16 @@ def parse_variant(text: str) -> Variant:
         UserError: an unknown algorithm, or keys that are not written so.
     """
     name, bracket, rest = text.strip().partition("[")
-    if name not in ALGORITHMS:
-        hint = did_you_mean(name, ALGORITHMS) or "."
-        raise UserError(f"unknown algorithm {name!r}{hint} Take one of {', '.join(ALGORITHMS)}.")
+    algorithm = Algorithm.parse(name)
     if not bracket:
-        return Variant(name, name)
+        return Variant(name, algorithm)
     words: list[str] = []
     for pair in rest.removesuffix("]").split(","):
         key, equals, value = pair.partition("=")
         if not equals or not rest.endswith("]"):
             raise UserError(f"algorithm {text!r}: write keys of its own as {name}[mask_sync_steps=null,gamma=1.0].")
         words += [f"--{key.strip()}", value.strip()]
-    return Variant(text.strip(), name, tuple(words))
+    return Variant(text.strip(), algorithm, tuple(words))
 
 
 def run_grid(grid: Grid, run: Callable[[Any], Any], say: Callable[[str], None]) -> list[Cell]:
@@ -190,7 +187,7 @@ def _run_cell(grid: Grid, cell: Cell, run: Callable[[Any], Any], say: Callable[[
 def _keys(grid: Grid, cell: Cell) -> list[str]:
     """What makes a cell's recipe another than the task's, wherever the grid lies."""
     words = [*grid.overrides, *cell.variant.overrides]
-    return [*words, "--algorithm", cell.variant.algorithm, "--seed", str(cell.seed)]
+    return [*words, "--algorithm", cell.variant.algorithm.name, "--seed", str(cell.seed)]
 
 
 def _paths(grid: Grid, cell: Cell) -> list[str]:

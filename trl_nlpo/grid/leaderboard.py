@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..recipes.algorithms import Algorithm
 from ..storage.json_lines import read_json_lines
 from .curves import write_curves
-from .grid import Cell, Grid
+from .grid import SUPERVISED, Cell, Grid
 from .significance import Comparison, paired_bootstrap
 
 
@@ -66,7 +67,7 @@ def _rows(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
 def _in_order(rows: dict[str, dict[str, Any]], grid: Grid) -> dict[str, dict[str, Any]]:
     """Rows as the algorithms were asked for; a supervised model that others needed comes last."""
     labels = [variant.label for variant in grid.variants]
-    return {label: rows[label] for label in [*labels, "supervised"] if label in rows}
+    return {label: rows[label] for label in [*labels, SUPERVISED.label] if label in rows}
 
 
 def _metrics(cell: Cell) -> dict[str, float]:
@@ -108,9 +109,8 @@ def _compared(first: Sequence[float | None], second: Sequence[float | None]) -> 
 
 def _opponents(label: str, labels: Sequence[str]) -> list[str]:
     """`supervised+nlpo[...]` meets its plain form, `supervised+ppo` and `supervised`; `nlpo` the same without."""
-    plain = label.partition("[")[0]
-    start = "supervised" if plain.startswith("supervised") else "zero_shot"
-    against = {plain, plain.replace("nlpo", "ppo"), start}
+    algorithm = Algorithm.parse(label.partition("[")[0])
+    against = {algorithm.name, algorithm.unmasked.name, algorithm.start.name}
     return [other for other in labels if other in against]
 
 

@@ -123,7 +123,10 @@ class Fsdp2(Launch):
         start_equal(model)
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-        """Sharded; and FSDP knows that this module is the root of all others, whichever of them computes first."""
+        """Sharded; and FSDP knows that this module is the root of all others, whichever of them computes first.
+
+        Silences a warning of FSDP's for the rest of the process.
+        """
         from torch.distributed.fsdp import register_fsdp_forward_method
 
         wrapped, optimizer = super().prepare(model, optimizer)

@@ -54,24 +54,24 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def ending_with_a_line(how_to_go_on: str) -> Iterator[None]:
+def ending_with_a_line(how_to_resume: str) -> Iterator[None]:
     """For the command line: SIGINT and SIGTERM at any time as one line and an exit code.
 
     Args:
-        how_to_go_on (`str`): said when the signal came outside training, where nothing says it yet.
+        how_to_resume (`str`): said when the signal came outside training, where nothing says it yet.
 
     Raises:
         StoppedRunError: a signal came.
     """
 
     def terminate(number: int, frame: Any) -> None:
-        raise Terminated(f"terminated. {how_to_go_on}")
+        raise Terminated(f"terminated. {how_to_resume}")
 
     try:
         with _handler(signal.SIGTERM, terminate):
             yield
     except KeyboardInterrupt as stop:
-        raise StoppedRunError(str(stop) or f"interrupted. {how_to_go_on}", 128 + signal.SIGINT) from None
+        raise StoppedRunError(str(stop) or f"interrupted. {how_to_resume}", 128 + signal.SIGINT) from None
     except Terminated as stop:
         raise StoppedRunError(str(stop), 128 + signal.SIGTERM) from None
 

@@ -44,7 +44,7 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
         )
     if isinstance(model, PeftModel):
         raise UserError(
-            "model is a PeftModel and peft_config is given too: pass the PeftModel alone to go on training its "
+            "model is a PeftModel and peft_config is given too: pass the PeftModel alone to continue training its "
             "adapter, or merge_and_unload() it first."
         )
     # PEFT fills in target modules and the task in the configuration it is given.

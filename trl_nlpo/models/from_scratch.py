@@ -33,7 +33,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size <= len(alphabet) + 3:
         raise UserError(
-            f"vocab_size is {vocab_size}, but must be more than {len(alphabet) + 3}: the bytes and 3 marks."
+            f"vocab_size is {vocab_size}, but must be more than {len(alphabet) + 3}: 256 bytes and 3 special tokens."
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""Prompts and completions as inputs of causal and encoder-decoder models, whole or step by step."""
+"""Prompts and completions as inputs of causal and encoder-decoder models, for a full pass or step by step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import UserError
 from ..functional.sequences import flush_left, position_ids_from
-from ..records import Sequences
+from ..records import TokenRows
 
 
 def is_encoder_decoder(model: Any) -> bool:
@@ -73,7 +73,7 @@ def prompt_inputs(model: Any, prompt_ids: torch.Tensor, prompt_mask: torch.Tenso
     return {"input_ids": prompt_ids.masked_fill(~prompt_mask, 0), "attention_mask": prompt_mask.long()}
 
 
-def completion_inputs(model: Any, sequences: Sequences) -> dict[str, Any]:
+def completion_inputs(model: Any, sequences: TokenRows) -> dict[str, Any]:
     """Inputs of one pass over prompt and completion whose last T logits predict the T completion tokens."""
     if is_encoder_decoder(model):
         B = len(sequences.completion_ids)
@@ -91,7 +91,7 @@ def completion_inputs(model: Any, sequences: Sequences) -> dict[str, Any]:
     return inputs
 
 
-def joined(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+def joined(sequences: TokenRows) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompt and completion in one row, less the last token, which predicts nothing that is asked for."""
     ids = torch.cat([sequences.prompt_ids, sequences.completion_ids], dim=1)[:, :-1]
     mask = torch.cat([sequences.prompt_mask, sequences.completion_mask], dim=1)[:, :-1]

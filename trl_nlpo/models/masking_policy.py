@@ -15,7 +15,7 @@ from .copies import frozen_adapter, frozen_copy, swapped_weights
 class MaskingPolicy:
     """A copy of the policy's weights as they were at the last sync, and the schedule of syncs.
 
-    A plain model is copied whole. Of a PEFT model only the adapter is copied: its weights are put in place of the
+    A plain model is copied in full. Of a PEFT model only the adapter is copied: its weights are put in place of the
     policy's for the time of a forward pass, so that both live on one base model.
 
     Args:
@@ -75,7 +75,7 @@ class MaskingPolicy:
         return [self._adapter] * num_rows + [MASK_ADAPTER] * num_rows
 
     def policy_moved(self) -> None:
-        """Tell that the policy has changed; for whoever moves its weights other than by `update_policy`."""
+        """Call after changing the policy's weights yourself; `update_policy` does."""
         self.age += 1
         self._is_current = False
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..records import Sequences
+from ..records import TokenRows
 from .adapters import active_adapter
 from .inputs import completion_inputs, is_encoder_decoder, joined, joined_inputs
 
@@ -89,11 +89,11 @@ class PolicyAndValue(nn.Module):
     def empty_pass(self) -> None:
         """Compute nothing; see [`fsdp.Fsdp2.prepare`]."""
 
-    def forward(self, sequences: Sequences, part: str = "both") -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def forward(self, sequences: TokenRows, part: str = "both") -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Logits `(B, T, V)` and values `(B, T)` of the states before each completion token.
 
         Args:
-            sequences ([`Sequences`]): prompts and completions.
+            sequences ([`TokenRows`]): prompts and completions.
             part (`str`): `"both"`, or `"policy"` or `"value"` for one of them and None for the other.
         """
         if self.shares_backbone:
@@ -117,7 +117,7 @@ class PolicyAndValue(nn.Module):
         with active_adapter(self.policy, self.value_adapter):
             yield
 
-    def _own_values(self, sequences: Sequences) -> torch.Tensor:
+    def _own_values(self, sequences: TokenRows) -> torch.Tensor:
         if self.value_adapter is None:
             return completion_values(self.value_model, sequences)
         return self._values_of(completion_hidden_states(self.policy, sequences))
@@ -167,26 +167,26 @@ def output_layer(policy: Any) -> Any:
     return layer
 
 
-def completion_logits(model: Any, sequences: Sequences) -> torch.Tensor:
+def completion_logits(model: Any, sequences: TokenRows) -> torch.Tensor:
     """Logits `(B, T, V)` that predict each completion token, in one pass over prompt and completion."""
     return model(**completion_inputs(model, sequences)).logits[:, -sequences.width :]
 
 
-def completion_logits_and_hidden(model: Any, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+def completion_logits_and_hidden(model: Any, sequences: TokenRows) -> tuple[torch.Tensor, torch.Tensor]:
     """The same logits, and the hidden states `(B, T, H)` that the output layer read; no others are kept."""
     with _inputs_of(output_layer(model)) as captured:
         logits = completion_logits(model, sequences)
     return logits, captured[-1][:, -sequences.width :]
 
 
-def completion_hidden_states(model: Any, sequences: Sequences) -> torch.Tensor:
+def completion_hidden_states(model: Any, sequences: TokenRows) -> torch.Tensor:
     """The hidden states `(B, T, H)` alone: the pass is left before the output layer, which costs more than a layer."""
     with _inputs_of(output_layer(model), leave=True) as captured, contextlib.suppress(_Left):
         completion_logits(model, sequences)
     return captured[-1][:, -sequences.width :]
 
 
-def completion_values(value_model: Any, sequences: Sequences) -> torch.Tensor:
+def completion_values(value_model: Any, sequences: TokenRows) -> torch.Tensor:
     """Values `(B, T)` from a model with a backbone and a scalar `score` head."""
     hidden = backbone_hidden_states(value_model, *joined(sequences))
     return value_model.score(hidden[:, -sequences.width :]).squeeze(-1).float()

@@ -13,7 +13,8 @@ def prepare_quantized(model: Any, has_adapter: bool) -> None:
 
     On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first pass in evaluation mode, for a kernel
     that knows no gradients; from then on the gradients of adapters are silently missing. That is switched off here,
-    and undone where it has happened.
+    and undone where it has happened. bitsandbytes says at every call that inputs are cast; it is silenced for the rest
+    of the process.
 
     Args:
         model: the policy, or a PEFT model of it.
@@ -30,7 +31,6 @@ def prepare_quantized(model: Any, has_adapter: bool) -> None:
             "The model is quantized, and quantized weights cannot be trained: pass a peft_config (use_peft: true in a "
             "recipe) to train an adapter on it."
         )
-    # It says at every call that inputs are cast.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     for module in base.modules():
         if not hasattr(module, "support_avx512bf16_for_cpu"):

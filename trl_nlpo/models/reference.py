@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..records import Sequences
+from ..records import TokenRows
 from .adapters import active_adapter, is_adapter_model, without_adapter
 from .copies import frozen_adapter, frozen_copy, swapped_weights, with_dtype
 from .policy_and_value import completion_logits
@@ -53,7 +53,7 @@ class Reference:
             self.model.to(device).eval()
         self._weights = frozen_adapter(policy, adapter, dtype) if starts_warm else {}
 
-    def logits(self, sequences: Sequences) -> torch.Tensor:
+    def logits(self, sequences: TokenRows) -> torch.Tensor:
         """Raw logits `(B, T, V)` of the completion tokens."""
         if self.model is not None:
             return completion_logits(self.model, sequences)

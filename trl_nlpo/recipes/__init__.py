@@ -1,1 +1,1 @@
-"""From a YAML file and a command line to a recipe that is known to be valid."""
+"""From a YAML file and a command line to a valid recipe."""

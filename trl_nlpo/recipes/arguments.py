@@ -8,22 +8,21 @@ from typing import Any, Literal
 from ..errors import UserError
 from ..metrics import get_metric, metric_names
 from ..rewards import built_in_names, get_reward
+from .algorithms import ALGORITHMS, Algorithm
 from .specs import parse_rewards
-
-
-Algorithm = Literal["zero_shot", "supervised", "ppo", "nlpo", "supervised+ppo", "supervised+nlpo"]
 
 
 @dataclass
 class RecipeArguments:
     """What data, what rewards and which stages a run has. Each field's help says what it means."""
 
-    algorithm: Algorithm = field(
+    algorithm: str = field(
         default="nlpo",
         metadata={
+            "choices": list(ALGORITHMS),
             "help": "Stages of the run: 'zero_shot' only evaluates; 'supervised' trains on the references; 'ppo' and "
             "'nlpo' reinforce; 'supervised+ppo' and 'supervised+nlpo' do one after the other. ppo sets mask_strategy "
-            "'none'."
+            "'none'.",
         },
     )
     task: str | None = field(
@@ -37,7 +36,7 @@ class RecipeArguments:
         default=None,
         metadata={
             "help": "'tiny': the same recipe with a small model from scratch on rows that the task makes up, for a "
-            "CPU. It beats the recipe's file; keys on the command line beat it."
+            "CPU. It overrides the recipe's file; keys on the command line override it."
         },
     )
     rewards: list | dict | str | None = field(
@@ -51,8 +50,8 @@ class RecipeArguments:
     metrics: list | dict | str | None = field(
         default=None,
         metadata={
-            "help": "Metrics of the test split beside the rewards, written as rewards are. null: the task's. What a "
-            "metric needs and is not there is said in the table instead of stopping the run."
+            "help": "Metrics of the test split besides the rewards, written as rewards are. null: the task's. One "
+            "whose package or model is missing is reported as unavailable; the run continues."
         },
     )
     judge_model: str | None = field(
@@ -64,9 +63,7 @@ class RecipeArguments:
     )
     supervised_model: str | None = field(
         default=None,
-        metadata={
-            "help": "Folder with the supervised stage's model of another run, to be used instead of training it."
-        },
+        metadata={"help": "Folder with the supervised model of another run, to start from instead of training one."},
     )
     dataset_name: str | None = field(
         default=None,
@@ -117,17 +114,26 @@ class RecipeArguments:
         metadata={"help": "Without model_name_or_path: architecture of a small model with random weights."},
     )
     vocab_size: int = field(
-        default=4096, metadata={"help": "Without model_name_or_path: most tokens of a tokenizer trained on the spot."}
+        default=4096,
+        metadata={"help": "Without model_name_or_path: size of the vocabulary of a tokenizer trained for the run."},
     )
     hidden_size: int = field(default=256, metadata={"help": "Without model_name_or_path: width."})
     num_hidden_layers: int = field(default=4, metadata={"help": "Without model_name_or_path: layers."})
     num_attention_heads: int = field(default=4, metadata={"help": "Without model_name_or_path: attention heads."})
     max_position_embeddings: int = field(
-        default=256, metadata={"help": "Without model_name_or_path: most tokens of prompt and completion together."}
+        default=256,
+        metadata={"help": "Without model_name_or_path: maximum number of tokens of prompt and completion together."},
     )
     trust_remote_code: bool = field(
         default=False,
         metadata={"help": "Run Python code that comes with the model on the Hub. Only if you have read it."},
+    )
+    resume_from_checkpoint: bool | str | None = field(
+        default=None,
+        metadata={
+            "help": "true: resume the run in output_dir from its newest checkpoint. A folder: resume from that "
+            "checkpoint."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -135,30 +141,19 @@ class RecipeArguments:
         self.metric_specs = parse_rewards(self.metrics, "metrics")
         weighted = [spec.name for spec in self.metric_specs if spec.weight != 1.0]
         if weighted:
-            raise UserError(f"metrics: {weighted[0]!r} has a weight, but metrics are not added up: leave it out.")
+            raise UserError(f"metrics: {weighted[0]!r} has a weight, but metrics are not added up: remove the weight.")
         if not self.reward_specs:
             raise UserError(f"rewards is missing: name at least one of {', '.join(built_in_names())}.")
         if not self.dataset_name and self.task is None:
             raise UserError(
                 "dataset_name is missing: give a file, a folder, a data set on the Hub, or 'quickstart' (or a task)."
             )
-        if self.supervised_model is not None and not self.has_supervised_stage:
+        if self.supervised_model is not None and not Algorithm.parse(self.algorithm).supervised:
             raise UserError(f"supervised_model is set, but algorithm {self.algorithm!r} has no supervised stage.")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} is {value}, but must be positive.")
-
-    @property
-    def has_supervised_stage(self) -> bool:
-        """Whether the run trains on references."""
-        return self.algorithm.startswith("supervised")
-
-    @property
-    def reinforcement(self) -> str | None:
-        """`"ppo"`, `"nlpo"`, or None when the run does not reinforce."""
-        last = self.algorithm.split("+")[-1]
-        return last if last in ("ppo", "nlpo") else None
 
     def reward_functions(self) -> list[Any]:
         """The functions that `rewards` names. A name with a slash is a classifier's and stays one: trainers load it.

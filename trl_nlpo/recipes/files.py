@@ -47,13 +47,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, read safely.
 
     Raises:
-        UserError: a syntax error (with its line), a key twice, or no mapping.
+        UserError: a syntax error (with its line), a key that occurs twice, or no mapping.
     """
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: byte {error.object[error.start]:#04x} is no UTF-8.") from None
+        raise UserError(f"{path}, line {line}: byte {error.object[error.start]:#04x} is not UTF-8.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}.") from None
     try:
@@ -80,7 +80,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             key = key_node.value
             if isinstance(key, str) and key in seen and key != "<<":
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                    None, None, f"the key {key!r} occurs twice", key_node.start_mark
                 )
             if isinstance(key, str):
                 seen.add(key)

@@ -23,7 +23,7 @@ _REFUSED = {
     "world_size": "`accelerate launch --num_processes`",
     "reward_weights": "rewards: [{name: ..., weight: ...}]",
 }
-"""Fields of `NLPOConfig` that are filled in or that only other scripts read: setting them would have no effect."""
+"""Fields of `NLPOConfig` that are computed or that only other scripts read, and what to set instead."""
 
 
 def recipe_fields(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
@@ -38,10 +38,21 @@ def recipe_fields(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
 
 
 def converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, Any]]) -> Any:
+    """A key's value as the type of its field.
+
+    Args:
+        key (`str`): as it was given.
+        value: from YAML or the command line.
+        where (`str`): the file, or `"command line"`, for messages.
+        fields (`dict`): of [`recipe_fields`].
+
+    Raises:
+        UserError: an unknown key, one that a recipe may not set, or a value of another type.
+    """
     if key in _REFUSED:
-        raise UserError(f"{where}: {key!r} is no key of a recipe; set {_REFUSED[key]} instead.")
+        raise UserError(f"{where}: {key!r} is not a key of a recipe; set {_REFUSED[key]} instead.")
     if key not in fields:
-        hint = did_you_mean(key, fields) or f": it is none of the {len(fields)} that there are."
+        hint = did_you_mean(key, fields) or f": it is not one of the {len(fields)} keys of a recipe."
         raise UserError(f"{where}: unknown key {key!r}{hint}")
     hint, choices = fields[key]
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import UserError
 from .keys import converted, recipe_fields
+
+
+T = TypeVar("T")
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -29,14 +32,17 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return {key: True if not words else words[0] if len(words) == 1 else words for key, words in found.items()}
 
 
-def arguments_from(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> Any:
+def arguments_from(cls: type[T], values: dict[str, Any], overrides: Sequence[str]) -> T:
     """An instance of a dataclass from values and the words of a command line.
+
+    Args:
+        cls (`type`): the dataclass.
+        values (`dict`): of its fields, as they are.
+        overrides (`Sequence[str]`): keys for further fields, as [`parse_overrides`] reads them.
 
     Raises:
         UserError: an unknown key, or a value that does not fit its field.
     """
     fields = recipe_fields((cls,))
-    converted = {
-        key: converted(key, value, "command line", fields) for key, value in parse_overrides(overrides).items()
-    }
-    return cls(**values, **converted)
+    given = parse_overrides(overrides).items()
+    return cls(**values, **{key: converted(key, value, "command line", fields) for key, value in given})

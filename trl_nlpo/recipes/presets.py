@@ -15,7 +15,7 @@ MINIATURE = "miniature"
 
 
 def preset_values(name: str, task: Task, given: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a recipe that a preset decides; they beat the recipe's file, and the command line beats them.
+    """The keys of a recipe that a preset decides. They override the recipe's file; the command line overrides them.
 
     Args:
         name (`str`): `"tiny"`.
@@ -34,7 +34,6 @@ def preset_values(name: str, task: Task, given: dict[str, Any]) -> dict[str, Any
 
 def _tiny(task: Task, given: dict[str, Any]) -> dict[str, Any]:
     """A model of a million weights from scratch on generated rows: minutes on a CPU, nothing downloaded."""
-    name = str(given.get("model_name_or_path") or task.model_name_or_path)
     return {
         "dataset_name": MINIATURE,
         "max_train_samples": 1000,
@@ -42,7 +41,7 @@ def _tiny(task: Task, given: dict[str, Any]) -> dict[str, Any]:
         "rewards": list(task.offline_rewards),
         "metrics": [spec for spec in (*task.metrics, *task.naturalness) if not needs_download(spec)],
         "model_name_or_path": None,
-        "model_type": "t5" if "t5" in name else "llama",
+        "model_type": "t5" if "t5" in str(given.get("model_name_or_path") or task.model_name_or_path) else "llama",
         "vocab_size": 1000,
         "hidden_size": 128,
         "num_hidden_layers": 2,

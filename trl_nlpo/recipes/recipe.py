@@ -1,4 +1,4 @@
-"""From a YAML file and the command line to a recipe that is known to be valid."""
+"""From a YAML file and the command line to a valid recipe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import yaml
 
 from ..errors import UserError, one_line
 from ..tasks.registry import get_task
+from .algorithms import Algorithm
 from .arguments import RecipeArguments
 from .files import find_recipe, read_yaml
 from .keys import converted, recipe_fields
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from ..config import NLPOConfig
 
+
+_Given = dict[str, tuple[Any, str]]
+"""Values by key, each with where it was given: a file, the command line, a task or a preset."""
 
 _SECRET_VARIABLE = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
 
@@ -51,13 +55,18 @@ class Recipe:
     model: ModelConfig
     resolved: dict[str, Any]
 
+    @property
+    def algorithm(self) -> Algorithm:
+        """What `algorithm` names."""
+        return Algorithm.parse(self.arguments.algorithm)
+
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and validate a recipe, and set the environment variables of its `env:`.
 
     Args:
         name (`str` or `Path`): a file, or the bare name of a recipe that ships with the package.
-        overrides (`Sequence[str]`): `["--learning_rate", "1e-5", "--bf16", "--rewards=rougeL"]`; they beat the file.
+        overrides (`Sequence[str]`): `["--learning_rate", "1e-5", "--rewards=rougeL"]`; they override the file.
 
     Raises:
         UserError: whatever is wrong with either, in one line.
@@ -70,34 +79,35 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         os.environ.update(environment)
     except (OSError, ValueError) as error:
         raise UserError(f"{_where(path)}: env has a name or value that cannot be set ({error}).") from None
-    given = {key: (value, _where(path)) for key, value in values.items()}
-    told = {key: (value, "command line") for key, value in parse_overrides(overrides).items()}
-    return _build(path, _with_task(given, told), environment)
+    in_file = {key: (value, _where(path)) for key, value in values.items()}
+    in_words = {key: (value, "command line") for key, value in parse_overrides(overrides).items()}
+    return _build(path, _with_task_and_preset(in_file, in_words), environment)
 
 
-def _with_task(given: dict[str, tuple[Any, str]], told: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
-    """What the task decides, beaten by the file (`given`), by the preset, and by the command line (`told`)."""
-    together = {**given, **told}
+def _with_task_and_preset(in_file: _Given, in_words: _Given) -> _Given:
+    """All values that are given: the task's, overridden by the file's, the preset's, and the command line's."""
+    together = {**in_file, **in_words}
     name, where = together.get("task", (None, ""))
     preset, preset_where = together.get("preset", (None, ""))
-    decided: dict[str, tuple[Any, str]] = {}
-    defaults: dict[str, tuple[Any, str]] = {}
+    of_task: _Given = {}
+    of_preset: _Given = {}
     if name is not None:
-        task = _told_where(where, get_task, str(name))
-        defaults = {key: (value, f"task {name}") for key, value in task.recipe_values().items()}
+        task = _placing_mistakes(where, get_task, str(name))
+        of_task = {key: (value, f"task {name}") for key, value in task.recipe_values().items()}
         if preset is not None:
             chosen = {key: value for key, (value, _) in together.items()}
-            values = _told_where(preset_where, preset_values, str(preset), task, chosen)
-            decided = {key: (value, f"preset {preset}") for key, value in values.items()}
+            values = _placing_mistakes(preset_where, preset_values, str(preset), task, chosen)
+            of_preset = {key: (value, f"preset {preset}") for key, value in values.items()}
     elif preset is not None:
         raise UserError(f"{preset_where}: preset {preset!r} needs a recipe with a task; this one has none.")
-    merged = {**defaults, **given, **decided, **told}
-    # What a preset stands for is there now; in a resolved recipe it would beat what beat it.
+    merged = {**of_task, **in_file, **of_preset, **in_words}
+    # Its values are there now; named in a resolved recipe, it would override them when that is loaded.
     merged.pop("preset", None)
     return merged
 
 
-def _told_where(where: str, find: Callable[..., Any], *arguments: Any) -> Any:
+def _placing_mistakes(where: str, find: Callable[..., Any], *arguments: Any) -> Any:
+    """What `find` returns; a mistake that it raises gets `where` before its message."""
     try:
         return find(*arguments)
     except UserError as error:
@@ -105,7 +115,7 @@ def _told_where(where: str, find: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def write_resolved(recipe: Recipe, path: Path) -> None:
-    """Keep a recipe as a file that gives the same run, with the versions it ran under."""
+    """Write a recipe as a file that gives the same run, with the versions it ran under."""
     from ..launch.environment import versions
 
     used = ", ".join(f"{package} {version}" for package, version in versions().items() if version)
@@ -114,7 +124,7 @@ def write_resolved(recipe: Recipe, path: Path) -> None:
         yaml.safe_dump(recipe.resolved, file, sort_keys=False, allow_unicode=True, width=119)
 
 
-def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str, str]) -> Recipe:
+def _build(path: Path, given: _Given, environment: dict[str, str]) -> Recipe:
     from trl import ModelConfig
 
     from ..config import NLPOConfig
@@ -122,7 +132,7 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
     fields = recipe_fields(_classes())
     values = {key: converted(key, value, where, fields) for key, (value, where) in given.items()}
     values |= _defaults(values, path)
-    # How a run was gone on with is no part of what reproduces it.
+    # Resuming is not part of the recipe that reproduces a run.
     left_out = {key for key in values if _is_secret(key) or key == "resume_from_checkpoint"}
     resolved = {key: value for key, value in values.items() if key not in left_out}
     if kept := {key: value for key, value in environment.items() if not _SECRET_VARIABLE.search(key)}:
@@ -135,12 +145,12 @@ def _build(path: Path, given: dict[str, tuple[Any, str]], environment: dict[str,
         _check_together(arguments, model, training)
     except Exception as error:
         # transformers and TRL check fields with every kind of exception; all of them are about the values.
-        raise UserError(_named(error, path, given, values)) from error
+        raise UserError(_with_key(error, path, given, values)) from error
     return Recipe(path.stem, path, arguments, training, model, resolved)
 
 
-def _named(error: Exception, path: Path, given: dict[str, tuple[Any, str]], values: dict[str, Any]) -> str:
-    """What is wrong, with the key that it is about: found by leaving out one after the other where nobody says so."""
+def _with_key(error: Exception, path: Path, given: _Given, values: dict[str, Any]) -> str:
+    """What is wrong, with the key that it is about: where the error names none, found by leaving out one at a time."""
     text = one_line(error)
     if any(key in text for key in recipe_fields(_classes())):
         return f"{_where(path)}: {text}"
@@ -168,7 +178,7 @@ def _is_secret(key: str) -> bool:
 
 
 def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Values that recipes have unless they say otherwise, and the mask of plain PPO."""
+    """Values that recipes have unless they say otherwise, and those that the algorithm decides."""
     defaults: dict[str, Any] = {
         "output_dir": str(Path("runs") / path.stem),
         "report_to": "none",
@@ -182,17 +192,16 @@ def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
     if values.get("stop_token_id") is None:
         defaults["stop_token"] = "eos"
     found = {key: value for key, value in defaults.items() if values.get(key) is None}
-    if str(values.get("algorithm", "")).endswith("ppo"):
-        found["mask_strategy"] = "none"
-    return found
+    return found | Algorithm.parse(values.get("algorithm", RecipeArguments.algorithm)).settings
 
 
 def _check_together(arguments: RecipeArguments, model: ModelConfig, training: NLPOConfig) -> None:
-    """What no part can see alone."""
-    if model.use_peft and model.model_name_or_path is None and not arguments.has_supervised_stage:
+    """Check what needs several of the three."""
+    algorithm = Algorithm.parse(arguments.algorithm)
+    if model.use_peft and model.model_name_or_path is None and not algorithm.supervised:
         raise UserError("use_peft needs a model to adapt: set model_name_or_path, or add a supervised stage.")
-    if training.push_to_hub and arguments.reinforcement is None:
-        raise UserError(f"push_to_hub needs a reinforced model; algorithm {arguments.algorithm!r} makes none.")
+    if training.push_to_hub and not algorithm.reinforces:
+        raise UserError(f"push_to_hub needs a reinforced model; algorithm {algorithm.name!r} makes none.")
 
 
 def _own(cls: type, values: dict[str, Any]) -> dict[str, Any]:

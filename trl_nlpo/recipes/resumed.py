@@ -1,4 +1,4 @@
-"""Whether a run that goes on is the run that was started: its recipe, key by key."""
+"""Whether a resumed run has the recipe that it was started with, key by key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FREE = (
     "metrics", "judge_model", "stop_on_collapse", "max_skipped_steps", "reward_timeout",
 )  # fmt: skip
 _FREE_BEGINNINGS = ("log_", "logging_", "save_", "hub_", "dataloader_")
-"""Keys that decide nothing about the weights: what is written, logged, evaluated, saved and pushed, and how often."""
+"""Keys that do not change the weights: what is written, logged, evaluated, saved and pushed, and how often."""
 
 _MAY_GROW = ("max_steps", "total_episodes", "num_train_epochs")
 
@@ -34,20 +34,20 @@ _ARCHITECTURE = (
     "bnb_4bit_quant_type", "use_bnb_nested_quant", "use_dora", "use_rslora", "model_adapter_name", "ref_adapter_name",
 )  # fmt: skip
 _ARCHITECTURE_BEGINNINGS = ("lora_",)
-"""Keys that decide which weights there are, or which stages: a checkpoint of other ones is of no use."""
+"""Keys that decide which weights there are, or which stages: another run's checkpoint cannot be loaded."""
 
 _DATA_BEGINNINGS = ("dataset_", "prompt_", "references_", "max_train_samples", "supervised_all_references")
-"""Keys that decide the texts from which a tokenizer of one's own is trained."""
+"""Keys that decide the texts from which a run's own tokenizer is trained."""
 
 
 def check_resumed_recipe(recipe: Recipe, force: bool = False) -> None:
-    """Refuse to go on with a recipe that is another than the run's, which lies in its folder as `recipe.yaml`.
+    """Refuse to resume a run with another recipe than its own, which is `recipe.yaml` in its folder.
 
     What is written, logged, evaluated, saved and pushed may change, and a run may get longer.
 
     Args:
         recipe ([`Recipe`]): with `resume_from_checkpoint`.
-        force (`bool`): go on with other values, unless they make another model or tokenizer.
+        force (`bool`): resume with other values, unless they make another model or tokenizer.
 
     Raises:
         UserError: the differences, as `key: old -> new`.
@@ -65,17 +65,18 @@ def check_resumed_recipe(recipe: Recipe, force: bool = False) -> None:
     if differences and not force:
         raise UserError(
             f"{folder} was started with another recipe: {_listed(differences)}. Resume it with its own, "
-            f"{folder / 'recipe.yaml'}, start a run in another output_dir, or go on with the new values by --force."
+            f"{folder / 'recipe.yaml'}, start a run in another output_dir, or use the new values with --force."
         )
 
 
 def _run_folder(recipe: Recipe) -> Path:
-    wanted = str(recipe.training.resume_from_checkpoint)
-    return Path(str(recipe.training.output_dir)) if wanted.lower() == "true" else Path(wanted).parent
+    """The folder of the run that is resumed: of the checkpoint, where one is named."""
+    checkpoint = recipe.arguments.resume_from_checkpoint
+    return Path(checkpoint).parent if isinstance(checkpoint, str) else Path(str(recipe.training.output_dir))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ and may not, with both; a key that is not there has its default."""
+    """Keys whose values differ and may not, with both values; a key that is absent has its default."""
     defaults = _defaults()
     new = yaml.safe_load(yaml.safe_dump(dict(new), sort_keys=False))
     found = {}

@@ -1,15 +1,19 @@
-"""A classifier of texts, trained on labelled rows: a reward for whoever has labels and no model yet."""
+"""A classifier of texts, trained on labelled rows, to be used as a reward."""
 
 from __future__ import annotations
 
 import string
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.files import read_rows
 from ..errors import UserError, one_line
 from ..models.from_scratch import train_tokenizer
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -27,16 +31,20 @@ class ClassifierArguments:
     epochs: float = field(default=6.0, metadata={"help": "Passes over the train split."})
     learning_rate: float = field(default=1e-3, metadata={"help": "1e-3 for random weights; 2e-5 for a real model."})
     batch_size: int = field(default=32, metadata={"help": "Rows per step."})
-    max_length: int = field(default=256, metadata={"help": "Tokens that are read; a longer text loses its beginning."})
+    max_length: int = field(default=256, metadata={"help": "Tokens that are read; of a longer text, the last ones."})
     vocab_size: int = field(default=4000, metadata={"help": "Of the tokenizer that is trained with random weights."})
     seed: int = field(default=0, metadata={"help": "Decides first weights and order."})
 
 
 def train_classifier(arguments: ClassifierArguments) -> dict[str, float]:
-    """Train, save, and return the accuracy on the validation and test split (those that are there).
+    """Train, save, and return the accuracy on the validation and test split, where the data has them.
+
+    Args:
+        arguments ([`ClassifierArguments`])
 
     Raises:
-        UserError: the data is not there, a column is missing, or there is only one label.
+        UserError: the data does not exist, a column is missing, there is only one label, or a held-out row has a label
+            that the train split does not have.
     """
     import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
@@ -75,6 +83,7 @@ def train_classifier(arguments: ClassifierArguments) -> dict[str, float]:
 
 
 def _examples(arguments: ClassifierArguments, split: str) -> list[tuple[str, Any]]:
+    """Text and label of every row of a split; none where the data has no such split."""
     rows = read_rows(Path(arguments.data), split, arguments.prefix)
     names = [name for _, name, _, _ in string.Formatter().parse(arguments.text) if name]
     for column in [*names, arguments.label]:
@@ -90,45 +99,57 @@ def _as_text(value: Any) -> str:
     return str(value[0]) if isinstance(value, list) and value else str(value)
 
 
-def _starting_point(arguments: ClassifierArguments, texts: list[str], labels: list[Any]) -> tuple[Any, Any]:
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DistilBertConfig,
-        DistilBertForSequenceClassification,
-    )
-
+def _starting_point(
+    arguments: ClassifierArguments, texts: list[str], labels: list[Any]
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and model to train: those of `arguments.model`, or small ones from scratch."""
     names = {index: str(label) for index, label in enumerate(labels)}
-    mapping: dict[str, Any] = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    mapping = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     if arguments.model is not None:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                arguments.model, num_labels=len(labels), ignore_mismatched_sizes=True, **mapping
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(f"model {arguments.model!r} cannot be loaded: {one_line(error, 300)}") from error
+        tokenizer, model = _pretrained(arguments.model, mapping)
     else:
         tokenizer = train_tokenizer(texts, arguments.vocab_size)
-        config = DistilBertConfig(
-            vocab_size=len(tokenizer),
-            dim=64,
-            hidden_dim=256,
-            n_layers=1,
-            n_heads=4,
-            max_position_embeddings=arguments.max_length,
-            dropout=0.2,
-            attention_dropout=0.2,
-            pad_token_id=tokenizer.pad_token_id,
-            **mapping,
-        )
-        model = DistilBertForSequenceClassification(config)
+        model = _small_model(tokenizer, arguments.max_length, mapping)
     tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
     tokenizer.model_max_length = arguments.max_length
     return tokenizer, model
 
 
-def _encoded(rows: list[tuple[str, Any]], tokenizer: Any, labels: list[Any], max_length: int) -> list[dict[str, Any]]:
+def _pretrained(name: str, mapping: dict[str, Any]) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=len(mapping["id2label"]), ignore_mismatched_sizes=True, **mapping
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {name!r} cannot be loaded: {one_line(error, 300)}") from error
+    return tokenizer, model
+
+
+def _small_model(tokenizer: PreTrainedTokenizerBase, max_length: int, mapping: dict[str, Any]) -> PreTrainedModel:
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer),
+        dim=64,
+        hidden_dim=256,
+        n_layers=1,
+        n_heads=4,
+        max_position_embeddings=max_length,
+        dropout=0.2,
+        attention_dropout=0.2,
+        pad_token_id=tokenizer.pad_token_id,
+        **mapping,
+    )
+    return DistilBertForSequenceClassification(config)
+
+
+def _encoded(
+    rows: list[tuple[str, Any]], tokenizer: PreTrainedTokenizerBase, labels: list[Any], max_length: int
+) -> list[dict[str, Any]]:
+    """Token ids and the label's number of every row."""
     unknown = {label for _, label in rows} - set(labels)
     if unknown:
         raise UserError(f"the held-out rows have the label {unknown.pop()!r}, which the train split does not have.")

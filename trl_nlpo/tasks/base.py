@@ -47,11 +47,11 @@ class Task:
         summary (`str`): what is to be done, in a line.
         hub ([`HubData`], *optional*): the data; None for a task that only reads local files.
         rows (`Callable`): turns the rows of a split on the Hub into [`Row`]s.
-        miniature (`Callable`): yields rows of the same shape for ever, out of a `random.Random`: the task offline.
+        miniature (`Callable`): yields such rows without end, drawn by a `random.Random`: the task offline.
         files (`str`): prefix of the task's files in a folder, `<files>_train.jsonl`.
         prompt_template (`str`): what the model reads, with `{prompt}` and other columns.
         max_prompt_length (`int`), prompt_truncation_side (`str`): in tokens.
-        response_length (`int`): most tokens of a completion.
+        response_length (`int`): maximum number of tokens of a completion.
         model_name_or_path (`str`): the paper's model.
         rewards (`tuple`): default rewards, as a recipe's `rewards`.
         metrics (`tuple`): the task's own metrics, as a recipe's `metrics`.
@@ -90,18 +90,19 @@ class Task:
 
 
 def distinct_rows(task: Task, sizes: dict[str, int], seed: int) -> dict[str, list[Row]]:
-    """Rows of a task's miniature for every split; no prompt occurs twice, in whatever split.
+    """Rows of a task's miniature for every split; no prompt occurs twice, not even in two splits.
 
     Args:
         task ([`Task`])
         sizes (`dict[str, int]`): rows of each split, drawn in this order.
         seed (`int`): decides everything.
     """
-    rows = _without_repetition(task.miniature(random.Random(seed)))
+    rows = without_repetition(task.miniature(random.Random(seed)))
     return {split: [next(rows) for _ in range(size)] for split, size in sizes.items()}
 
 
-def _without_repetition(rows: Iterator[Row]) -> Iterator[Row]:
+def without_repetition(rows: Iterator[Row]) -> Iterator[Row]:
+    """Rows without those whose prompt was there before."""
     seen: set[str] = set()
     for row in rows:
         if row["prompt"] not in seen:

@@ -35,7 +35,7 @@ _INFORM, _QUESTION, _DIRECTIVE, _COMMISSIVE = 1, 2, 3, 4
 
 
 def miniature(rng: random.Random) -> Iterator[Row]:
-    """Appointments: what is said next follows from what was said; the last turn is any of the six that come."""
+    """Appointments: each turn follows from those before it; the reference is one of the last five."""
     while True:
         place, day, food, other = rng.choice(_PLACES), rng.choice(_DAYS), rng.choice(_FOODS), rng.choice(_FOODS)
         turns = [

@@ -1,4 +1,4 @@
-"""Grammars small enough to write down: text out of them, and whether a text is one of theirs."""
+"""Context-free grammars: draw a text from one, and check whether a text is in its language."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Grammar:
 
     Args:
         rules (`dict[str, list[str]]`): what each symbol may be rewritten as. Symbols and words are separated by
-            spaces; what is no key of `rules` is a word.
+            spaces; what is not a key of `rules` is a word.
 
     Example:
         >>> grammar = Grammar({"GREETING": ["hello NAME", "good morning NAME"], "NAME": ["Ann", "Bob"]})

@@ -1,4 +1,4 @@
-"""A task's rows from its data set on the Hub."""
+"""Rows of a task from its data set on the Hub."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def rows_from_hub(task: Task, split: str) -> list[Row]:
     try:
         loaded = load_dataset(task.hub.path, split=portion.split, **task.hub.options)
     except Exception as error:
-        # The Hub's client fails in many ways (offline, gated, moved); all of them are about the data.
+        # The Hub's client raises many errors (offline, gated, moved), all of them about the data.
         raise UserError(
-            f"the data of task {task.name!r} ({task.hub.path}) is not to be had from the Hub: {one_line(error, 300)} "
-            f"Set dataset_name to a folder with {task.files}_train.jsonl, or to 'miniature' for rows that are made up."
+            f"the data of task {task.name!r} ({task.hub.path}) could not be loaded from the Hub: "
+            f"{one_line(error, 300)} Set dataset_name to a folder with {task.files}_train.jsonl, or to "
+            "'miniature' for generated rows."
         ) from error
     if task.hub.shuffle_seed is not None:
         loaded = loaded.shuffle(seed=task.hub.shuffle_seed)

@@ -1,4 +1,4 @@
-"""IMDB continuation: go on with a film review, so that it is positive (paper, section 3; Maas et al. 2011)."""
+"""IMDB continuation: continue a film review so that it is positive (paper, section 3; Maas et al. 2011)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _GRAMMAR = Grammar(
 
 
 def miniature(rng: random.Random) -> Iterator[Row]:
-    """Reviews of one opinion each, out of a grammar."""
+    """Reviews of one opinion each, drawn from a grammar."""
     while True:
         label = rng.randrange(2)
         text = " ".join(_GRAMMAR.sample(f"REVIEW_{'positive' if label else 'negative'}", rng))
@@ -79,7 +79,7 @@ _SENTIMENT = {"name": "classifier", "model": "lvwerra/distilbert-imdb", "label":
 
 TASK = Task(
     name="imdb",
-    summary="Go on with a film review, so that it is positive.",
+    summary="Continue a film review so that it is positive.",
     hub=HubData(
         "stanfordnlp/imdb",
         {

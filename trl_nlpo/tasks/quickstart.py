@@ -1,4 +1,4 @@
-"""The quickstart's task, offline: say how a day went on, pleasantly and in the language that was learnt.
+"""The quickstart's task, offline: continue a sentence about a day, pleasantly and in the language that was learnt.
 
 A sentence of this little language has a neutral opening, the prompt ("On Sunday our old uncle walked to the market"),
 and a rest, the reference ("and ate some stale bread, but the weather was lovely, so he felt very proud."). Each rest
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..metrics.texts import completion_text
+from .base import Row, without_repetition
 from .grammar import Grammar
 
 
@@ -102,26 +103,23 @@ _BAD = frozenset(word for words in UNPLEASANT.values() for word in words.split()
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def quickstart_rows(sizes: dict[str, int], seed: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """Rows of every split: `prompt` and `references` (one). No prompt occurs twice, in whatever split.
+def quickstart_rows(sizes: dict[str, int], seed: int = 0) -> dict[str, list[Row]]:
+    """Rows of every split: `prompt` and `references` (one). No prompt occurs twice, not even in two splits.
 
     Args:
         sizes (`dict[str, int]`): rows of each split, drawn in this order.
         seed (`int`): decides everything.
     """
-    rows = _distinct_rows(random.Random(seed))
+    rows = without_repetition(_rows(random.Random(seed)))
     return {split: [next(rows) for _ in range(size)] for split, size in sizes.items()}
 
 
-def _distinct_rows(rng: random.Random) -> Iterator[dict[str, Any]]:
-    seen: set[str] = set()
+def _rows(rng: random.Random) -> Iterator[Row]:
     while True:
         person = rng.choice(list(_PEOPLE))
         prompt = join_words(GRAMMAR.sample(f"OPENING_{person}", rng))
         rest = join_words(GRAMMAR.sample(f"REST_{person}", rng))
-        if prompt not in seen:
-            seen.add(prompt)
-            yield {"prompt": prompt, "references": [rest]}
+        yield {"prompt": prompt, "references": [rest]}
 
 
 def join_words(words: list[str]) -> str:
@@ -148,10 +146,10 @@ class Grammatical:
 
 
 class PleasantSentence:
-    """How pleasantly a sentence of the quickstart's language goes on, in [0, 1]; 0 for what is no sentence of it.
+    """How pleasantly a sentence of the quickstart's language continues, in [0, 1]; 0 for other texts.
 
     score = grammatical x |different pleasant words| / |judging words|, of the completion. An unpleasant word lowers
-    it, and so does a pleasant one said twice.
+    it, and so does a pleasant word that is repeated.
 
     Example:
         >>> prompt = "On Sunday my aunt went to the river"
@@ -178,5 +176,5 @@ def pleasantness(text: str) -> float:
 
 
 def join_completion(prompt: str, completion: str) -> str:
-    """The whole sentence: prompts end without a space, completions begin with one (or none, if it was stripped)."""
+    """Prompt and completion as one sentence, with one space between them, whether the completion has it or not."""
     return f"{prompt.rstrip()} {completion.strip()}"

@@ -39,7 +39,7 @@ def linearized(page_title: str, section_title: str, table: list[list[Any]], high
     Args:
         page_title, section_title (`str`)
         table: rows of cells: texts, or ToTTo's records with `value`, `is_header` and `column_span`.
-        highlighted (`list[list[int]]`): row and column (the place in its row) of every cell to be told.
+        highlighted (`list[list[int]]`): row and column (its index in the row) of every highlighted cell.
 
     Example:
         >>> linearized("Ann", "Prizes", [["Year"], ["1901"]], [[1, 0]])

@@ -32,6 +32,15 @@ def append_completions(rows: list[dict[str, Any]], folder: str | Path, step: int
         file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
+def log_to_wandb(rows: list[dict[str, Any]]) -> None:
+    """Rows as a table of the Weights & Biases run, if there is one."""
+    import wandb
+
+    if wandb.run is not None and rows:
+        data = [[str(value) for value in row.values()] for row in rows]
+        wandb.log({"completions": wandb.Table(columns=list(rows[0]), data=data)})
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"

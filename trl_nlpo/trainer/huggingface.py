@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers.trainer import SCHEDULER_NAME
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 from transformers.utils import logging
 
@@ -34,8 +33,9 @@ from ..models.policy_and_value import PolicyAndValue
 from ..prompts import UpdateSampler, collate_prompts
 from ..records import Estimates, Rollout, Scores, UpdateStats
 from ..storage.checkpoint_folder import remove_leftovers
+from .callback_states import restore_callbacks, with_state
 from .checkpoints import VALUE_FOLDER, Checkpoints, load_value_function, save_value_function
-from .completions_table import append_completions, print_completions
+from .completions_table import append_completions, log_to_wandb, print_completions
 from .evaluator import Evaluator
 from .guard import Guard, events_to_come
 from .logs import averaged, completion_rows, update_metrics
@@ -340,11 +340,7 @@ class HuggingFaceTrainer(TrainerBase):
             return
         print_completions(samples, f"update {self.state.global_step}", self.args.num_completions_to_print)
         if "wandb" in self.args.report_to:
-            import wandb
-
-            if wandb.run is not None:
-                data = [[str(value) for value in row.values()] for row in samples]
-                wandb.log({"completions": wandb.Table(columns=list(samples[0]), data=data)})
+            log_to_wandb(samples)
 
     # Saving
 
@@ -481,33 +477,14 @@ class HuggingFaceTrainer(TrainerBase):
         if self.args.restore_callback_states_from_checkpoint:
             super()._load_callback_state()
             return
-        saved = self.state.stateful_callbacks
-        for name, callbacks in self._stateful_callbacks().items():
-            states = saved.get(name, [])
-            states = states if isinstance(states, list) else [states]
-            # `transformers` adds to the list of callbacks of one class at every save; the last are the latest.
-            for callback, state in zip(callbacks, states[-len(callbacks) :], strict=False):
-                for attribute, value in state.get("attributes", {}).items():
-                    setattr(callback, attribute, value)
+        restore_callbacks(self.callback_handler.callbacks, self.state.stateful_callbacks)
         self.state.stateful_callbacks = self._new_state().stateful_callbacks
 
-    def _stateful_callbacks(self) -> dict[str, list[Any]]:
-        by_class: dict[str, list[Any]] = {}
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, ExportableState):
-                by_class.setdefault(type(callback).__name__, []).append(callback)
-        return by_class
-
     def _new_state(self) -> NLPOTrainerState:
-        stateful: Any = [
-            callback
-            for callback in [*self.callback_handler.callbacks, self.control]
-            if isinstance(callback, ExportableState)
-        ]
         return NLPOTrainerState(
             is_local_process_zero=self.is_local_process_zero(),
             is_world_process_zero=self.is_world_process_zero(),
-            stateful_callbacks=stateful,
+            stateful_callbacks=with_state([*self.callback_handler.callbacks, self.control]),
         )
 
 

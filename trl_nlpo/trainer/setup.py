@@ -49,6 +49,7 @@ def as_nlpo_config(args: Any) -> NLPOConfig:
 
 
 def _from_ppo_config(args: Any) -> NLPOConfig:
+    """May set the environment variable ACCELERATE_MIXED_PRECISION, which the `PPOConfig` has set itself."""
     known = {field.name for field in dataclasses.fields(NLPOConfig) if field.init}
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
     # TRL's PPO on a CPU computes in float32, whatever its default of bf16 says.
