@@ -15,6 +15,8 @@ import torch
 
 torch.set_num_threads(1)
 
+pytest_plugins = ["support.cpu_budget"]
+
 
 @pytest.fixture(autouse=True)
 def fixed_random_state():

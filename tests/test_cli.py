@@ -64,7 +64,11 @@ def main(monkeypatch, *words):
     ("words", "part"),
     [
         (["run", "no_such_recipe"], "recipe 'no_such_recipe' is not there"),
-        (["run", "quickstart", "--learnin_rate", "1"], "unknown key 'learnin_rate', did you mean 'learning_rate'?"),
+        pytest.param(
+            ["run", "quickstart", "--learnin_rate", "1"],
+            "unknown key 'learnin_rate', did you mean 'learning_rate'?",
+            marks=pytest.mark.slow,
+        ),
         (["run"], "no recipe"),
         (["rum"], "No such command 'rum'"),
         (["run", "quickstart", "--config"], "requires an argument"),
@@ -197,6 +201,7 @@ def test_a_dry_run_finds_a_reward_that_does_not_exist(recipe):
     assert "did you mean 'rougeL'" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_the_commands_evaluate_tasks_and_grue(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model, _ = train_small()

@@ -33,6 +33,7 @@ def test_a_failure_keeps_the_results_of_finished_stages(monkeypatch, capsys):
     assert "Finished stages are in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, capsys):
     real = experiment.NLPOTrainer
 
@@ -48,6 +49,7 @@ def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, ca
     assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_the_judge_was_heard_on_zero_shot_asks_it(monkeypatch, capsys):
     real, calls = experiment._evaluate, []
 
@@ -98,6 +100,7 @@ def test_an_interrupted_run_resumes_from_its_checkpoint(monkeypatch, capsys):
     assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_another_seed_and_its_recipe_stays_unless_forced(capsys):
     folder = run_experiment(tiny())
     before = (folder / "recipe.yaml").read_text()
