@@ -105,7 +105,7 @@ TEN_WORDS = " ".join(f"w{number}" for number in range(10))
 def cut_in_the_supervised_stage(tokenizer, prompt, limit, side, completion=" w11"):
     rows = Dataset.from_list([{"prompt": prompt, "completion": completion}])
     training = SimpleNamespace(max_prompt_length=limit, prompt_truncation_side=side, chat_template_kwargs=None)
-    return _with_short_prompts(rows, tokenizer, training)[0]
+    return _with_short_prompts(rows, tokenizer, SimpleNamespace(training=training))[0]
 
 
 @pytest.mark.parametrize(
