@@ -69,6 +69,7 @@ def test_a_run_that_died_before_the_judge_was_heard_on_zero_shot_asks_it(monkeyp
     assert all("perplexity" in stage for stage in stages(folder).values())
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(monkeypatch, capsys):
     keys = {"algorithm": "nlpo", "save_steps": 1, "save_total_limit": 2}
     folder = run_experiment(tiny(**keys))

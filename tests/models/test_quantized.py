@@ -51,7 +51,7 @@ LORA = {"r": 4, "task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj",
 
 
 @pytest.mark.parametrize("sampled_before", slow_except([False, True], True))
-@pytest.mark.parametrize("bits", list(BITS))
+@pytest.mark.parametrize("bits", slow_except(BITS, "4bit"))
 @pytest.mark.parametrize(
     "family", slow_except(["llama", "qwen2"], "qwen2")
 )  # without and with biases, which fail in different ways

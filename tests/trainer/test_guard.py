@@ -45,6 +45,7 @@ class TestRewards:
         error = min(max((kl - 1.0) / 1.0, -0.2), 0.2)
         assert subject.adapt_kl_coef(estimates) == pytest.approx(0.05 * (1 + 0.1 * error))
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_an_update_without_any_reward_changes_nothing_but_the_count(self, tmp_path):
         def down(completions, trainer_state, **kwargs):
@@ -131,6 +132,7 @@ class TestNumbers:
         state = json.loads((tmp_path / "checkpoint-3" / "nlpo_state.json").read_text())
         assert state["run"]["skipped_steps_in_a_row"] == 8
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # all of its steps are skipped
     def test_without_a_limit_it_goes_on(self, tmp_path, monkeypatch):
         subject = trainer(tmp_path, tiny.length_reward, max_skipped_steps=None, num_ppo_epochs=4)

@@ -427,6 +427,7 @@ class TestSavingAndResuming:
             assert resumed.kl_coef == unbroken.kl_coef
             assert [entry["step"] for entry in resumed.state.log_history] == [1, 2, 3, 4]
 
+    @pytest.mark.slow
     def test_true_resumes_from_the_newest_checkpoint(self, tmp_path):
         trainer(tmp_path, save_strategy="steps", save_steps=1).train()
         again = trainer(tmp_path, save_strategy="no")

@@ -29,6 +29,7 @@ def test_random_rewards_and_logs_between_two_log_events_go_on_exactly(tmp_path, 
         assert output.training_loss == loss
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_end_is_the_end(tmp_path):
     unbroken = trainer(tmp_path)
     unbroken.train()
@@ -64,6 +65,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused_in_one_line(tmp_path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_last_good_checkpoint_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     real = Trainer._save_rng_state
 
