@@ -24,6 +24,7 @@ def run(folder, *words):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "code"), [((), 0), (("--cpu-budget", "1000"), 0), (("--cpu-budget", "0.01"), 1)])
 def test_a_run_over_its_budget_fails_though_all_tests_pass(tmp_path, words, code):
     result = run(tmp_path, *words)

@@ -25,6 +25,7 @@ def trained(working_directory, capsys):
     return train_small()
 
 
+@pytest.mark.slow
 def test_a_model_is_scored_on_a_task_as_its_own_run_scored_it(trained):
     model, expected = trained
     found = evaluate_on_task(str(model), "commongen", SMALL)

@@ -131,6 +131,7 @@ class TestNumbers:
         state = json.loads((tmp_path / "checkpoint-3" / "nlpo_state.json").read_text())
         assert state["run"]["skipped_steps_in_a_row"] == 8
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # all of its steps are skipped
     def test_without_a_limit_it_goes_on(self, tmp_path, monkeypatch):
         subject = trainer(tmp_path, tiny.length_reward, max_skipped_steps=None, num_ppo_epochs=4)

@@ -28,6 +28,7 @@ def test_random_rewards_and_logs_between_two_log_events_go_on_exactly(tmp_path, 
         assert output.training_loss == loss
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_end_is_the_end(tmp_path):
     unbroken = trainer(tmp_path)
     unbroken.train()
@@ -63,6 +64,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused_in_one_line(tmp_path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_last_good_checkpoint_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     real = Trainer._save_rng_state
 
@@ -203,6 +205,7 @@ def test_any_error_leaves_a_checkpoint_of_the_progress_and_says_where(tmp_path, 
     assert said == [f"Progress up to update 2 was saved in {tmp_path / 'checkpoint-2'}."]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_the_middle_of_an_update_says_so_when_it_is_resumed(tmp_path, monkeypatch):
     subject = trainer(tmp_path, save_steps=50)
     step, calls = subject.optimizer.step, []
