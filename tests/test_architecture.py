@@ -200,7 +200,6 @@ def test_a_file_imports_only_what_its_row_allows(path):
     assert not wrong_imports(name_of(path), path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_private_names_of_other_libraries_are_touched_in_contact_files_only(path):
     assert not foreign_private_names(name_of(path), path.read_text(encoding="utf-8"))
