@@ -77,7 +77,7 @@ def test_the_resolved_recipe_reproduces_the_run(capsys):
     ("algorithm", "names", "model"),
     [
         ("zero_shot", ["zero-shot"], None),
-        ("supervised", ["zero-shot", "supervised"], "supervised"),
+        pytest.param("supervised", ["zero-shot", "supervised"], "supervised", marks=pytest.mark.slow),
         ("ppo", ["zero-shot", "ppo"], "."),
     ],
 )

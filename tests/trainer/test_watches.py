@@ -126,6 +126,7 @@ class TestTrainer:
         )
         assert (said, steps) == (["entropy is off"], 4)
 
+    @pytest.mark.slow
     def test_a_second_training_says_it_again(self, tmp_path, monkeypatch):
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
