@@ -131,6 +131,7 @@ def test_sigterm_is_one_line_and_exit_code_143(monkeypatch, recipe, capsys):
     assert capsys.readouterr().err == "trl-nlpo: stopped after update 3; resume from runs/own/checkpoint-3.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--resume"], ["--resume_from_checkpoint", "true"]])
 def test_resume_is_short_for_resuming_from_the_newest_checkpoint(monkeypatch, recipe, ran, words):
     assert main(monkeypatch, "run", recipe, *words) == 0

@@ -323,6 +323,7 @@ LEAKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LEAKS))
 def test_a_setting_stored_in_the_model_does_not_leak_into_a_rollout(name):
     plain = collect(PROMPTS * 8)

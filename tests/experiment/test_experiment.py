@@ -72,6 +72,7 @@ def test_the_resolved_recipe_reproduces_the_run(capsys):
         assert metrics["perplexity"] == pytest.approx(before[stage]["perplexity"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "names", "model"),
     [
@@ -115,6 +116,7 @@ def test_what_cannot_work_is_a_users_mistake(capsys, keys, message):
         run_experiment(tiny(**keys))
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_model_is_reinforced_and_the_line_that_loads_it_fits(t5, capsys):
     folder = run_experiment(tiny(algorithm="nlpo", model_name_or_path=t5, max_steps=1))
     assert "AutoModelForSeq2SeqLM" in load_command(folder)

@@ -76,6 +76,7 @@ def test_a_metric_that_the_first_seed_could_not_measure_is_averaged_over_the_oth
     assert (averages["bleu"]["mean"], averages["bleu"]["seeds"]) == (0.5, 1)
 
 
+@pytest.mark.slow
 def test_a_leaderboard_has_means_deviations_the_best_in_bold_comparisons_and_curves(tmp_path):
     subject = grid(tmp_path, recipes=("commongen", "imdb"))
     run_grid(subject, FakeRun(), lambda line: None)

@@ -176,6 +176,7 @@ def test_padding_changes_no_log_probability_and_no_value(tmp_path, family):
         torch.testing.assert_close(rollout.values[row, : alone.width], values[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_number_of_optimizer_steps_is_as_configured_on_every_batch_of_every_pass(tmp_path):
     # 16 prompts, batches of 8: every second batch ends a pass, where accelerate forces a synchronisation.
     subject = trainer(tmp_path, num_mini_batches=4, num_ppo_epochs=3, total_episodes=32)
@@ -290,6 +291,7 @@ def test_the_kl_penalty_uses_unmasked_log_probabilities_of_policy_and_reference(
     assert (rollout.old_logprobs > rollout.raw_logprobs + 1e-3)[real].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.ENCODER_DECODER_FAMILIES)
 def test_an_encoder_runs_once_per_rollout_and_once_per_scoring_pass(tmp_path, family):
     subject = trainer(tmp_path, family, gradient_accumulation_steps=1)

@@ -525,6 +525,7 @@ class TestSettings:
     def test_max_steps_ends_a_run(self, tmp_path):
         assert trainer(tmp_path, max_steps=3).train().global_step == 3
 
+    @pytest.mark.slow
     def test_gradient_checkpointing_changes_nothing_but_memory(self, tmp_path):
         weights = []
         for enabled in (False, True):
@@ -541,6 +542,7 @@ class TestSettings:
         assert subject.accelerator.mixed_precision == "bf16"
         assert next(subject.policy_model.parameters()).dtype is torch.float32
 
+    @pytest.mark.slow
     def test_the_entropy_bonus_raises_the_entropy(self, tmp_path):
         entropies = []
         for coefficient in (0.0, 1.0):

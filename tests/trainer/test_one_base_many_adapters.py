@@ -150,6 +150,7 @@ def test_the_value_adapter_starts_from_the_policys_weights(tmp_path):
     assert all(map(torch.equal, policy.values(), value.values()))
 
 
+@pytest.mark.slow
 def test_the_masking_policy_copies_adapter_weights_only(tmp_path):
     subject = trainer(tmp_path, mask_sync_steps=2)
     assert set(subject.masking_policy.state_dict()) == set(adapter_parameters(subject.policy_model, "default"))

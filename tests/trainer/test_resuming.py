@@ -206,6 +206,7 @@ def test_any_error_leaves_a_checkpoint_of_the_progress_and_says_where(tmp_path, 
     assert said == [f"Progress up to update 2 was saved in {tmp_path / 'checkpoint-2'}."]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_the_middle_of_an_update_says_so_when_it_is_resumed(tmp_path, monkeypatch):
     subject = trainer(tmp_path, save_steps=50)
     step, calls = subject.optimizer.step, []
