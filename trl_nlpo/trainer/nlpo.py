@@ -16,6 +16,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..algorithm import advantages, rollout, scoring, update
 from ..algorithm.distribution import MaskSettings, SamplingSettings
+from ..algorithm.draws import seeded
 from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
 from ..config import NLPOConfig
@@ -156,15 +157,17 @@ class NLPOTrainer(HuggingFaceTrainer):
             device=self.accelerator.device,
             dtype=self.launch.copies_dtype,
         )
-        masking_policy = MaskingPolicy(
-            policy,
-            args.mask_sync_steps,
-            self.mask_settings.is_active,
-            policy_and_value.adapter,
-            # An adapter of its own would be sharded with the policy.
-            in_one_batch=self.accelerator.device.type == "cuda" and not self.launch.is_sharded,
-            dtype=self.launch.copies_dtype,
-        )
+        # A copy as an adapter is drawn at random first, and on GPUs only: the global random state must not know.
+        with seeded(args.seed, self.accelerator.device):
+            masking_policy = MaskingPolicy(
+                policy,
+                args.mask_sync_steps,
+                self.mask_settings.is_active,
+                policy_and_value.adapter,
+                # An adapter of its own would be sharded with the policy.
+                in_one_batch=self.accelerator.device.type == "cuda" and not self.launch.is_sharded,
+                dtype=self.launch.copies_dtype,
+            )
         self.objective = Objective.from_config(args)
         evaluator = Evaluator(args, processing_class, self.reward_functions, self.reference)
         self._assemble(masking_policy, evaluator, self.mask_settings.always_allowed)

@@ -12,6 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from ..algorithm.batch_plan import BatchPlan
+from ..algorithm.draws import seeded
 from ..config import NLPOConfig
 from ..errors import UserError
 from ..models.adapters import (
@@ -94,15 +95,29 @@ def prepare_policy(
 ) -> PolicyAndValue:
     """The policy with its adapters and its value function, quantized bases made trainable, and dropout off everywhere.
 
+    What is random in it (an adapter, the value head) is drawn from `args.seed` alone: neither what ran before in the
+    process nor the algorithm changes it. The global random state is left as it was.
+
     Args:
         model, value_model, ref_model, peft_config: as [`NLPOTrainer`] takes them.
-        args ([`NLPOConfig`]): `model_adapter_name`, `ref_adapter_name`, `value_trains_backbone`.
+        args ([`NLPOConfig`]): `seed`, `model_adapter_name`, `ref_adapter_name`, `value_trains_backbone`.
 
     Raises:
         UserError: a model without an output layer, an adapter that cannot be trained, or a value model that does not
             fit the policy.
     """
     output_layer(model)
+    with seeded(args.seed, next(model.parameters()).device):
+        return _prepared(model, args, peft_config, value_model, ref_model)
+
+
+def _prepared(
+    model: nn.Module,
+    args: NLPOConfig,
+    peft_config: PeftConfig | None,
+    value_model: nn.Module | None,
+    ref_model: nn.Module | None,
+) -> PolicyAndValue:
     policy = with_adapter(model, peft_config)
     has_adapter = is_adapter_model(policy)
     prepare_quantized(policy, has_adapter)
