@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.rows import target_text
 from ..errors import UserError
 from ..launch.kinds import launch_of
+from ..models.checks import HALF
 from ..prompts import prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED
 from ..recipes.recipe import Recipe
@@ -43,6 +44,9 @@ def train_supervised(
     from transformers import set_seed
 
     dataset = _with_short_prompts(dataset, tokenizer, recipe)
+    if any(parameter.dtype in HALF for parameter in model.parameters()) and not recipe.model.use_peft:
+        # In half precision small steps are rounded away.
+        model.float()
     # A fresh adapter is drawn before `transformers` seeds anything, so that the process's past would decide it.
     set_seed(recipe.training.seed)
     make = _encoder_decoder_trainer if model.config.is_encoder_decoder else _causal_trainer

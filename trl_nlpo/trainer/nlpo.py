@@ -31,6 +31,7 @@ from ..prompts import PromptDataset, decoder
 from ..records import Estimates, PromptBatch, Rollout, Scores, UpdateStats
 from .evaluator import Evaluator
 from .huggingface import HuggingFaceTrainer
+from .inspection import inspect_models
 from .prompt_sets import PromptSets
 from .run_state import Run
 from .setup import as_nlpo_config, check_arguments, prepare_policy
@@ -120,7 +121,7 @@ class NLPOTrainer(HuggingFaceTrainer):
         check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
         policy_and_value = prepare_policy(model, args, peft_config, value_model, ref_model)
         policy = policy_and_value.policy
-        self.sampling = SamplingSettings.from_config(args, processing_class)
+        self.sampling = SamplingSettings.from_config(args, processing_class, policy)
         self.mask_settings = MaskSettings.from_config(args, processing_class, policy, self.sampling)
         super().__init__(
             model=policy_and_value,
@@ -146,6 +147,14 @@ class NLPOTrainer(HuggingFaceTrainer):
             reward_processing_classes,
             self.accelerator.device,
             args.local_rollout_forward_batch_size,
+        )
+        inspect_models(
+            policy_and_value,
+            ref_model,
+            self.reward_functions,
+            args=args,
+            tokenizer=processing_class,
+            prompt_sets=self.prompt_sets,
         )
         self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
         self.reference = Reference(

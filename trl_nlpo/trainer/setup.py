@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from transformers.utils import logging
 
 from ..algorithm.batch_plan import BatchPlan
 from ..algorithm.draws import seeded
@@ -23,6 +24,7 @@ from ..models.adapters import (
     set_up_trained_adapter,
     with_adapter,
 )
+from ..models.checks import check_trainable, train_in_float32
 from ..models.dropout import disable_dropout
 from ..models.policy_and_value import PolicyAndValue, check_value_model, output_layer
 from ..models.quantized import prepare_quantized
@@ -30,6 +32,9 @@ from ..models.quantized import prepare_quantized
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+
+logger = logging.get_logger(__name__)
 
 
 def as_nlpo_config(args: Any) -> NLPOConfig:
@@ -133,11 +138,20 @@ def _prepared(
     for module in (policy, ref_model, value_model):
         if module is not None:
             disable_dropout(module)
-    return PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone, adapter)
+    trained = PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone, adapter)
+    for line in (*check_trainable(trained), *train_in_float32(trained)):
+        if args.process_index == 0:
+            logger.warning(line)
+    return trained
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) -> None:
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in trained for parameter in model.policy.parameters() if parameter.requires_grad):
+        raise UserError(
+            "The optimizer given trains no weight of the policy: make it of model.parameters(), or leave `optimizers` "
+            "out."
+        )
     if model.shares_backbone and not any(id(parameter) in trained for parameter in model.value_model.parameters()):
         raise UserError(
             "The optimizer given does not train the value head, which the trainer made: pass a value_model of your "
