@@ -106,7 +106,9 @@ PACKAGES: dict[str, set[str]] = {
         "transformers",
     },
     "reward_training": {"torch", "transformers"},
-    "experiment": {"accelerate", "datasets", "peft", "rich", "torch", "tqdm", "transformers", "trl"},
+    "experiment": {
+        "accelerate", "datasets", "peft", "rich", "safetensors", "torch", "tqdm", "transformers", "trl",
+    },
     "_trl": {"trl", "peft"},
 }  # fmt: skip
 """Part -> packages, besides the standard library."""

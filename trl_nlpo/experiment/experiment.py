@@ -18,6 +18,7 @@ from ..evaluation.policy import evaluate_policy
 from ..launch.kinds import check_launch
 from ..metrics.directions import direction
 from ..metrics.suite import fit_rewards, judge_samples
+from ..models.checks import check_special_tokens, check_token_ids
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED, ZERO_SHOT
@@ -132,7 +133,7 @@ def _run_stages(run: _Run) -> None:
     algorithm, given = run.recipe.algorithm, run.recipe.arguments.supervised_model
     model = starting_model(run.recipe, run.tokenizer, Path(given) if given else None)
     _introduce(run, model)
-    _check_prompt_lengths(run, model)
+    _check_prompts(run, model)
     if given is None and not run.has_finished(ZERO_SHOT.last_stage):
         _evaluate(run, ZERO_SHOT.last_stage, model, judge=_judge(run, None if algorithm.supervised else model))
     if algorithm.supervised and given is None:
@@ -215,13 +216,15 @@ def _checkpoint(run: _Run) -> str | None:
     return None if newest is None else str(newest)
 
 
-def _check_prompt_lengths(run: _Run, model: PreTrainedModel) -> None:
-    """Refuse prompts that are too long for the model before anything is trained."""
+def _check_prompts(run: _Run, model: PreTrainedModel) -> None:
+    """Refuse prompts that are too long for the model, or have tokens that it lacks, before anything is trained."""
+    check_special_tokens(model, run.tokenizer, {})
     training = run.recipe.training
     longest = longest_prompt(model, training.response_length)
     for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
         if rows is not None:
-            PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
+            prompts = PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
+            check_token_ids(prompts.prompt_ids, prompts.name, model, run.tokenizer)
 
 
 def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:

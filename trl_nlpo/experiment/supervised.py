@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.rows import target_text
 from ..errors import UserError
 from ..launch.kinds import launch_of
+from ..models.checks import HALF
 from ..prompts import prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED
 from ..recipes.recipe import Recipe
@@ -29,6 +30,8 @@ def train_supervised(
 ) -> None:
     """Train on prompts and their completions; the model, adapter merged, is saved in `supervised/`.
 
+    All that is random is drawn from `seed`; the global random state is set to it, as `transformers.Trainer` does.
+
     Args:
         recipe ([`Recipe`]): its `supervised_*` keys, precision and adapter.
         model, tokenizer: what to start from.
@@ -38,7 +41,14 @@ def train_supervised(
     Raises:
         UserError: the recipe's adapter matches no layer of the model.
     """
+    from transformers import set_seed
+
     dataset = _with_short_prompts(dataset, tokenizer, recipe)
+    if any(parameter.dtype in HALF for parameter in model.parameters()) and not recipe.model.use_peft:
+        # In half precision small steps are rounded away.
+        model.float()
+    # A fresh adapter is drawn before `transformers` seeds anything, so that the process's past would decide it.
+    set_seed(recipe.training.seed)
     make = _encoder_decoder_trainer if model.config.is_encoder_decoder else _causal_trainer
     trainer = make(recipe, model, tokenizer, dataset, folder)
     with showing_progress(trainer, SUPERVISED.last_stage):

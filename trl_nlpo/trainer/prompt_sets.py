@@ -8,6 +8,7 @@ from torch import nn
 
 from ..config import NLPOConfig
 from ..errors import UserError
+from ..models.checks import check_token_ids
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
 
@@ -27,7 +28,7 @@ class PromptSets:
         held_out (`dict[str, PromptDataset]`): by name; a single one has the name "".
 
     Raises:
-        UserError: a data set without prompts, or with one that is too long.
+        UserError: a data set without prompts, or with one that is too long or has tokens that the policy lacks.
     """
 
     def __init__(
@@ -41,10 +42,16 @@ class PromptSets:
         data_collator: Any = None,
     ):
         self.tokenizer = prompt_tokenizer(args, tokenizer)
+        self._policy = policy
         self._longest = longest_prompt(policy, max_new_tokens)
         self._data_collator = data_collator
         self.train = self._tokenized(train_dataset, "train_dataset")[""]
         self.held_out = {} if eval_dataset is None else self._tokenized(eval_dataset, "eval_dataset")
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt of all."""
+        return max(len(ids) for prompts in (self.train, *self.held_out.values()) for ids in prompts.prompt_ids)
 
     def to_evaluate(self, eval_dataset: Any = None) -> dict[str, PromptDataset]:
         """Prompts to evaluate on.
@@ -67,7 +74,10 @@ class PromptSets:
 
     def _tokenized(self, dataset: Any, name: str) -> dict[str, PromptDataset]:
         named = dict(dataset) if isinstance(dataset, dict) else {"": dataset}
-        return {
+        prompts = {
             key: PromptDataset(rows, self.tokenizer, name, self._longest, self._data_collator)
             for key, rows in named.items()
         }
+        for rows in prompts.values():
+            check_token_ids(rows.prompt_ids, name, self._policy, self.tokenizer.tokenizer)
+        return prompts
