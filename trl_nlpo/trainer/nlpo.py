@@ -145,6 +145,8 @@ class NLPOTrainer(HuggingFaceTrainer):
             reward_processing_classes,
             self.accelerator.device,
             args.local_rollout_forward_batch_size,
+            trained=policy_and_value,
+            chat_template_kwargs=args.chat_template_kwargs,
         )
         self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
         self.reference = Reference(
