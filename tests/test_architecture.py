@@ -60,7 +60,10 @@ OURS: dict[str, set[str]] = {
     "algorithm/draws": set(),
     "algorithm/generation": {"algorithm/distribution", "algorithm/draws", "functional", "models", "records"},
     "algorithm/reward_calls": set(),
-    "algorithm/reward_models": {"models", "records"},
+    # A reward model reads text as a metric's does: one way to load and to encode.
+    "algorithm/reward_models": {
+        "metrics/classifier", "metrics/pretrained", "metrics/texts", "models", "records",
+    },
     "algorithm/batch_plan": set(),
     "algorithm/objective": {"algorithm/distribution", "algorithm/totals", "functional", "records"},
     "algorithm/totals": {"functional", "records"},
@@ -89,7 +92,7 @@ PACKAGES: dict[str, set[str]] = {
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},
     "algorithm/generation": {"torch", "transformers"},
-    "algorithm/reward_models": {"torch", "transformers", "trl"},
+    "algorithm/reward_models": {"torch", "trl"},
     "evaluation": {"torch"},
     "storage": {"yaml"},
     "config": {"torch"},

@@ -54,7 +54,12 @@ def evaluate_policy(
     if not len(prompts):
         raise UserError(f"{prompts.name} is empty: there is nothing to evaluate on.")
     check_token_ids(prompts.prompt_ids, prompts.name, model, tokenizer)
-    functions = as_reward_functions(reward_funcs, reward_processing_classes, device)
+    functions = as_reward_functions(
+        reward_funcs,
+        reward_processing_classes,
+        device,
+        chat_template_kwargs=args.chat_template_kwargs,
+    )
 
     def evaluate(indices: Sequence[int]) -> list[dict[str, Any]]:
         return evaluate_rows(

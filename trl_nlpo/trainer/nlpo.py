@@ -147,6 +147,8 @@ class NLPOTrainer(HuggingFaceTrainer):
             reward_processing_classes,
             self.accelerator.device,
             args.local_rollout_forward_batch_size,
+            trained=policy_and_value,
+            chat_template_kwargs=args.chat_template_kwargs,
         )
         inspect_models(
             policy_and_value,
