@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def _answer(self) -> None:
         url = urlsplit(self.path)
@@ -211,7 +211,9 @@ class _Handler(BaseHTTPRequestHandler):
              "private": repository.private}
         )  # fmt: skip
 
-    def tree(self, body: bytes, query: dict[str, list[str]], name: str, revision: str, under: str | None = None) -> None:
+    def tree(
+        self, body: bytes, query: dict[str, list[str]], name: str, revision: str, under: str | None = None
+    ) -> None:
         if (repository := self._repository(name)) is None:
             return
         found = repository.at(revision)
@@ -232,9 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = json.loads(body)["files"]
         modes = {file["path"]: "lfs" if file["path"].endswith(".safetensors") else "regular" for file in files}
-        self._json(
-            {"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]}
-        )
+        self._json({"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]})
 
     def batch(self, body: bytes, query: dict[str, list[str]], name: str) -> None:
         objects = json.loads(body)["objects"]

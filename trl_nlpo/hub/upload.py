@@ -129,7 +129,7 @@ class HubUpload:
                 self.create(token, private)
             options = {"token": self._token(token), "revision": self._branch(revision, token)}
             if self.base is not None:
-                _rename_base(stage, self.base_name, self._push_base(options["token"], private))
+                _name_base(stage, self.base_name, self._push_base(options["token"], private))
             found = self._uploaded(stage, message, in_background, **options)
         except HubRefusal as error:
             raise NotPushedError(
@@ -256,7 +256,7 @@ class HubUpload:
             (stage / card.name).unlink(missing_ok=True)
             shutil.copyfile(card, stage / card.name)
         if self.base is not None:
-            _rename_base(stage, self.base_name, None)
+            _name_base(stage, self.base_name)
         return stage
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
@@ -303,14 +303,14 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {redacted(one_line(error, 300)).rstrip('.')}"
 
 
-def _rename_base(stage: Path, name: str, commit: str | None) -> None:
-    """Let the adapter in a folder name its base model as the Hub knows it."""
-    path = stage / ADAPTER_CONFIG_FILE
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config |= {"base_model_name_or_path": name, "revision": commit}
-    # The file is a link to the one of the run, which stays as it is.
-    path.unlink()
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def _name_base(stage: Path, name: str, commit: str | None = None) -> None:
+    """Let the adapters in a folder (policy and value function) name their base model as the Hub knows it."""
+    for path in (*stage.glob(ADAPTER_CONFIG_FILE), *stage.glob(f"*/{ADAPTER_CONFIG_FILE}")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config |= {"base_model_name_or_path": name, "revision": commit}
+        # The file is a link to the one of the run, which stays as it is.
+        path.unlink()
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _link(source: Path, target: Path) -> None:

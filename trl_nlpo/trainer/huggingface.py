@@ -499,10 +499,21 @@ class HuggingFaceTrainer(TrainerBase):
             # The card names the repository. The push says why there is none.
             self.hub.problem(token, private)
         self.create_model_card(**card)
+        self._warn_of_local_base()
         try:
             return self.hub.push(message, token, revision, private, in_background=not blocking)
         finally:
             self.hub_model_id = self.hub.repo_id
+
+    def _warn_of_local_base(self) -> None:
+        policy = self.policy_and_value.policy
+        name = starting_name(policy) if is_adapter_model(policy) and self.hub.base is None else None
+        if name is not None and os.path.isdir(name):
+            logger.warning(
+                f"The adapter that is pushed names {os.path.abspath(name)} as its base, a folder of this machine: "
+                "elsewhere it cannot be loaded. Name a model on the Hub, or push the base beside it with "
+                f"trainer.hub.base = Path({name!r})."
+            )
 
     def _tell_of_push(self) -> None:
         # Not in the oldest versions.
