@@ -190,7 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         exists = name in self.hub.repositories
         if not exists:
-            self.hub.repositories[name] = Repository(private=bool(asked.get("private")))
+            self.hub.repositories[name] = Repository(
+                private=bool(asked.get("private")) or asked.get("visibility") == "private"
+            )
         self._json({"url": f"{self.hub.endpoint}/{name}", "name": name}, 409 if exists else 200)
 
     def branch(self, body: bytes, query: dict[str, list[str]], name: str, branch: str) -> None:

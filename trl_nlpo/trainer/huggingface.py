@@ -438,7 +438,8 @@ class HuggingFaceTrainer(TrainerBase):
 
     def _loading(self, base: str | None) -> Loading:
         """How the model is loaded from the Hub, or from `output_dir` where it does not go there."""
-        module, name = self.policy_and_value, self.hub.repo_id or self.args.hub_model_id
+        module = self.policy_and_value
+        name = self.hub.repo_id or (self.args.hub_model_id if self.args.push_to_hub else None)
         return loading(
             name or str(Path(self.args.output_dir).resolve()),
             bool(module.policy.config.is_encoder_decoder),
