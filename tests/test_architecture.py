@@ -20,7 +20,7 @@ from transformers import Trainer
 PACKAGE = Path(__file__).parent.parent / "trl_nlpo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "naming"}
+GROUND = {"errors", "naming", "secrets"}
 """Parts that all others stand on."""
 
 OURS: dict[str, set[str]] = {
@@ -32,16 +32,20 @@ OURS: dict[str, set[str]] = {
     # From a recipe to a run, and to many.
     "grid": {"launch", "metrics", "recipes", "storage"},
     "experiment": {
-        "algorithm", "data", "evaluation", "launch", "metrics", "models", "prompts", "recipes", "rewards", "storage",
-        "trainer", "_trl",
+        "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
+        "storage", "trainer", "_trl",
     },
     "reward_training": {"data", "models"},
     "data": {"recipes", "storage", "tasks"},
-    "recipes": {"config", "launch", "metrics", "rewards", "tasks"},
+    # A name that no repository can have is a mistake in the recipe.
+    "recipes": {"config", "hub", "launch", "metrics", "rewards", "tasks"},
     # Training.
     "trainer": {
-        "algorithm", "config", "evaluation", "functional", "launch", "models", "prompts", "records", "storage", "_trl",
+        "algorithm", "config", "evaluation", "functional", "hub", "launch", "models", "prompts", "records", "storage",
+        "_trl",
     },
+    # The trainer pushes, and a recipe prints the line that loads what was saved or pushed.
+    "hub": set(),
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
     "config": {"launch", "_trl"},
     "prompts": {"records"},
@@ -78,12 +82,14 @@ OURS: dict[str, set[str]] = {
     "storage": set(),
     "naming": set(),
     "errors": set(),
+    "secrets": set(),
     "_trl": set(),
 }  # fmt: skip
 """Part -> parts of ours. A part is a file or a folder; the longest name that fits a file is its row."""
 
 PACKAGES: dict[str, set[str]] = {
-    "__init__": set(), "__main__": set(), "signals": set(), "errors": set(), "naming": set(),
+    "__init__": set(), "__main__": set(), "signals": set(), "errors": set(), "naming": set(), "secrets": set(),
+    "hub": {"huggingface_hub"},
     "functional": {"torch"},
     "records": {"torch"},
     "models": {"torch", "transformers", "peft", "safetensors", "tokenizers"},

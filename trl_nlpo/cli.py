@@ -14,6 +14,7 @@ import typer
 from . import __version__
 from .errors import UserError
 from .launch.environment import is_first_process
+from .secrets import note_words, redacted_output, redacted_words
 
 
 _INTERRUPTED = 130
@@ -28,7 +29,16 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point. A user's mistake is one line on stderr and exit code 2; Ctrl-C 130, SIGTERM 143."""
+    """Entry point. A user's mistake is one line on stderr and exit code 2; Ctrl-C 130, SIGTERM 143.
+
+    A run that is finished but that the Hub did not take ends with 3.
+    """
+    note_words(sys.argv[1:])
+    with redacted_output():
+        _main()
+
+
+def _main() -> None:
     # TRL's trainers send usage statistics; our runs do not, unless the variable is set to 0.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # For the whole process, which is ours here: users of recipes need not know what transformers will rename, or which
@@ -185,7 +195,7 @@ def grue(
     variants = known_variants(split_names(algorithms))
     grid = Grid(recipes, variants, seeds, Path(out), tuple(arguments or ()))
     failed = run_grid(grid, run_experiment, typer.echo)
-    path = write_leaderboard(grid, f"trl-nlpo {shlex.join(sys.argv[1:])}")
+    path = write_leaderboard(grid, f"trl-nlpo {shlex.join(redacted_words(sys.argv[1:]))}")
     typer.echo(path.read_text(encoding="utf-8"))
     typer.echo(f"The leaderboard is {path}; leaderboard.json and learning_curves.csv are beside it.")
     if failed:

@@ -15,6 +15,8 @@ from rich.markup import escape
 
 from ..data.splits import Splits, load_splits
 from ..evaluation.policy import evaluate_policy
+from ..hub.loading import loading_of
+from ..hub.upload import HubUpload
 from ..launch.kinds import check_launch
 from ..metrics.directions import direction
 from ..metrics.suite import fit_rewards, judge_samples
@@ -92,6 +94,8 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
     if resuming:
         check_resumed_recipe(recipe, force)
     rewards = recipe.arguments.reward_functions()
+    if is_main and recipe.training.push_to_hub and (problem := HubUpload(recipe.training).problem()):
+        console.print(escape(problem), soft_wrap=True)
     with _without_library_output():
         splits = load_splits(recipe.arguments, recipe.training.seed)
         folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
@@ -103,12 +107,14 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
         tokenizer = starting_tokenizer(recipe, splits)
         run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force)
         try:
-            _run_stages(run)
+            trainer = _run_stages(run)
         except BaseException:
             if folder.results:
                 console.print(escape(f"Stopped. Finished stages are in {folder.path}: {', '.join(folder.results)}."))
             raise
     _conclude(run)
+    if trainer is not None and recipe.training.push_to_hub:
+        _push(run, trainer)
     return folder.path
 
 
@@ -129,7 +135,18 @@ def _conclude(run: _Run) -> None:
         run.console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
 
 
-def _run_stages(run: _Run) -> None:
+def _push(run: _Run, trainer: NLPOTrainer) -> None:
+    """Push the model, last of all: what the Hub does or does not do, the run is finished and whole."""
+    trainer.push_to_hub(dataset_name=run.recipe.arguments.dataset_name)
+    name = trainer.hub.repo_id
+    # Only the first process pushes.
+    if name is not None:
+        line = loading_of(run.folder.path, name, run.recipe.training.hub_revision).line
+        run.console.print(f"Model pushed to the Hub as {name}. Load it with:\n  {escape(line)}", soft_wrap=True)
+
+
+def _run_stages(run: _Run) -> NLPOTrainer | None:
+    """All stages that are left; returns the trainer of the reinforced model, if there is one."""
     algorithm, given = run.recipe.algorithm, run.recipe.arguments.supervised_model
     model = starting_model(run.recipe, run.tokenizer, Path(given) if given else None)
     _introduce(run, model)
@@ -138,8 +155,7 @@ def _run_stages(run: _Run) -> None:
         _evaluate(run, ZERO_SHOT.last_stage, model, judge=_judge(run, None if algorithm.supervised else model))
     if algorithm.supervised and given is None:
         model = _supervised_stage(run, model)
-    if algorithm.reinforces:
-        _reinforcement_stage(run, model)
+    return _reinforcement_stage(run, model) if algorithm.reinforces else None
 
 
 def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
@@ -161,7 +177,7 @@ def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> None:
+def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> NLPOTrainer:
     recipe, name = run.recipe, run.recipe.algorithm.last_stage
     start = time.time()
     trainer = NLPOTrainer(
@@ -175,16 +191,19 @@ def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> None:
         peft_config=adapter_config(recipe),
     )
     trainer.resumes_by_force = run.force
+    # The supervised model is not a part of the reinforced one, unless it is the base of its adapter.
+    trainer.hub.left_out += (run.folder.supervised_model.name,)
+    if recipe.algorithm.supervised and trainer.is_peft_model:
+        trainer.hub.base = run.supervised_model
     with showing_progress(trainer, name):
         trainer.train(resume_from_checkpoint=_checkpoint(run))
-    trainer.save_model(str(run.folder.path))
+    # Pushed after the evaluation.
+    trainer.save_model(str(run.folder.path), _internal_call=True)
     seconds = time.time() - start
     judge = _judge(run, _reference(run, trainer))
     with trainer.gathered_weights() as module:
         _evaluate(run, name, module.policy, judge=judge, training_seconds=seconds)
-    if recipe.training.push_to_hub:
-        trainer.push_to_hub(dataset_name=recipe.arguments.dataset_name)
-        run.console.print(f"Model pushed to the Hub in https://huggingface.co/{escape(str(trainer.hub_model_id))}.")
+    return trainer
 
 
 def _reference(run: _Run, trainer: NLPOTrainer) -> Any:

@@ -18,6 +18,7 @@ from ..recipes import algorithms
 from ..recipes.algorithms import Algorithm
 from ..recipes.files import find_recipe
 from ..recipes.recipe import load_recipe
+from ..secrets import is_secret_name, redacted, redacted_words
 from ..storage.files import read_json, replace_file
 from ..storage.results import CELL_NAME, RunResults, read_cell
 
@@ -143,6 +144,10 @@ def parse_variant(text: str) -> Variant:
         key, equals, value = pair.partition("=")
         if not equals or not rest.endswith("]"):
             raise UserError(f"algorithm {text!r}: write keys of its own as {name}[mask_sync_steps=null,gamma=1.0].")
+        if is_secret_name(key):
+            raise UserError(
+                f"algorithm {name}[{key.strip()}=...]: its keys name folders and rows: give it as --{key}."
+            )
         words += [f"--{key.strip()}", value.strip()]
     return Variant(text.strip(), algorithm, tuple(words))
 
@@ -187,9 +192,9 @@ def _run_cell(grid: Grid, cell: Cell, run: Callable[[Any], Any], say: Callable[[
         say(f"  failed: {error}")
     except Exception as error:
         # Whatever it is, the other cells are worth running; the traceback is kept for whoever repairs it.
-        _write(cell, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
-        (cell.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        say(f"  failed: {type(error).__name__}: {error} (see {cell.folder / 'traceback.txt'})")
+        _write(cell, {"status": "failed", "error": f"{type(error).__name__}: {redacted(str(error))}"})
+        replace_file(cell.folder / "traceback.txt", redacted(traceback.format_exc()))
+        say(f"  failed: {type(error).__name__}: {redacted(str(error))} (see {cell.folder / 'traceback.txt'})")
 
 
 def _keys(grid: Grid, cell: Cell) -> list[str]:
@@ -232,7 +237,7 @@ def _refuse_edited_recipes(grid: Grid, fingerprints: dict[Cell, str]) -> None:
 def _remember(grid: Grid) -> None:
     """Record what all cells share, and refuse to mix it with something else."""
     path = grid.folder / GRID_NAME
-    shared = {"overrides": list(grid.overrides)}
+    shared = {"overrides": redacted_words(grid.overrides)}
     if path.is_file():
         before = read_json(path, "delete it to continue the grid with the keys given now")
         if before != shared:
