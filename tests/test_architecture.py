@@ -40,11 +40,15 @@ OURS: dict[str, set[str]] = {
     "recipes": {"config", "launch", "metrics", "rewards", "tasks"},
     # Training.
     "trainer": {
-        "algorithm", "config", "evaluation", "functional", "launch", "models", "prompts", "records", "storage", "_trl",
+        "algorithm", "config", "evaluation", "functional", "launch", "models", "prompts", "records", "storage",
+        "tabular", "_trl",
     },
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
     "config": {"launch", "_trl"},
-    "prompts": {"records"},
+    "prompts": {"messages", "records", "tabular", "tokenized"},
+    "messages": {"tokenized"},
+    "tabular": {"tokenized"},
+    "tokenized": set(),
     "launch": {"_trl", "__version__"},
     # The four rooms and their closets. Rooms never import one another.
     "algorithm/rollout": {
@@ -84,7 +88,10 @@ PACKAGES: dict[str, set[str]] = {
     "functional": {"torch"},
     "records": {"torch"},
     "models": {"torch", "transformers", "peft", "safetensors", "tokenizers"},
-    "prompts": {"torch", "trl"},
+    "prompts": {"torch"},
+    "messages": {"trl"},
+    "tabular": set(),
+    "tokenized": set(),
     "algorithm": {"torch"},
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},

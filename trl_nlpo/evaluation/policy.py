@@ -47,7 +47,7 @@ def evaluate_policy(
     """
     device = next(model.parameters()).device
     longest = longest_prompt(model, SamplingSettings.from_config(args, tokenizer, for_evaluation=True).max_new_tokens)
-    prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer), description or "dataset", longest)
+    prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer, model), description or "dataset", longest)
     if not len(prompts):
         raise UserError(f"{prompts.name} is empty: there is nothing to evaluate on.")
     functions = as_reward_functions(reward_funcs, reward_processing_classes, device)

@@ -221,7 +221,7 @@ def _check_prompt_lengths(run: _Run, model: PreTrainedModel) -> None:
     longest = longest_prompt(model, training.response_length)
     for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
         if rows is not None:
-            PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
+            PromptDataset(rows, prompt_tokenizer(training, run.tokenizer, model), f"the {name} split", longest)
 
 
 def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:
