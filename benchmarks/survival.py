@@ -142,7 +142,8 @@ def start(recipe: Path, resume: bool) -> tuple[subprocess.Popen, Any]:
 def run_unbroken(recipe: Path) -> list[tuple[str, float]]:
     """Run to the end; the phases in their order, each with its seconds."""
     process, announcements = start(recipe, resume=False)
-    seen = [(line.decode().strip(), time.perf_counter()) for line in announcements]
+    with announcements:
+        seen = [(line.decode().strip(), time.perf_counter()) for line in announcements]
     _check_ended(process)
     ends = [moment for _, moment in seen[1:]] + [seen[-1][1]]
     return [(phase, end - moment) for (phase, moment), end in zip(seen, ends, strict=True)]
@@ -168,15 +169,16 @@ def choose_moments(phases: list[tuple[str, float]], num_kills: int, dice: random
 def run_and_kill(recipe: Path, resume: bool, phase: str, delay: float) -> str:
     """Start or resume, and kill -9 `delay` seconds into a phase; what was being done then."""
     process, announcements = start(recipe, resume)
-    for line in announcements:
-        if line.decode().strip() == phase:
-            # At the end of the phase at the latest, should it be over sooner than the last time.
-            select.select([announcements], [], [], delay)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            last = [line, *announcements][-1]
-            process.communicate()
-            return last.decode().strip()
+    with announcements:
+        for line in announcements:
+            if line.decode().strip() == phase:
+                # At the end of the phase at the latest, should it be over sooner than the last time.
+                select.select([announcements], [], [], delay)
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                last = [line, *announcements][-1]
+                process.communicate()
+                return last.decode().strip()
     _check_ended(process)
     return NOT_KILLED
 
@@ -271,8 +273,9 @@ def survive(folder: Path, num_kills: int, seed: int) -> tuple[int, list[str]]:
         lines = folder / "killed" / "metrics.jsonl"
         count = len(lines.read_bytes().split(b"\n")) - 1 if lines.is_file() else 0
         print(f"kill {number + 1:2d}: {delay * 1000:6.1f} ms into {phase:30s} last seen: {seen:30s} {count} log lines")
-    process, _ = start(recipes[1], resume=True)
-    _check_ended(process)
+    process, announcements = start(recipes[1], resume=True)
+    with announcements:
+        _check_ended(process)
     return killed, differences(folder / "unbroken", folder / "killed")
 
 

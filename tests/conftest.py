@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,10 +16,20 @@ import torch
 
 torch.set_num_threads(1)
 
+pytest_plugins = ["support.cpu_budget"]
+
 
 @pytest.fixture(autouse=True)
 def fixed_random_state():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_path():
+    """What a test adds to the path, such as its working directory, is not there for others."""
+    before = [*sys.path]
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,11 @@ def main(monkeypatch, *words):
     ("words", "part"),
     [
         (["run", "no_such_recipe"], "recipe 'no_such_recipe' is not there"),
-        (["run", "quickstart", "--learnin_rate", "1"], "unknown key 'learnin_rate', did you mean 'learning_rate'?"),
+        pytest.param(
+            ["run", "quickstart", "--learnin_rate", "1"],
+            "unknown key 'learnin_rate', did you mean 'learning_rate'?",
+            marks=pytest.mark.slow,
+        ),
         (["run"], "no recipe"),
         (["rum"], "No such command 'rum'"),
         (["run", "quickstart", "--config"], "requires an argument"),
@@ -127,6 +131,7 @@ def test_sigterm_is_one_line_and_exit_code_143(monkeypatch, recipe, capsys):
     assert capsys.readouterr().err == "trl-nlpo: stopped after update 3; resume from runs/own/checkpoint-3.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--resume"], ["--resume_from_checkpoint", "true"]])
 def test_resume_is_short_for_resuming_from_the_newest_checkpoint(monkeypatch, recipe, ran, words):
     assert main(monkeypatch, "run", recipe, *words) == 0
@@ -197,6 +202,7 @@ def test_a_dry_run_finds_a_reward_that_does_not_exist(recipe):
     assert "did you mean 'rougeL'" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_the_commands_evaluate_tasks_and_grue(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model, _ = train_small()

@@ -71,6 +71,7 @@ def test_a_data_set_of_exactly_one_batch_is_enough_and_rewards_of_eight_can_be_w
     assert plan(num_processes=2, dataset_size=8, gradient_accumulation_steps=1, whiten_rewards=True).batch_size == 8
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     minibatch=st.integers(1, 6), minibatches=st.integers(1, 4), microbatch=st.integers(1, 7),

@@ -8,9 +8,12 @@ from collections import Counter
 import peft
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoModelForCausalLM, Qwen2MoeConfig
 
 from support import markov, tiny
+from support.slow import slow_except
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
 from trl_nlpo.algorithm.draws import row_draws, seeded, tokens_at
 from trl_nlpo.algorithm.generation import sample_completions
@@ -320,6 +323,7 @@ LEAKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LEAKS))
 def test_a_setting_stored_in_the_model_does_not_leak_into_a_rollout(name):
     plain = collect(PROMPTS * 8)
@@ -366,7 +370,7 @@ LEAST = 7
 """Tokens that are allowed in any case: more than top-k gives, and than top-p gives at many places."""
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny.FAMILIES, "llama", "t5"))
 @pytest.mark.parametrize("strategy", ["top_p", "top_k"])
 def test_masks_of_a_batch_are_those_of_every_row_alone_under_the_masking_policy(family, strategy):
     check_masks(family, strategy, *moved(family))
@@ -387,7 +391,7 @@ def moved_adapter(family: str):
     return policy, masking_policy
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny.FAMILIES, "llama", "t5"))
 def test_masks_in_one_batch_with_the_policy_are_those_of_every_row_alone(family):
     check_masks(family, "top_p", *moved_adapter(family))
 
@@ -475,6 +479,11 @@ def test_a_rollout_takes_no_gradient_and_leaves_the_model_in_its_mode(family):
     torch.testing.assert_close(rollout.raw_logprobs, rollout.ref_logprobs)
 
 
+@pytest.mark.xfail(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="`generate` of transformers before 5.23 counts padding as repetition",
+    strict=True,
+)
 @pytest.mark.parametrize(
     "sampling",
     [

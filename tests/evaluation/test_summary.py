@@ -102,6 +102,7 @@ def test_a_sample_keeps_prompt_score_and_what_was_logged_whatever_the_functions_
     }
 
 
+@pytest.mark.slow
 def test_a_summary_loads_neither_models_nor_trl():
     code = """
 import sys, trl_nlpo.evaluation.summary

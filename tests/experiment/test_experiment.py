@@ -49,6 +49,7 @@ def test_a_complete_run_leaves_model_recipe_metrics_results_and_samples(capsys):
     assert scope["model"].config.vocab_size <= 300
 
 
+@pytest.mark.slow
 def test_the_final_model_is_a_plain_one_that_differs_from_the_supervised(capsys):
     folder = run_experiment(tiny())
     supervised = AutoModelForCausalLM.from_pretrained(folder / "supervised")
@@ -60,6 +61,7 @@ def test_the_final_model_is_a_plain_one_that_differs_from_the_supervised(capsys)
     assert any(not torch.equal(a, b) for a, b in zip(supervised.parameters(), final.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_resolved_recipe_reproduces_the_run(capsys):
     first = run_experiment(tiny())
     before = stages(first)
@@ -70,11 +72,12 @@ def test_the_resolved_recipe_reproduces_the_run(capsys):
         assert metrics["perplexity"] == pytest.approx(before[stage]["perplexity"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "names", "model"),
     [
         ("zero_shot", ["zero-shot"], None),
-        ("supervised", ["zero-shot", "supervised"], "supervised"),
+        pytest.param("supervised", ["zero-shot", "supervised"], "supervised", marks=pytest.mark.slow),
         ("ppo", ["zero-shot", "ppo"], "."),
     ],
 )
@@ -86,6 +89,7 @@ def test_each_algorithm_has_its_stages(capsys, algorithm, names, model):
     assert not (folder / "model.safetensors").exists() or algorithm == "ppo"
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_on_the_supervised_model_and_loads_with_peft(capsys):
     folder = run_experiment(
         tiny(use_peft=True, lora_r=2, lora_alpha=4, lora_target_modules=["c_attn"], max_steps=1, learning_rate=1e-2)
@@ -112,12 +116,14 @@ def test_what_cannot_work_is_a_users_mistake(capsys, keys, message):
         run_experiment(tiny(**keys))
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_model_is_reinforced_and_the_line_that_loads_it_fits(t5, capsys):
     folder = run_experiment(tiny(algorithm="nlpo", model_name_or_path=t5, max_steps=1))
     assert "AutoModelForSeq2SeqLM" in load_command(folder)
     assert list(stages(folder)) == ["zero-shot", "nlpo"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
 def test_an_adapter_on_a_quantized_base_learns_by_a_recipe(llama, bits, capsys):
     pytest.importorskip("bitsandbytes")

@@ -17,6 +17,7 @@ from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.recipes.recipe import load_recipe
 
 
+@pytest.mark.slow
 def test_a_failure_keeps_the_results_of_finished_stages(monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise UserError("the trainer refuses")
@@ -33,6 +34,7 @@ def test_a_failure_keeps_the_results_of_finished_stages(monkeypatch, capsys):
     assert "Finished stages are in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, capsys):
     real = experiment.NLPOTrainer
 
@@ -48,6 +50,7 @@ def test_a_resumed_run_does_not_train_the_supervised_model_again(monkeypatch, ca
     assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_the_judge_was_heard_on_zero_shot_asks_it(monkeypatch, capsys):
     real, calls = experiment._evaluate, []
 
@@ -66,6 +69,7 @@ def test_a_run_that_died_before_the_judge_was_heard_on_zero_shot_asks_it(monkeyp
     assert all("perplexity" in stage for stage in stages(folder).values())
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(monkeypatch, capsys):
     keys = {"algorithm": "nlpo", "save_steps": 1, "save_total_limit": 2}
     folder = run_experiment(tiny(**keys))
@@ -98,6 +102,7 @@ def test_an_interrupted_run_resumes_from_its_checkpoint(monkeypatch, capsys):
     assert list(stages(folder)) == ["zero-shot", "supervised", "supervised+nlpo"]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_another_seed_and_its_recipe_stays_unless_forced(capsys):
     folder = run_experiment(tiny())
     before = (folder / "recipe.yaml").read_text()
@@ -109,6 +114,7 @@ def test_a_run_is_not_resumed_with_another_seed_and_its_recipe_stays_unless_forc
     assert "seed: 7" in (folder / "recipe.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_died_early_is_not_resumed_from_the_checkpoints_of_one_before_it(monkeypatch, capsys):
     folder = run_experiment(tiny(save_steps=1))
     assert (folder / "checkpoint-1").is_dir()
@@ -134,6 +140,7 @@ def test_a_run_that_died_early_is_not_resumed_from_the_checkpoints_of_one_before
     assert taken == [5.0] * tiny().training.max_steps
 
 
+@pytest.mark.slow
 def test_a_recipe_does_not_say_that_its_run_was_resumed(capsys):
     folder = run_experiment(tiny())
     before = (folder / "recipe.yaml").read_text()

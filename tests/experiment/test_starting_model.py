@@ -16,6 +16,7 @@ from trl_nlpo.experiment.starting_model import starting_model
 from trl_nlpo.models.from_scratch import build_model
 
 
+@pytest.mark.slow
 def test_a_model_and_tokenizer_can_come_from_a_folder(capsys):
     first = run_experiment(tiny(algorithm="supervised"))
     folder = run_experiment(
@@ -24,6 +25,7 @@ def test_a_model_and_tokenizer_can_come_from_a_folder(capsys):
     assert stages(folder)["zero-shot"]["reward"] == stages(first)["supervised"]["reward"]
 
 
+@pytest.mark.slow
 def test_an_adapter_in_a_folder_is_trained_further(llama, capsys):
     keys = {"model_name_or_path": llama, "use_peft": True, "lora_target_modules": "all-linear"}
     first = run_experiment(tiny(algorithm="nlpo", **keys))
@@ -35,6 +37,7 @@ def test_an_adapter_in_a_folder_is_trained_further(llama, capsys):
         run_experiment(tiny(algorithm="nlpo", model_name_or_path=str(first), use_peft=True, output_dir="third"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"hidden_size": 64}, {"model_type": "gpt2"}], ids=["size", "layers"])
 def test_an_adapter_of_another_base_is_a_users_mistake(llama, other, capsys):
     keys = {"model_name_or_path": llama, "use_peft": True, "lora_target_modules": ["q_proj"]}
@@ -48,6 +51,7 @@ def test_an_adapter_of_another_base_is_a_users_mistake(llama, other, capsys):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_supervised_model_of_another_run_is_where_reinforcement_starts_and_is_loaded_once(monkeypatch, capsys):
     supervised = run_experiment(tiny(algorithm="supervised", output_dir="first")) / "supervised"
     loaded = []

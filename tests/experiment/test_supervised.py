@@ -13,6 +13,7 @@ from trl_nlpo.errors import UserError
 from trl_nlpo.experiment.experiment import run_experiment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_peft", [False, True])
 def test_an_encoder_decoder_model_is_supervised_and_then_reinforced(t5, capsys, use_peft):
     keys = {"lora_target_modules": ["q", "v"], "lora_task_type": "SEQ_2_SEQ_LM"} if use_peft else {}

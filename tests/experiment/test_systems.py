@@ -25,6 +25,7 @@ def trained(working_directory, capsys):
     return train_small()
 
 
+@pytest.mark.slow
 def test_a_model_is_scored_on_a_task_as_its_own_run_scored_it(trained):
     model, expected = trained
     found = evaluate_on_task(str(model), "commongen", SMALL)
@@ -33,6 +34,7 @@ def test_a_model_is_scored_on_a_task_as_its_own_run_scored_it(trained):
     assert set(found.samples[0]["metrics"]) >= {"rouge", "concept_coverage"}
 
 
+@pytest.mark.slow
 def test_an_adapter_is_scored_by_the_recipe_that_trains_adapters(trained, working_directory):
     model, expected = trained
     adapter = LoraConfig(target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
@@ -44,6 +46,7 @@ def test_an_adapter_is_scored_by_the_recipe_that_trains_adapters(trained, workin
     assert found.metrics["reward"] == pytest.approx(expected["reward"])
 
 
+@pytest.mark.slow
 def test_predictions_of_another_system_are_scored_by_order_or_prompt(trained, working_directory):
     run = [json.loads(line) for line in (working_directory / "run" / "samples.jsonl").read_text().splitlines()]
     expected = trained[1]

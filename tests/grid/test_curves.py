@@ -27,6 +27,7 @@ def runs(tmp_path, monkeypatch):
     return {cell: RunResults.read(cell.folder) for cell in subject.cells()}
 
 
+@pytest.mark.slow
 def test_every_log_line_of_the_stage_is_a_point(tmp_path, runs):
     write_curves(runs, tmp_path)
     curves = points_of(tmp_path)
@@ -45,6 +46,7 @@ def test_other_stages_final_evaluations_and_lines_without_a_curve_are_no_points(
     assert "loss" not in point
 
 
+@pytest.mark.slow
 def test_without_matplotlib_there_is_the_table_alone(tmp_path, runs, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     write_curves(runs, tmp_path)

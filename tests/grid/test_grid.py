@@ -89,6 +89,7 @@ def test_a_grid_goes_on_where_it_stopped(tmp_path):
     assert len(stopped.recipes) - 1 + len(again.recipes) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [UserError, ZeroDivisionError])
 def test_a_cell_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, error):
     said = []

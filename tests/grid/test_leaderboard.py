@@ -35,6 +35,7 @@ def edit_samples(folder, edit):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in edited), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_line_separators_inside_of_a_text_end_no_row(tmp_path):
     subject = grid(tmp_path)
     run_grid(subject, FakeRun(), lambda line: None)
@@ -43,6 +44,7 @@ def test_line_separators_inside_of_a_text_end_no_row(tmp_path):
     assert board_of(subject) == expected
 
 
+@pytest.mark.slow
 def test_prompts_without_a_score_are_left_out_of_comparisons(tmp_path):
     def skip(folder, number, row):
         """No score of the first prompts in a PPO run, of the last in the other, and of any in zero-shot."""
@@ -74,6 +76,7 @@ def test_a_metric_that_the_first_seed_could_not_measure_is_averaged_over_the_oth
     assert (averages["bleu"]["mean"], averages["bleu"]["seeds"]) == (0.5, 1)
 
 
+@pytest.mark.slow
 def test_a_leaderboard_has_means_deviations_the_best_in_bold_comparisons_and_curves(tmp_path):
     subject = grid(tmp_path, recipes=("commongen", "imdb"))
     run_grid(subject, FakeRun(), lambda line: None)

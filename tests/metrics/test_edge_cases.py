@@ -10,6 +10,12 @@ from support.metric_options import OPTIONS
 from trl_nlpo.metrics import get_metric, load
 
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:metric 'cider'. there are no document frequencies"),
+    pytest.mark.filterwarnings("ignore:metric 'ter'. a text or reference has more than"),
+]
+
+
 NAMES = [
     "bleu", "bleu3", "bleu4", "chrf", "chrf++", "cider", "concept_coverage", "meteor", "parent",
     "rouge", "rouge1", "rouge2", "rougeL", "rougeLsum", "sacrebleu", "spice", "ter",

@@ -72,6 +72,7 @@ def test_a_model_that_knows_nothing_is_as_surprised_as_its_vocabulary_is_large()
     assert metric.as_reward(scores[0]) == pytest.approx(1 / tiny.VOCAB_SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("max_length", "stride"), [(16, 8), (16, 1), (16, 15), (5, None), (None, None)])
 def test_a_long_text_is_read_in_windows_and_every_token_scored_once(max_length, stride):
     model = tiny.policy()

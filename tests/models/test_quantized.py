@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from support import tiny
+from support.slow import slow_except
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo.models.adapters import adapter_parameters
 
@@ -49,9 +50,11 @@ def trainer(tmp_path, model, peft_config, **settings):
 LORA = {"r": 4, "task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj", "down_proj"]}
 
 
-@pytest.mark.parametrize("sampled_before", [False, True])
-@pytest.mark.parametrize("bits", list(BITS))
-@pytest.mark.parametrize("family", ["llama", "qwen2"])  # without and with biases, which fail in different ways
+@pytest.mark.parametrize("sampled_before", slow_except([False, True], True))
+@pytest.mark.parametrize("bits", slow_except(BITS, "4bit"))
+@pytest.mark.parametrize(
+    "family", slow_except(["llama", "qwen2"], "qwen2")
+)  # without and with biases, which fail in different ways
 def test_every_adapter_weight_gets_a_gradient_after_sampling(tmp_path, family, bits, sampled_before):
     model = quantized(tmp_path, family, bits)
     if sampled_before:
@@ -76,7 +79,7 @@ def test_every_adapter_weight_gets_a_gradient_after_sampling(tmp_path, family, b
     assert all(weight.abs().sum() > 0 for name, weight in learned.items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize("optimizer", slow_except(["adamw_bnb_8bit", "paged_adamw_8bit"], "paged_adamw_8bit"))
 def test_eight_bit_and_paged_optimizers_train(tmp_path, optimizer):
     subject = trainer(tmp_path, tiny.policy("llama"), peft.LoraConfig(**LORA), optim=optimizer)
     before = {name: weight.clone() for name, weight in adapter_parameters(subject.policy_model, "default").items()}

@@ -138,6 +138,7 @@ KEYS = st.sampled_from(
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(mutations=st.dictionaries(KEYS, SCALARS, min_size=1, max_size=3))
+@pytest.mark.slow
 def test_a_mutated_recipe_loads_or_is_a_users_mistake_and_nothing_else(tmp_path_factory, mutations):
     path = tmp_path_factory.mktemp("mutated") / "own.yaml"
     base = read_yaml(SHIPPED["quickstart"])
@@ -145,6 +146,7 @@ def test_a_mutated_recipe_loads_or_is_a_users_mistake_and_nothing_else(tmp_path_
     assert "\n" not in mistake_in(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(text=st.text(alphabet=string.printable + "äß€", max_size=60), cut=st.integers(0, 400))
 def test_garbage_in_a_recipe_is_a_users_mistake_and_nothing_else(tmp_path_factory, text, cut):

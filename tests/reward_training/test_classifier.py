@@ -26,6 +26,7 @@ def labelled(folder, split, number):
     (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_a_classifier_of_labelled_rows_is_a_reward(working_directory):
     labelled(working_directory, "train", 40)
     labelled(working_directory, "test", 5)

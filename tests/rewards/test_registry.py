@@ -50,6 +50,7 @@ def test_every_built_in_has_its_name_and_can_be_pickled(name):
     assert pickle.loads(pickle.dumps(reward)).__name__ == name
 
 
+@pytest.mark.filterwarnings("ignore:metric 'cider'. there are no document frequencies")
 @pytest.mark.parametrize("name", sorted(set(WITHOUT_MODEL) - OWN_SCALE))
 def test_every_built_in_gives_one_number_up_to_1_for_empty_text_and_several_references(name):
     rows = {

@@ -17,7 +17,9 @@ from trl_nlpo.storage.run_folder import RunFolder
 
 
 def logged(folder):
-    return [(line["stage"], line["step"]) for line in map(json.loads, (folder / "metrics.jsonl").open())]
+    return [
+        (line["stage"], line["step"]) for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    ]
 
 
 def sample(text):

@@ -87,7 +87,13 @@ def tokenizer(pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     pad_token = "<eos>" if pad_is_eos else "<pad>"
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token=pad_token, eos_token="<eos>", unk_token="<unk>", padding_side="left"
+        tokenizer_object=raw,
+        pad_token=pad_token,
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        # transformers 4 would add token types, which GPT-2 takes for embeddings.
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 

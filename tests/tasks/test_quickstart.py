@@ -44,6 +44,7 @@ def test_every_sentence_is_grammatical_and_judges_thrice():
         assert value * 3 == pytest.approx(round(value * 3))
 
 
+@pytest.mark.slow
 def test_pleasant_and_unpleasant_words_come_in_equal_shares():
     rows = quickstart_rows({"train": 2000})["train"]
     values = PleasantSentence()(prompts=[r["prompt"] for r in rows], completions=[r["references"][0] for r in rows])

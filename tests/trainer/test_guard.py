@@ -45,6 +45,7 @@ class TestRewards:
         error = min(max((kl - 1.0) / 1.0, -0.2), 0.2)
         assert subject.adapt_kl_coef(estimates) == pytest.approx(0.05 * (1 + 0.1 * error))
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_an_update_without_any_reward_changes_nothing_but_the_count(self, tmp_path):
         def down(completions, trainer_state, **kwargs):
@@ -131,6 +132,8 @@ class TestNumbers:
         state = json.loads((tmp_path / "checkpoint-3" / "nlpo_state.json").read_text())
         assert state["run"]["skipped_steps_in_a_row"] == 8
 
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # all of its steps are skipped
     def test_without_a_limit_it_goes_on(self, tmp_path, monkeypatch):
         subject = trainer(tmp_path, tiny.length_reward, max_skipped_steps=None, num_ppo_epochs=4)
         self.nan_advantages(monkeypatch, subject, {0, 1, 2, 3})
@@ -175,10 +178,16 @@ class TestDisk:
         "error",
         [
             OSError(errno.ENOSPC, "No space left on device"),
-            OSError(errno.EDQUOT, "Disk quota exceeded"),
-            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            pytest.param(OSError(errno.EDQUOT, "Disk quota exceeded"), marks=pytest.mark.slow),
+            pytest.param(
+                SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+                marks=pytest.mark.slow,
+            ),
             # as torch.save 2.13 puts it on a tmpfs of 900 kB
-            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 168448 vs 168340"),
+            pytest.param(
+                RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 168448 vs 168340"),
+                marks=pytest.mark.slow,
+            ),
         ],
     )
     def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_is_needed_and_free(

@@ -44,18 +44,21 @@ def learn(tmp_path, reward, **settings):
 
 
 @pytest.mark.parametrize("strategy", ["none", "top_p"])
+@pytest.mark.slow
 def test_a_reward_for_the_whole_completion_is_learned(tmp_path, strategy):
     before, after = learn(tmp_path, share_of_wanted_words, mask_strategy=strategy)
     assert before < 0.15
     assert after > 0.7
 
 
+@pytest.mark.slow
 def test_a_reward_for_single_tokens_is_learned(tmp_path):
     before, after = learn(tmp_path, wanted_tokens, mask_strategy="top_p")
     assert before < 6 * 0.15
     assert after > 6 * 0.7
 
 
+@pytest.mark.slow
 def test_without_a_reward_nothing_is_learned(tmp_path):
     def nothing(completions, **kwargs):
         nothing.shares.append(sum(share_of_wanted_words(completions)) / len(completions))

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from support import tiny
+from support.slow import slow_except
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo._trl import HAS_PPO
 from trl_nlpo.errors import RewardError
@@ -88,12 +89,14 @@ class TestDropIn:
             not torch.equal(before[name], weight) for name, weight in model.named_parameters() if name in before
         )
 
+    @pytest.mark.slow
     def test_a_ppo_script_trains_policy_and_value_model(self, tmp_path):
         subject = self.ppo_trainer(tmp_path)
         subject.train()
         assert self.moved(subject.model.policy, self.before[0])
         assert self.moved(subject.model.value_model, self.before[1])
 
+    @pytest.mark.slow
     def test_a_ppo_script_with_an_adapter_trains_it(self, tmp_path):
         peft = pytest.importorskip("peft")
         config = peft.LoraConfig(r=4, lora_alpha=16, lora_dropout=0.05, bias="none", task_type="CAUSAL_LM")
@@ -200,6 +203,7 @@ class TestRewards:
         subject.train()
         assert "rewards/per_token/mean" in subject.state.log_history[-1]
 
+    @pytest.mark.slow
     def test_the_same_function_is_called_alike_by_trls_grpo_trainer(self, tmp_path):
         from trl import GRPOConfig, GRPOTrainer
 
@@ -324,6 +328,7 @@ class TestEvaluation:
         subject = trainer(tmp_path, eval_dataset={"near": tiny.prompts(3), "far": tiny.prompts(3, seed=9)})
         assert {"eval_near_reward", "eval_far_reward"} <= set(subject.evaluate())
 
+    @pytest.mark.slow
     def test_the_best_model_is_loaded_at_the_end(self, tmp_path):
         def fading(completions, trainer_state, **kwargs):
             return [float(-trainer_state.global_step)] * len(completions)
@@ -342,6 +347,7 @@ class TestEvaluation:
         assert all(torch.equal(own[name], value[name]) for name in own)
         assert any(not torch.equal(own[name], last[name]) for name in own)
 
+    @pytest.mark.slow
     def test_early_stopping_stops(self, tmp_path):
         def fading(completions, trainer_state, **kwargs):
             return [float(-trainer_state.global_step)] * len(completions)
@@ -372,6 +378,7 @@ class TestSavingAndResuming:
         loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "final" / "value_model")
         assert all(map(torch.equal, loaded.parameters(), subject.model.value_model.parameters()))
 
+    @pytest.mark.slow
     def test_a_saved_adapter_loads_onto_its_base_and_gives_the_same_logits(self, tmp_path):
         peft = pytest.importorskip("peft")
         config = peft.LoraConfig(r=4, task_type="CAUSAL_LM", target_modules="all-linear")
@@ -388,7 +395,7 @@ class TestSavingAndResuming:
         trainer(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=2).train()
         assert sorted(os.listdir(tmp_path)) == ["README.md", "checkpoint-3", "checkpoint-4"]
 
-    @pytest.mark.parametrize("kind", ["plain", "tied embeddings", "adapter", "encoder-decoder"])
+    @pytest.mark.parametrize("kind", slow_except(["plain", "tied embeddings", "adapter", "encoder-decoder"], "plain"))
     def test_a_resumed_run_ends_where_the_unbroken_one_does(self, tmp_path, kind):
         peft = pytest.importorskip("peft")
         settings = {
@@ -420,6 +427,7 @@ class TestSavingAndResuming:
             assert resumed.kl_coef == unbroken.kl_coef
             assert [entry["step"] for entry in resumed.state.log_history] == [1, 2, 3, 4]
 
+    @pytest.mark.slow
     def test_true_resumes_from_the_newest_checkpoint(self, tmp_path):
         trainer(tmp_path, save_strategy="steps", save_steps=1).train()
         again = trainer(tmp_path, save_strategy="no")
@@ -505,6 +513,7 @@ class TestSettings:
         subject.train()
         assert subject.kl_coef == 0.05
 
+    @pytest.mark.slow
     def test_logs_in_between_are_averaged(self, tmp_path):
         every, other = (trainer(tmp_path, logging_steps=steps) for steps in (1, 2))
         every.train()
@@ -516,6 +525,7 @@ class TestSettings:
     def test_max_steps_ends_a_run(self, tmp_path):
         assert trainer(tmp_path, max_steps=3).train().global_step == 3
 
+    @pytest.mark.slow
     def test_gradient_checkpointing_changes_nothing_but_memory(self, tmp_path):
         weights = []
         for enabled in (False, True):
@@ -532,6 +542,7 @@ class TestSettings:
         assert subject.accelerator.mixed_precision == "bf16"
         assert next(subject.policy_model.parameters()).dtype is torch.float32
 
+    @pytest.mark.slow
     def test_the_entropy_bonus_raises_the_entropy(self, tmp_path):
         entropies = []
         for coefficient in (0.0, 1.0):
@@ -543,6 +554,7 @@ class TestSettings:
             entropies.append(subject.state.log_history[-1]["policy/entropy_avg"])
         assert entropies[1] > entropies[0] + 0.1
 
+    @pytest.mark.slow
     def test_probability_that_leaks_out_of_an_old_mask_is_warned_about_once(self, tmp_path, monkeypatch):
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from support import tiny
+from support.slow import slow_except
 from support.trainers import DEFAULTS, count_calls, one_update, reference_top_p
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo.functional.logprobs import scaled_logits
@@ -50,7 +51,7 @@ def weights(subject, adapter):
     return {name: weight.detach().clone() for name, weight in parameters.items()}
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny.FAMILIES, "gpt2"))
 def test_the_ratio_is_one_and_both_adapters_learn_on_a_base_that_stands_still(tmp_path, family):
     subject = trainer(tmp_path, family)
     model = subject.policy_model
@@ -90,6 +91,7 @@ def test_every_parameter_of_both_adapters_gets_a_gradient_after_sampling_and_sco
     assert all(seen.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradient_checkpointing_recomputes_with_the_adapter_of_the_forward_pass(tmp_path, checkpointing):
     plain = trainer(tmp_path)
@@ -102,6 +104,7 @@ def test_gradient_checkpointing_recomputes_with_the_adapter_of_the_forward_pass(
             torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_reference_of_a_fresh_adapter_is_the_base_model(tmp_path):
     base = tiny.policy("llama")
     expected = copy.deepcopy(base).eval()
@@ -114,6 +117,7 @@ def test_the_reference_of_a_fresh_adapter_is_the_base_model(tmp_path):
     assert subject.ref_model is None
 
 
+@pytest.mark.slow
 def test_the_reference_of_a_warm_adapter_is_the_model_as_it_was_given(tmp_path):
     model = warm_model()
     expected = copy.deepcopy(model).eval()
@@ -124,6 +128,7 @@ def test_the_reference_of_a_warm_adapter_is_the_model_as_it_was_given(tmp_path):
         torch.testing.assert_close(subject.reference.logits(sequences), completion_logits(expected, sequences))
 
 
+@pytest.mark.slow
 def test_a_named_adapter_can_be_the_reference_and_another_the_policy(tmp_path):
     model = warm_model()
     model.add_adapter("tuned", peft.LoraConfig(**LORA, task_type="CAUSAL_LM"))
@@ -145,6 +150,7 @@ def test_the_value_adapter_starts_from_the_policys_weights(tmp_path):
     assert all(map(torch.equal, policy.values(), value.values()))
 
 
+@pytest.mark.slow
 def test_the_masking_policy_copies_adapter_weights_only(tmp_path):
     subject = trainer(tmp_path, mask_sync_steps=2)
     assert set(subject.masking_policy.state_dict()) == set(adapter_parameters(subject.policy_model, "default"))
@@ -158,7 +164,7 @@ def test_the_masking_policy_copies_adapter_weights_only(tmp_path):
     assert all(torch.equal(policy[name], weight) for name, weight in subject.masking_policy.state_dict().items())
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("family", slow_except(["llama", "gpt2", "t5"], "gpt2"))
 def test_policy_and_mask_in_one_batch_sample_under_the_same_masks(tmp_path, family):
     subject = trainer(tmp_path, family)
     policy = subject.policy_model
@@ -204,6 +210,7 @@ def test_no_second_base_model_is_kept(tmp_path):
     assert trained == 2 * adapter + 32 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_a_saved_adapter_and_its_merged_model_generate_the_same(tmp_path, family):
     subject = trainer(tmp_path, family)
@@ -220,6 +227,7 @@ def test_a_saved_adapter_and_its_merged_model_generate_the_same(tmp_path, family
     assert torch.equal(merged.generate(**settings), expected)
 
 
+@pytest.mark.slow
 def test_the_value_adapter_lies_in_a_folder_of_its_own_and_loads_by_itself(tmp_path):
     subject = trainer(tmp_path)
     subject.train()
@@ -249,6 +257,7 @@ def test_other_peft_methods_train_too(tmp_path, method):
     assert any(not torch.equal(before[name], weight) for name, weight in weights(subject, "default").items())
 
 
+@pytest.mark.slow
 def test_a_value_model_of_its_own_works_beside_an_adapter(tmp_path):
     subject = trainer(tmp_path, value_model=tiny.classifier("llama"))
     assert list(subject.policy_model.peft_config) == ["default"]

@@ -9,12 +9,14 @@ import pytest
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from support.resumable import assert_equal_ends, noise, trainer
+from support.slow import slow_except
 from trl_nlpo import UserError
 from trl_nlpo.errors import RewardError
 from trl_nlpo.storage.checkpoint_folder import damage
 from trl_nlpo.trainer import checkpoints, guard, huggingface
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logging_steps", [1, 2, 3])
 def test_random_rewards_and_logs_between_two_log_events_go_on_exactly(tmp_path, logging_steps):
     settings = {"logging_steps": logging_steps, "eval_strategy": "steps", "eval_steps": 2}
@@ -27,6 +29,7 @@ def test_random_rewards_and_logs_between_two_log_events_go_on_exactly(tmp_path, 
         assert output.training_loss == loss
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_end_is_the_end(tmp_path):
     unbroken = trainer(tmp_path)
     unbroken.train()
@@ -35,7 +38,9 @@ def test_a_checkpoint_of_the_end_is_the_end(tmp_path):
     assert_equal_ends(unbroken, resumed)
 
 
-@pytest.mark.parametrize("file", ["optimizer.pt", "model.safetensors", "value_model/value_model.safetensors"])
+@pytest.mark.parametrize(
+    "file", slow_except(["optimizer.pt", "model.safetensors", "value_model/value_model.safetensors"], "optimizer.pt")
+)
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_path, monkeypatch, file):
     unbroken = trainer(tmp_path)
     unbroken.train()
@@ -60,6 +65,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused_in_one_line(tmp_path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_last_good_checkpoint_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     real = Trainer._save_rng_state
 
@@ -83,6 +89,7 @@ def test_leftovers_of_a_killed_run_go_when_the_next_begins(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["README.md", "checkpoint-1"]
 
 
+@pytest.mark.slow
 def test_the_best_model_is_kept_and_found_under_its_name(tmp_path):
     rewards = iter([1.0, 3.0, 2.0, 1.0])
 
@@ -121,6 +128,7 @@ def test_checkpoints_of_the_model_only_are_whole_and_cannot_be_resumed(tmp_path)
         trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
 def test_the_patience_of_early_stopping_is_not_forgotten(tmp_path):
     def fading(completions, trainer_state, **kwargs):
         return [float(-trainer_state.global_step)] * len(completions)
@@ -135,6 +143,7 @@ def test_the_patience_of_early_stopping_is_not_forgotten(tmp_path):
     assert resumed.train(resume_from_checkpoint=True).global_step == 5
 
 
+@pytest.mark.slow
 def test_a_callback_that_is_new_in_a_resumed_run_is_no_problem(tmp_path):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "reward"}
     trainer(tmp_path, max_steps=1, load_best_model_at_end=True, **settings).train()
@@ -159,7 +168,7 @@ class Failing:
 
 
 # Calls: updates 1, 2, evaluation at 2, updates 3, 4, evaluation at 4.
-@pytest.mark.parametrize(("call", "step"), [(2, 1), (3, 2), (4, 2), (5, 3), (6, 4)])
+@pytest.mark.parametrize(("call", "step"), slow_except([(2, 1), (3, 2), (4, 2), (5, 3), (6, 4)], (4, 2)))
 def test_a_failed_reward_leaves_a_checkpoint_that_goes_on_exactly(tmp_path, call, step):
     settings = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 50, "logging_steps": 3}
     unbroken = trainer(tmp_path / "unbroken", **settings)
@@ -173,6 +182,7 @@ def test_a_failed_reward_leaves_a_checkpoint_that_goes_on_exactly(tmp_path, call
     assert_equal_ends(unbroken, resumed)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_failed_before_a_save_is_made_up_for_and_saved(tmp_path):
     settings = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
     with pytest.raises(RewardError):
@@ -196,6 +206,7 @@ def test_any_error_leaves_a_checkpoint_of_the_progress_and_says_where(tmp_path, 
     assert said == [f"Progress up to update 2 was saved in {tmp_path / 'checkpoint-2'}."]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_the_middle_of_an_update_says_so_when_it_is_resumed(tmp_path, monkeypatch):
     subject = trainer(tmp_path, save_steps=50)
     step, calls = subject.optimizer.step, []
@@ -226,6 +237,7 @@ def test_a_folder_that_is_no_checkpoint_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_schedule_of_syncs_goes_on_where_nothing_is_masked(tmp_path):
     def ages(subject):
         return [entry["nlpo/mask_age"] for entry in subject.state.log_history if "nlpo/mask_age" in entry]
@@ -239,6 +251,7 @@ def test_the_schedule_of_syncs_goes_on_where_nothing_is_masked(tmp_path):
     assert_equal_ends(unbroken, resumed)
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_while_samples_are_printed_costs_no_random_number(tmp_path):
     calls = []
 
@@ -277,6 +290,7 @@ def test_what_is_logged_in_some_updates_only_is_averaged_over_these(tmp_path):
     assert [entry["rare"] for entry in subject.state.log_history if "rare" in entry] == [2.0]
 
 
+@pytest.mark.slow
 def test_a_second_training_begins_with_the_learning_rate_of_the_first(tmp_path):
     subject = trainer(tmp_path, save_strategy="no")
     rates = []

@@ -115,6 +115,7 @@ class TestTrainer:
         said, steps = self.run(tmp_path, monkeypatch, resume_from_checkpoint=True)
         assert (said, steps) == (["entropy is off"], 4)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("restores", [False, True])
     def test_what_was_said_is_kept_in_the_checkpoint_however_callbacks_are_restored(
         self, tmp_path, monkeypatch, restores
@@ -125,6 +126,7 @@ class TestTrainer:
         )
         assert (said, steps) == (["entropy is off"], 4)
 
+    @pytest.mark.slow
     def test_a_second_training_says_it_again(self, tmp_path, monkeypatch):
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)

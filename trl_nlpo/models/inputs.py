@@ -137,8 +137,10 @@ class StepwiseLogits:
     def next_logits(self, model: Any, ids: torch.Tensor) -> torch.Tensor:
         """Logits `(B, V)` of the token after `ids` `(B, L)`: prompt and completion, or what the decoder has so far."""
         inputs = self._decoder_inputs(model, ids) if is_encoder_decoder(model) else self._causal_inputs(model, ids)
-        output = model(**inputs, past_key_values=self._cache, use_cache=True, return_dict=True)
-        self._cache, self._num_cached = output.past_key_values, ids.shape[1]
+        # transformers called the cache past_key_values before 5.24, and models from elsewhere still do.
+        name = "cache" if "cache" in forward_parameters(model) else "past_key_values"
+        output = model(**inputs, **{name: self._cache}, use_cache=True, return_dict=True)
+        self._cache, self._num_cached = getattr(output, name), ids.shape[1]
         if is_encoder_decoder(model) and self._encoded is None:
             self._encoded = BaseModelOutput(last_hidden_state=output.encoder_last_hidden_state)
         return output.logits[:, -1].float()

@@ -46,6 +46,7 @@ def train_classifier(arguments: ClassifierArguments) -> dict[str, float]:
         UserError: the data does not exist, a column is missing, there is only one label, or a held-out row has a label
             that the train split does not have.
     """
+    import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
     splits = {name: _examples(arguments, name) for name in ("train", "validation", "test")}
@@ -67,6 +68,7 @@ def train_classifier(arguments: ClassifierArguments) -> dict[str, float]:
             per_device_train_batch_size=arguments.batch_size,
             per_device_eval_batch_size=arguments.batch_size,
             seed=arguments.seed,
+            dataloader_pin_memory=torch.cuda.is_available(),
             save_strategy="no",
             report_to="none",
             logging_steps=50,
