@@ -42,13 +42,16 @@ OURS: dict[str, set[str]] = {
     # Training.
     "trainer": {
         "algorithm", "config", "evaluation", "functional", "hub", "launch", "models", "prompts", "records", "storage",
-        "_trl",
+        "tabular", "_trl",
     },
     # The trainer pushes, and a recipe prints the line that loads what was saved or pushed.
     "hub": set(),
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
     "config": {"launch", "_trl"},
-    "prompts": {"records"},
+    "prompts": {"messages", "records", "tabular", "tokenized"},
+    "messages": {"tokenized"},
+    "tabular": {"tokenized"},
+    "tokenized": set(),
     "launch": {"_trl", "__version__"},
     # The four rooms and their closets. Rooms never import one another.
     "algorithm/rollout": {
@@ -93,7 +96,10 @@ PACKAGES: dict[str, set[str]] = {
     "functional": {"torch"},
     "records": {"torch"},
     "models": {"torch", "transformers", "peft", "safetensors", "tokenizers"},
-    "prompts": {"torch", "trl"},
+    "prompts": {"torch"},
+    "messages": {"trl"},
+    "tabular": set(),
+    "tokenized": set(),
     "algorithm": {"torch"},
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},

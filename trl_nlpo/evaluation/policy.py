@@ -50,7 +50,7 @@ def evaluate_policy(
     longest = longest_prompt(
         model, SamplingSettings.from_config(args, tokenizer, model, for_evaluation=True).max_new_tokens
     )
-    prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer), description or "dataset", longest)
+    prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer, model), description or "dataset", longest)
     if not len(prompts):
         raise UserError(f"{prompts.name} is empty: there is nothing to evaluate on.")
     check_token_ids(prompts.prompt_ids, prompts.name, model, tokenizer)

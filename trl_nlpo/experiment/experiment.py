@@ -242,7 +242,8 @@ def _check_prompts(run: _Run, model: PreTrainedModel) -> None:
     longest = longest_prompt(model, training.response_length)
     for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
         if rows is not None:
-            prompts = PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
+            reader = prompt_tokenizer(training, run.tokenizer, model)
+            prompts = PromptDataset(rows, reader, f"the {name} split", longest)
             check_token_ids(prompts.prompt_ids, prompts.name, model, run.tokenizer)
 
 

@@ -43,7 +43,7 @@ def train_supervised(
     """
     from transformers import set_seed
 
-    dataset = _with_short_prompts(dataset, tokenizer, recipe)
+    dataset = _with_prompts_as_reinforced(dataset, tokenizer, recipe, model)
     if any(parameter.dtype in HALF for parameter in model.parameters()) and not recipe.model.use_peft:
         # In half precision small steps are rounded away.
         model.float()
@@ -66,17 +66,24 @@ def train_supervised(
     launch.release()
 
 
-def _with_short_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Dataset:
-    """Text prompts truncated as in reinforcement and evaluation; messages and short prompts stay as they are."""
-    if recipe.training.max_prompt_length is None or not isinstance(dataset[0]["prompt"], str):
+def _with_prompts_as_reinforced(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, model: PreTrainedModel | None = None
+) -> Dataset:
+    """Text prompts as reinforcement and evaluation read them: truncated, empty ones as the start token's text.
+
+    Messages and other prompts stay as they are.
+    """
+    if not isinstance(dataset[0]["prompt"], str):
         return dataset
-    prompts = prompt_tokenizer(recipe.training, tokenizer)
+    if recipe.training.max_prompt_length is None and all(map(str.strip, dataset["prompt"])):
+        return dataset
+    prompts = prompt_tokenizer(recipe.training, tokenizer, model)
 
     def truncated(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts, _ = prompts.truncated_texts(rows["prompt"])
         # A prompt that lost its last line break needs a space before its target, which needed none before.
         targets = [
-            target if text == full_text else target_text(text, target)
+            target if not full_text or text == full_text else target_text(text, target)
             for full_text, text, target in zip(rows["prompt"], texts, rows["completion"], strict=True)
         ]
         return {"prompt": texts, "completion": targets}

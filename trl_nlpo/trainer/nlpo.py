@@ -226,7 +226,7 @@ class NLPOTrainer(HuggingFaceTrainer):
             [`Rollout`]: tokens, old and reference log-probabilities, values and masks.
         """
         if not isinstance(prompts, PromptBatch):
-            prompts = PromptBatch(self.prompt_sets.tokenizer(prompts), list(prompts))
+            prompts = self.prompt_sets.tokenizer.batch(prompts)
         seed = self._seed_of_update()
         self.run.rollouts_since_update += 1
         with self._generation_model() as model:
