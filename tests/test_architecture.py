@@ -66,7 +66,8 @@ OURS: dict[str, set[str]] = {
     "algorithm/distribution": {"functional", "records"},
     "algorithm/draws": set(),
     "algorithm/generation": {"algorithm/distribution", "algorithm/draws", "functional", "models", "records"},
-    "algorithm/reward_calls": set(),
+    "algorithm/reward_calls": {"algorithm/reward_watchdog"},
+    "algorithm/reward_watchdog": set(),
     # A reward model reads text as a metric's does: one way to load and to encode.
     "algorithm/reward_models": {
         "metrics/classifier", "metrics/pretrained", "metrics/texts", "models", "records",

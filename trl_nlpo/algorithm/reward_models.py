@@ -221,7 +221,7 @@ def as_reward_functions(
     batch_size: int = 64,
     *,
     trained: nn.Module | None = None,
-    chat_template_kwargs: dict[str, Any] | None = None,
+    chat_template_kwargs: Any = None,
 ) -> list[Any]:
     """Reward functions, models and paths of models, one or a list, as a list of reward functions.
 
@@ -264,7 +264,7 @@ def _as_function(
     tokenizer: Any,
     device: torch.device | str | None,
     batch_size: int,
-    chat_template_kwargs: dict[str, Any] | None,
+    chat_template_kwargs: Any,
 ) -> Any:
     name = ""
     if isinstance(reward, (str, os.PathLike)):

@@ -241,7 +241,7 @@ def context_length(model: Any) -> int | None:
     Args:
         model: of transformers, loaded, with or without an adapter; nothing is known of others.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "get_text_config"):
         return None
     config = config.get_text_config()
