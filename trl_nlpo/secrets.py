@@ -209,9 +209,10 @@ def _of_environment() -> Iterator[str]:
 
 
 def _without_suspicious(text: str) -> str:
+    text = _without_shapes(text)
     for pattern in (_ASSIGNMENT, _OPTION):
         text = pattern.sub(_hide_assigned, text)
-    return _without_shapes(text)
+    return text
 
 
 def _without_shapes(text: str) -> str:
