@@ -27,7 +27,9 @@ OURS: dict[str, set[str]] = {
     # The face.
     "__init__": {"config", "trainer"},
     "__main__": {"cli"},
-    "cli": {"experiment", "grid", "launch", "recipes", "reward_training", "tasks", "__version__"},
+    "cli": {"experiment", "grid", "launch", "recipes", "reward_training", "tasks", "unexpected", "__version__"},
+    # What the command line says of errors that are no `UserError`.
+    "unexpected": set(),
     "signals": set(),
     # From a recipe to a run, and to many.
     "grid": {"launch", "metrics", "recipes", "storage"},
@@ -80,7 +82,7 @@ OURS: dict[str, set[str]] = {
 """Part -> parts of ours. A part is a file or a folder; the longest name that fits a file is its row."""
 
 PACKAGES: dict[str, set[str]] = {
-    "__init__": set(), "__main__": set(), "signals": set(), "errors": set(), "naming": set(),
+    "__init__": set(), "__main__": set(), "signals": set(), "errors": set(), "naming": set(), "unexpected": set(),
     "functional": {"torch"},
     "records": {"torch"},
     "models": {"torch", "transformers", "peft", "safetensors", "tokenizers"},
@@ -106,7 +108,9 @@ PACKAGES: dict[str, set[str]] = {
         "transformers",
     },
     "reward_training": {"torch", "transformers"},
-    "experiment": {"accelerate", "datasets", "peft", "rich", "torch", "tqdm", "transformers", "trl"},
+    "experiment": {
+        "accelerate", "datasets", "huggingface_hub", "peft", "rich", "torch", "tqdm", "transformers", "trl",
+    },
     "_trl": {"trl", "peft"},
 }  # fmt: skip
 """Part -> packages, besides the standard library."""

@@ -17,9 +17,11 @@ class FakeRun:
 
     def __init__(self, fails=(), error=UserError):
         self.recipes, self.fails, self.error = [], fails, error
+        self.overwrites = []
 
-    def __call__(self, recipe):
+    def __call__(self, recipe, force, overwrite):
         self.recipes.append(recipe)
+        self.overwrites.append(overwrite)
         if recipe.arguments.algorithm in self.fails:
             raise self.error("out of luck")
         folder = recipe.training.output_dir

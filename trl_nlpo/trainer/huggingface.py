@@ -32,7 +32,6 @@ from ..models.masking_policy import MaskingPolicy
 from ..models.policy_and_value import PolicyAndValue
 from ..prompts import UpdateSampler, collate_prompts
 from ..records import Estimates, Rollout, Scores, UpdateStats
-from ..storage.checkpoint_folder import remove_leftovers
 from .callback_states import restore_callbacks, with_state
 from .checkpoints import VALUE_FOLDER, Checkpoints, load_value_function, save_value_function
 from .completions_table import append_completions, log_to_wandb, print_completions
@@ -150,9 +149,6 @@ class HuggingFaceTrainer(TrainerBase):
     def _begin_training(self, resume_from_checkpoint: str | bool | None) -> float:
         """Fresh or restored state, and the first events; returns the time."""
         args = self.args
-        if args.should_save:
-            remove_leftovers(args.output_dir)
-        self.accelerator.wait_for_everyone()
         checkpoint = self.checkpoints.to_resume(resume_from_checkpoint)
         self.is_in_train = True
         self.state = self._new_state()
