@@ -36,6 +36,7 @@ def check_before_start(recipe: Recipe, overwrite: bool = False) -> None:
     _check_folder(recipe, overwrite)
     _check_paths(recipe)
     _check_trackers(recipe.training.report_to)
+    _check_ranges(recipe)
     if recipe.algorithm.reinforces:
         check_optimizer_settings(recipe.training)
         _check_repository(recipe)
@@ -114,6 +115,20 @@ def _check_trackers(names: list[str] | str) -> None:
         # Two are known to transformers without being listed.
         if name not in ("flyte", "azure_ml") and name not in get_available_reporting_integrations():
             raise UserError(f"report_to has {name!r}, whose package is not installed: install it, or leave it out.")
+
+
+_AT_LEAST: dict[str, float] = {
+    "gradient_accumulation_steps": 1, "warmup_steps": 0, "max_grad_norm": 0, "logging_steps": 0, "save_steps": 0,
+    "num_train_epochs": 0,
+}  # fmt: skip
+"""Settings of `transformers` that it takes whatever they are, and the least of each that can work."""
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    for name, least in _AT_LEAST.items():
+        value = getattr(recipe.training, name)
+        if value is not None and value < least:
+            raise UserError(f"{name} is {value!r}, but must be at least {least:g}.")
 
 
 def _check_repository(recipe: Recipe) -> None:

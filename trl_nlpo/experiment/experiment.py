@@ -26,6 +26,7 @@ from ..recipes.algorithms import SUPERVISED, ZERO_SHOT
 from ..recipes.recipe import Recipe, write_resolved
 from ..recipes.resumed import check_resumed_recipe
 from ..storage.checkpoint_folder import newest_complete_checkpoint
+from ..storage.files import explain_full_disk
 from ..storage.run_folder import RunFolder
 from ..storage.run_lock import lock_on
 from ..trainer.nlpo import NLPOTrainer
@@ -164,7 +165,8 @@ def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
     is_done = run.has_finished(SUPERVISED.last_stage)
     start = time.time()
     if not is_done:
-        train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
+        with explain_full_disk(run.folder.path, "the supervised model"):
+            train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
     seconds = time.time() - start
     model = starting_model(run.recipe, run.tokenizer, saved)
     if not is_done:
@@ -194,7 +196,8 @@ def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> None:
     trainer.checkpoints.run_id = run.folder.run
     with showing_progress(trainer, name):
         trainer.train(resume_from_checkpoint=_checkpoint(run))
-    trainer.save_model(str(run.folder.path))
+    with explain_full_disk(run.folder.path, "the final model", trainer.run.newest_checkpoint):
+        trainer.save_model(str(run.folder.path))
     seconds = time.time() - start
     judge = _judge(run, _reference(run, trainer))
     with trainer.gathered_weights() as module:
