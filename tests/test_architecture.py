@@ -27,7 +27,9 @@ OURS: dict[str, set[str]] = {
     # The face.
     "__init__": {"config", "trainer"},
     "__main__": {"cli"},
-    "cli": {"experiment", "grid", "launch", "recipes", "reward_training", "tasks", "__version__"},
+    "cli": {"experiment", "grid", "launch", "recipes", "reward_training", "tasks", "unexpected", "__version__"},
+    # What the command line says of errors that are no `UserError`.
+    "unexpected": set(),
     "signals": set(),
     # From a recipe to a run, and to many.
     "grid": {"launch", "metrics", "recipes", "storage"},
@@ -93,6 +95,7 @@ OURS: dict[str, set[str]] = {
 
 PACKAGES: dict[str, set[str]] = {
     "__init__": set(), "__main__": set(), "signals": set(), "errors": set(), "naming": set(), "secrets": set(),
+    "unexpected": set(),
     "hub": {"huggingface_hub"},
     "functional": {"torch"},
     "records": {"torch"},
@@ -123,7 +126,8 @@ PACKAGES: dict[str, set[str]] = {
     },
     "reward_training": {"torch", "transformers"},
     "experiment": {
-        "accelerate", "datasets", "peft", "rich", "safetensors", "torch", "tqdm", "transformers", "trl",
+        "accelerate", "datasets", "huggingface_hub", "peft", "rich", "safetensors", "torch", "tqdm", "transformers",
+        "trl",
     },
     "_trl": {"trl", "peft"},
 }  # fmt: skip

@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from ..errors import UserError
 
+
+logger = logging.get_logger(__name__)
 
 VALUE_ADAPTER = "value"
 """Name of the adapter that turns the base model into the value function's backbone."""
@@ -51,6 +54,7 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
     # PEFT fills in target modules and the task in the configuration it is given.
     peft_config = copy.deepcopy(peft_config)
     peft_config.task_type = _task_type(model)
+    _remove_adapters(model)
     try:
         return get_peft_model(model, peft_config)
     except ValueError as error:
@@ -81,6 +85,26 @@ def make_loadable(policy: Any) -> None:
         config.task_type = _task_type(policy)
         name = config.base_model_name_or_path or starting_name(policy)
         config.base_model_name_or_path = os.path.abspath(name) if name and os.path.isdir(name) else name
+
+
+def _remove_adapters(model: nn.Module) -> None:
+    """Take out the adapters that an earlier trainer left in a model, as when a notebook's cell is run again.
+
+    They are beside the base model's weights, which are as they were.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    left = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name in left:
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, model.get_submodule(name).get_base_layer())
+    if left:
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        logger.warning(
+            f"{type(model).__name__} still had the adapters of an earlier trainer: they are removed, and a fresh one "
+            "is trained. To train them further, pass the earlier trainer's policy_model without peft_config."
+        )
 
 
 def set_up_trained_adapter(policy: Any, trained: str, reference: str | None) -> None:

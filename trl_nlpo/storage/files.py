@@ -76,7 +76,8 @@ def replace_file(path: Path, text: str) -> None:
     Raises:
         DiskFullError: there is no room; the old file is still there.
     """
-    temporary = path.parent / f".{path.name}.part"
+    # By process, as several commands may write the table of one grid.
+    temporary = path.parent / f".{path.name}.{os.getpid()}.part"
     with explain_full_disk(path.parent, path.name):
         with temporary.open("w", encoding="utf-8") as file:
             file.write(redacted(text, known_only=True))

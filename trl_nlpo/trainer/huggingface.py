@@ -39,7 +39,6 @@ from ..models.policy_and_value import PolicyAndValue
 from ..prompts import UpdateSampler, collate_prompts
 from ..records import Estimates, Rollout, Scores, UpdateStats
 from ..secrets import HIDDEN, note_secrets, redacted
-from ..storage.checkpoint_folder import remove_leftovers
 from ..storage.files import replace_file
 from .callback_states import restore_callbacks, with_state
 from .checkpoints import VALUE_FOLDER, Checkpoints, load_value_function, save_value_function
@@ -163,9 +162,6 @@ class HuggingFaceTrainer(TrainerBase):
     def _begin_training(self, resume_from_checkpoint: str | bool | None) -> float:
         """Fresh or restored state, and the first events; returns the time."""
         args = self.args
-        if args.should_save:
-            remove_leftovers(args.output_dir)
-        self.accelerator.wait_for_everyone()
         checkpoint = self.checkpoints.to_resume(resume_from_checkpoint)
         self.is_in_train = True
         self.state = self._new_state()
