@@ -36,7 +36,7 @@ OURS: dict[str, set[str]] = {
         "trainer", "_trl",
     },
     "reward_training": {"data", "models"},
-    "data": {"recipes", "storage", "tasks"},
+    "data": {"messages", "recipes", "storage", "tasks"},
     "recipes": {"config", "launch", "metrics", "rewards", "tasks"},
     # Training.
     "trainer": {
@@ -44,7 +44,8 @@ OURS: dict[str, set[str]] = {
         "tabular", "_trl",
     },
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
-    "config": {"launch", "_trl"},
+    "config": {"inherited_settings", "launch", "_trl"},
+    "inherited_settings": set(),
     "prompts": {"messages", "records", "tabular", "tokenized"},
     "messages": {"tokenized"},
     "tabular": {"tokenized"},
@@ -92,6 +93,7 @@ PACKAGES: dict[str, set[str]] = {
     "messages": {"trl"},
     "tabular": set(),
     "tokenized": set(),
+    "inherited_settings": set(),
     "algorithm": {"torch"},
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},
