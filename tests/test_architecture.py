@@ -38,7 +38,7 @@ OURS: dict[str, set[str]] = {
         "storage", "trainer", "_trl",
     },
     "reward_training": {"data", "models"},
-    "data": {"recipes", "storage", "tasks"},
+    "data": {"messages", "recipes", "storage", "tasks"},
     # A name that no repository can have is a mistake in the recipe.
     "recipes": {"config", "hub", "launch", "metrics", "rewards", "tasks"},
     # Training.
@@ -49,7 +49,8 @@ OURS: dict[str, set[str]] = {
     # The trainer pushes, and a recipe prints the line that loads what was saved or pushed.
     "hub": set(),
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
-    "config": {"launch", "_trl"},
+    "config": {"inherited_settings", "launch", "_trl"},
+    "inherited_settings": set(),
     "prompts": {"messages", "records", "tabular", "tokenized"},
     "messages": {"tokenized"},
     "tabular": {"tokenized"},
@@ -104,6 +105,7 @@ PACKAGES: dict[str, set[str]] = {
     "messages": {"trl"},
     "tabular": set(),
     "tokenized": set(),
+    "inherited_settings": set(),
     "algorithm": {"torch"},
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},

@@ -58,6 +58,7 @@ def _from_ppo_config(args: Any) -> NLPOConfig:
     """May set the environment variable ACCELERATE_MIXED_PRECISION, which the `PPOConfig` has set itself."""
     known = {field.name for field in dataclasses.fields(NLPOConfig) if field.init}
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
+    values["remove_unused_columns"] = False
     # TRL's PPO on a CPU computes in float32, whatever its default of bf16 says.
     values["bf16"] = (values.get("bf16") and torch.cuda.is_available()) or None
     if not values["bf16"] and getattr(args, "bf16", False):
