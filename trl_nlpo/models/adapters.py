@@ -97,7 +97,8 @@ def _remove_adapters(model: nn.Module) -> None:
     left = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     for name in left:
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, model.get_submodule(name).get_base_layer())
+        layer: Any = model.get_submodule(name)
+        setattr(model.get_submodule(parent), last, layer.get_base_layer())
     if left:
         if hasattr(model, "peft_config"):
             del model.peft_config
