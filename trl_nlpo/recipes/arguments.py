@@ -38,7 +38,8 @@ class RecipeArguments:
         default=None,
         metadata={
             "help": "'tiny': the same recipe with a small model from scratch on rows that the task makes up, for a "
-            "CPU. It overrides the recipe's file; keys on the command line override it."
+            "CPU. On the command line it overrides the recipe's file, and in a file the file's own keys override it; "
+            "keys on the command line override both."
         },
     )
     rewards: list | dict | str | None = field(

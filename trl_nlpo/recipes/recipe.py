@@ -85,7 +85,10 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _with_task_and_preset(in_file: _Given, in_words: _Given) -> _Given:
-    """All values that are given: the task's, overridden by the file's, the preset's, and the command line's."""
+    """All values that are given: the task's, overridden by the file's, and those by the command line's.
+
+    A preset overrides what is below the place that names it: the task, and on the command line the file too.
+    """
     together = {**in_file, **in_words}
     name, where = together.get("task", (None, ""))
     preset, preset_where = together.get("preset", (None, ""))
@@ -100,7 +103,8 @@ def _with_task_and_preset(in_file: _Given, in_words: _Given) -> _Given:
             of_preset = {key: (value, f"preset {preset}") for key, value in values.items()}
     elif preset is not None:
         raise UserError(f"{preset_where}: preset {preset!r} needs a recipe with a task; this one has none.")
-    merged = {**of_task, **in_file, **of_preset, **in_words}
+    layers = (in_file, of_preset) if "preset" in in_words else (of_preset, in_file)
+    merged = {**of_task, **layers[0], **layers[1], **in_words}
     # Its values are there now; named in a resolved recipe, it would override them when that is loaded.
     merged.pop("preset", None)
     return merged

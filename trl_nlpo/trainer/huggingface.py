@@ -80,6 +80,7 @@ class HuggingFaceTrainer(TrainerBase):
         check_repository(args)
         self.hub = HubUpload(args)
         self._dataset_name: str | None = None
+        options["callbacks"] = [_in_notebooks(callback) for callback in options.get("callbacks") or []]
         init_transformers_trainer(self, model=model, args=args, data_collator=collate_prompts, **options)
         # Microbatches are accumulated in the update itself, by tokens; accelerate must not divide a second time.
         self.accelerator.gradient_accumulation_steps = 1
@@ -111,6 +112,10 @@ class HuggingFaceTrainer(TrainerBase):
         self.model_wrapped, self.optimizer = self.launch.prepare(self.model, self.optimizer)
         self.model.add_model_tags(self._tag_names)
         make_loadable(self.policy_and_value.policy)
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback (a class or an instance); a notebook's progress table gets columns for our metrics."""
+        super().add_callback(_in_notebooks(callback))
 
     # The model
 
@@ -659,6 +664,16 @@ class HuggingFaceTrainer(TrainerBase):
             is_world_process_zero=self.is_world_process_zero(),
             stateful_callbacks=with_state([*self.callback_handler.callbacks, self.control]),
         )
+
+
+def _in_notebooks(callback: Any) -> Any:
+    """A callback, or our own table in the place of the one that `transformers` shows in notebooks."""
+    cls = callback if isinstance(callback, type) else type(callback)
+    if (cls.__module__, cls.__name__) != ("transformers.utils.notebook", "NotebookProgressCallback"):
+        return callback
+    from .notebook_table import NotebookTable
+
+    return NotebookTable()
 
 
 def _absolute_steps(steps: float | None, num_updates: int) -> float | None:
