@@ -13,7 +13,7 @@ from trl_nlpo.unexpected import explain, write_traceback
 
 
 def raised(call):
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011
+    with pytest.raises(Exception) as caught:
         call()
     return caught.value
 
