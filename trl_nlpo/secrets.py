@@ -32,6 +32,8 @@ _HARMLESS = re.compile(
     r"|(^|_)(stop|eos|bos|pad|mask|unk|cls|sep|end|start|image|audio|video|special)_tokens?$"
     r"|(^|_)(min|max|num|new|mean|total|suppress|prompt|completion|input|output)_tokens?(_|$)"
     r"|(sort|group|join|primary|foreign|column|row|json|dict)_keys?$|key_value"
+    # What Python raises: `KeyError: 'name'`.
+    r"|_(error|exception|warning|interrupt)$"
 )
 _URL_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^\s/@'\"<>]+)@")
 _VALUE = r"\"[^\"]*\"|'[^']*'|[^\s\"',;&(){}\[\]]+"
