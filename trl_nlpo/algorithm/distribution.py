@@ -122,6 +122,11 @@ class SamplingSettings:
         return not self.do_sample or (self.generation_fields.get("num_beams") or 1) > 1
 
     @property
+    def uses_cache(self) -> bool:
+        """Whether steps build on what earlier ones computed; slower without."""
+        return self.generation_fields.get("use_cache", True) is not False
+
+    @property
     def restricts_tokens(self) -> bool:
         """Whether something other than the masking policy can forbid a token."""
         return bool(self.warpers) or any(name in self.generation_fields for name in _RESTRICTIONS)

@@ -71,7 +71,7 @@ def sample_completions(
     if actions.doubled:
         inputs = {name: tensor.repeat(2, 1) for name, tensor in inputs.items()}
         inputs["adapter_names"] = masking_policy.adapters_of_rows(len(prompt_ids)) if masking_policy else None
-    with _generation_config(policy, config):
+    with own_settings_aside(policy, config):
         output = policy.generate(
             **inputs,
             generation_config=config,
@@ -119,7 +119,7 @@ class _ActionSampler(LogitsProcessor):
         moved = self.mask is not None and masking_policy is not None and not masking_policy.is_current
         self.masking_policy = masking_policy if moved else None
         self.doubled = masking_policy is not None and moved and masking_policy.in_one_batch
-        self.masking_logits = StepwiseLogits(prompt_ids, prompt_mask)
+        self.masking_logits = StepwiseLogits(prompt_ids, prompt_mask, sampling.uses_cache)
         self.records = mask is not None and (self.mask is not None or sampling.restricts_tokens or forces_tokens)
         self.warpers = sampling.logits_warpers(prompt_ids.device)
         # Apple's GPUs have no float64.
@@ -195,7 +195,7 @@ class _ActionSampler(LogitsProcessor):
 
 
 @contextlib.contextmanager
-def _generation_config(policy: Any, config: GenerationConfig) -> Iterator[None]:
+def own_settings_aside(policy: Any, config: GenerationConfig) -> Iterator[None]:
     """Let none of the model's own generation settings leak: `generate` fills from there what `config` leaves unset."""
     holders = [policy, policy.get_base_model()] if hasattr(policy, "get_base_model") else [policy]
     own = [holder.generation_config for holder in holders]

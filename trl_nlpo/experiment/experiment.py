@@ -18,7 +18,7 @@ from ..evaluation.policy import evaluate_policy
 from ..launch.kinds import check_launch
 from ..metrics.directions import direction
 from ..metrics.suite import fit_rewards, judge_samples
-from ..models.checks import check_special_tokens, check_token_ids
+from ..models.checks import check_ends, check_special_tokens, check_token_ids
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED, ZERO_SHOT
@@ -225,6 +225,7 @@ def _check_prompts(run: _Run, model: PreTrainedModel) -> None:
         if rows is not None:
             prompts = PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
             check_token_ids(prompts.prompt_ids, prompts.name, model, run.tokenizer)
+            check_ends(prompts.prompt_ids, prompts.name, model, run.tokenizer)
 
 
 def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:

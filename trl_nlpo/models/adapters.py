@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 
 VALUE_ADAPTER = "value"
@@ -60,6 +61,15 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
             f"peft_config matches no layer of {type(model).__name__} (target_modules="
             f"{getattr(peft_config, 'target_modules', None)!r}): name some of its layers, or use 'all-linear'."
         ) from error
+
+
+def changes_base(peft_config: Any) -> bool:
+    """Whether making such an adapter changes the base model's own weights, so that only both together are the model.
+
+    PiSSA, OLoRA and their like move a part of the weights into the adapter.
+    """
+    initialization = getattr(peft_config, "init_lora_weights", None)
+    return isinstance(initialization, str) and initialization.lower().startswith(("pissa", "olora", "corda", "loftq"))
 
 
 def set_up_trained_adapter(policy: Any, trained: str, reference: str | None) -> None:
@@ -164,7 +174,14 @@ def _keeps_rows_apart(policy: Any) -> bool:
 
 def _copy_adapter(policy: Any, name: str, source: str, is_trained: bool) -> None:
     flags = {full_name: parameter.requires_grad for full_name, parameter in policy.named_parameters()}
-    policy.add_adapter(name, copy.deepcopy(policy.peft_config[source]))
+    config = copy.deepcopy(policy.peft_config[source])
+    own = getattr(config, "init_lora_weights", None)
+    if own is not None:
+        # The weights are replaced below; some ways to begin would change the base model a second time.
+        config.init_lora_weights = True
+    policy.add_adapter(name, config)
+    if own is not None:
+        policy.peft_config[name].init_lora_weights = own
     originals = adapter_parameters(policy, source)
     for full_name, parameter in adapter_parameters(policy, name).items():
         original = _renamed(full_name, name, source)
@@ -241,7 +258,8 @@ def load_adapter_weights(policy: Any, name: str, folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def saving_only(policy: Any, name: str) -> Iterator[None]:
-    """Let `policy.save_pretrained` write one adapter instead of all."""
+    """Let `policy.save_pretrained` write one adapter instead of all, and generation settings that can be written."""
+    make_savable(policy)
     if not is_adapter_model(policy):
         yield
         return
@@ -251,3 +269,35 @@ def saving_only(policy: Any, name: str) -> Iterator[None]:
         yield
     finally:
         del policy.save_pretrained
+
+
+def make_savable(model: Any) -> str | None:
+    """Mend generation settings that `transformers` refuses to write, as a temperature without `do_sample`.
+
+    Scripts set them, and old models come with them; every save would fail, also the last one of a run. Nothing that
+    is generated in a run depends on them.
+
+    Returns:
+        a line about what was changed, or None.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = getattr(base, "generation_config", None)
+    if config is None or (error := _save_error(config)) is None:
+        return None
+    # They were meant for sampling.
+    config.do_sample = True
+    if _save_error(config) is None:
+        return (
+            "generation_config.do_sample is now True: its other settings are of no use without, and cannot be saved."
+        )
+    base.generation_config = type(config).from_model_config(base.config)
+    return f"generation_config was reset, as it cannot be saved: {one_line(error, 200)}"
+
+
+def _save_error(config: Any) -> ValueError | None:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config.save_pretrained(folder)
+    except ValueError as error:
+        return error
+    return None

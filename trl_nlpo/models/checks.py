@@ -56,6 +56,21 @@ def check_token_ids(rows: Sequence[Sequence[int]], name: str, policy: Any, token
             )
 
 
+def check_ends(rows: Sequence[Sequence[int]], name: str, policy: Any, tokenizer: Any) -> None:
+    """Refuse prompts of a decoder-only policy that all end with the EOS token: it would go on after the end.
+
+    Raises:
+        UserError: as an encoder-decoder model's prompts end, but not these.
+    """
+    end = tokenizer.eos_token_id
+    if end is None or is_encoder_decoder(policy) or not rows or not all(row[-1] == end for row in rows):
+        return
+    raise UserError(
+        f"every prompt of {name} ends with the EOS token {_named(end, tokenizer)}, so that the policy would be asked "
+        "to go on after the end: load the tokenizer with add_eos_token=False, or take the token off the prompts."
+    )
+
+
 def check_special_tokens(policy: Any, tokenizer: Any, ids: Mapping[str, Iterable[int]]) -> None:
     """Refuse tokens that a completion is to end, begin or be made with, and that the policy cannot produce.
 

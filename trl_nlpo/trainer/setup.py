@@ -21,6 +21,7 @@ from ..models.adapters import (
     add_value_adapter,
     can_hold_several,
     is_adapter_model,
+    make_savable,
     set_up_trained_adapter,
     with_adapter,
 )
@@ -139,8 +140,8 @@ def _prepared(
         if module is not None:
             disable_dropout(module)
     trained = PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone, adapter)
-    for line in (*check_trainable(trained), *train_in_float32(trained)):
-        if args.process_index == 0:
+    for line in (make_savable(policy), *check_trainable(trained), *train_in_float32(trained)):
+        if line is not None and args.process_index == 0:
             logger.warning(line)
     return trained
 
