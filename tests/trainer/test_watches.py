@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -157,3 +158,32 @@ class TestTrainer:
         subject.remove_callback(watches.CollapseWatch)
         subject.train()
         assert not said
+
+
+def test_ratios_that_begin_far_from_1_are_said_once(tmp_path, caplog, monkeypatch):
+    subject = trainer(tmp_path, total_episodes=24, logging_strategy="steps", logging_steps=1)
+    update = subject.update_policy
+
+    def disagreeing(rollout, estimates):
+        return dataclasses.replace(update(rollout, estimates), first_ratio_deviation=0.7)
+
+    monkeypatch.setattr(subject, "update_policy", disagreeing)
+    subject.train()
+    assert caplog.text.count("Importance ratios are up to 0.7 away from 1 before any learning") == 1
+
+
+def test_a_run_whose_ratios_begin_at_1_and_whose_weights_move_is_told_nothing(tmp_path, caplog):
+    trainer(tmp_path, total_episodes=24, logging_strategy="steps", logging_steps=1).train()
+    assert "Importance ratios" not in caplog.text
+    assert "No weight of the policy moved" not in caplog.text
+
+
+def test_a_policy_that_does_not_move_is_said_once(tmp_path, caplog):
+    # so small a step is rounded away in float32 too
+    trainer(tmp_path, total_episodes=24, learning_rate=1e-30).train()
+    assert caplog.text.count("No weight of the policy moved in the first update") == 1
+
+
+def test_a_warm_up_is_no_standstill(tmp_path, caplog):
+    trainer(tmp_path, total_episodes=24, warmup_steps=2, lr_scheduler_type="linear").train()
+    assert "No weight of the policy moved" not in caplog.text

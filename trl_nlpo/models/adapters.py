@@ -48,6 +48,7 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
             "model is a PeftModel and peft_config is given too: pass the PeftModel alone to continue training its "
             "adapter, or merge_and_unload() it first."
         )
+    _unload(model)
     # PEFT fills in target modules and the task in the configuration it is given.
     peft_config = copy.deepcopy(peft_config)
     if peft_config.task_type is None:
@@ -61,6 +62,47 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
             f"peft_config matches no layer of {type(model).__name__} (target_modules="
             f"{getattr(peft_config, 'target_modules', None)!r}): name some of its layers, or use 'all-linear'."
         ) from error
+
+
+def _unload(model: nn.Module) -> None:
+    """Take off the adapters that an earlier trainer, or `get_peft_model`, has put into a base model.
+
+    A notebook's cell that is run twice hands over such a model, whose own weights are those of the start.
+
+    Raises:
+        UserError: `transformers` loaded an adapter into the model, which belongs to it.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(
+            "model has an adapter that transformers loaded into it, and peft_config is given too: load the base model "
+            "with PeftModel.from_pretrained and pass that alone, or merge the adapter first."
+        )
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer) and isinstance(module, nn.Module) and name:
+            module.unmerge()
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def remove_adapters_of_trainer(policy: Any) -> None:
+    """Take off the adapters that an earlier trainer has added to a PEFT model for itself.
+
+    Raises:
+        UserError: the model has an adapter of its own under a name that the trainer needs.
+    """
+    for name in getattr(policy, "adapters_of_trainer", ()):
+        if name in policy.peft_config:
+            policy.delete_adapter(name)
+    policy.adapters_of_trainer = set()
+    if VALUE_ADAPTER in policy.peft_config:
+        raise UserError(
+            f"The model has an adapter called {VALUE_ADAPTER!r}, which is the name of the value function's: load it "
+            "under another name (adapter_name)."
+        )
 
 
 def changes_base(peft_config: Any) -> bool:
@@ -175,13 +217,15 @@ def _keeps_rows_apart(policy: Any) -> bool:
 def _copy_adapter(policy: Any, name: str, source: str, is_trained: bool) -> None:
     flags = {full_name: parameter.requires_grad for full_name, parameter in policy.named_parameters()}
     config = copy.deepcopy(policy.peft_config[source])
-    own = getattr(config, "init_lora_weights", None)
-    if own is not None:
-        # The weights are replaced below; some ways to begin would change the base model a second time.
-        config.init_lora_weights = True
+    # The weights are replaced below; some ways to begin would change the base model a second time.
+    plain = {"init_lora_weights": True, "layer_replication": None}
+    own = {field: getattr(config, field) for field in plain if getattr(config, field, None) is not None}
+    for field in own:
+        setattr(config, field, plain[field])
     policy.add_adapter(name, config)
-    if own is not None:
-        policy.peft_config[name].init_lora_weights = own
+    policy.adapters_of_trainer = {*getattr(policy, "adapters_of_trainer", ()), name}
+    for field, value in own.items():
+        setattr(policy.peft_config[name], field, value)
     originals = adapter_parameters(policy, source)
     for full_name, parameter in adapter_parameters(policy, name).items():
         original = _renamed(full_name, name, source)

@@ -22,6 +22,7 @@ from ..models.adapters import (
     can_hold_several,
     is_adapter_model,
     make_savable,
+    remove_adapters_of_trainer,
     set_up_trained_adapter,
     with_adapter,
 )
@@ -129,6 +130,7 @@ def _prepared(
     prepare_quantized(policy, has_adapter)
     adapter, value_adapter = "", None
     if has_adapter:
+        remove_adapters_of_trainer(policy)
         adapter = args.model_adapter_name or policy.active_adapter
         set_up_trained_adapter(policy, adapter, args.ref_adapter_name)
         if value_model is None and can_hold_several(policy):
