@@ -293,3 +293,12 @@ def test_a_value_model_with_a_smaller_vocabulary_is_refused(tmp_path):
     value_model.resize_token_embeddings(20)
     with pytest.raises(UserError, match="value_model knows 20 tokens and the policy 41"):
         trainer(tmp_path, value_model=value_model)
+
+
+def test_a_second_trainer_on_the_same_base_begins_anew(tmp_path):
+    base = tiny.policy("llama")
+    one_update(trainer(tmp_path, model=base))
+    second, fresh = (trainer(tmp_path, model=model) for model in (base, tiny.policy("llama")))
+    ours, theirs = (subject.policy_and_value.state_dict() for subject in (second, fresh))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

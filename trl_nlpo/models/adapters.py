@@ -73,16 +73,16 @@ def _remove_adapters(model: nn.Module) -> None:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    left = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    for name in left:
+    left = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    for name, layer in left.items():
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, model.get_submodule(name).get_base_layer())
+        setattr(model.get_submodule(parent), last, layer.get_base_layer())
     if left:
         if hasattr(model, "peft_config"):
             del model.peft_config
         logger.warning(
-            f"{type(model).__name__} still had the adapters of an earlier trainer: they are removed, and a fresh one is "
-            "trained. To train them further, pass the earlier trainer's policy_model without peft_config."
+            f"{type(model).__name__} still had the adapters of an earlier trainer: they are removed, and a fresh one "
+            "is trained. To train them further, pass the earlier trainer's policy_model without peft_config."
         )
 
 
