@@ -40,11 +40,12 @@ OURS: dict[str, set[str]] = {
     "recipes": {"config", "launch", "metrics", "rewards", "tasks"},
     # Training.
     "trainer": {
-        "algorithm", "config", "evaluation", "functional", "launch", "models", "prompts", "records", "storage",
-        "tabular", "_trl",
+        "algorithm", "config", "evaluation", "functional", "launch", "models", "names_elsewhere", "prompts",
+        "records", "storage", "tabular", "_trl",
     },
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
-    "config": {"inherited_settings", "launch", "_trl"},
+    "config": {"inherited_settings", "launch", "names_elsewhere", "_trl"},
+    "names_elsewhere": set(),
     "inherited_settings": set(),
     "prompts": {"messages", "records", "tabular", "tokenized"},
     "messages": {"tokenized"},
@@ -94,6 +95,7 @@ PACKAGES: dict[str, set[str]] = {
     "tabular": set(),
     "tokenized": set(),
     "inherited_settings": set(),
+    "names_elsewhere": set(),
     "algorithm": {"torch"},
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},
