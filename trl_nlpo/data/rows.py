@@ -104,7 +104,7 @@ def _prompt_and_references(row: dict[str, Any], arguments: RecipeArguments, wher
     # `input_ids` would be taken for a tokenized prompt.
     left_out = {"completion", "completion_ids", "input_ids"}
     # A column that is read as the prompt or the target may have a name that reward functions know for something else.
-    left_out |= {arguments.prompt_column, arguments.completion_column} & {"prompts", "completions"}
+    left_out |= {"prompts", "completions"}.intersection([arguments.prompt_column, arguments.completion_column])
     kept = {key: value for key, value in row.items() if key not in left_out}
     kept["prompt"] = _prompt(row, arguments, where)
     column = arguments.references_column

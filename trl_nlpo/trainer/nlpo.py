@@ -120,9 +120,9 @@ class NLPOTrainer(HuggingFaceTrainer):
         args = as_nlpo_config(args)
         check_launch(args)
         args.world_size = PartialState().num_processes
-        model, processing_class = loaded(model, processing_class)
-        check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
-        policy_and_value = prepare_policy(model, args, peft_config, value_model, ref_model)
+        given, processing_class = loaded(model, processing_class)
+        check_arguments(processing_class, given, ref_model, reward_model, reward_funcs, train_dataset)
+        policy_and_value = prepare_policy(given, args, peft_config, value_model, ref_model)
         policy = policy_and_value.policy
         self.sampling = SamplingSettings.from_config(args, processing_class)
         self.mask_settings = MaskSettings.from_config(args, processing_class, policy, self.sampling)

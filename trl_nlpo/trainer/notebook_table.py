@@ -21,7 +21,7 @@ EVAL_COLUMNS = {"reward": "Eval Reward", "perplexity": "Eval Perplexity"}
 """Metrics of evaluation, and their titles; those of a named data set have its name in the title."""
 
 
-class NotebookTable(NotebookProgressCallback):  # type: ignore[misc]
+class NotebookTable(NotebookProgressCallback):
     """`NotebookProgressCallback`, which knows a training loss and none of our metrics, with columns of ours."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
