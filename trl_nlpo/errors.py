@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 
+from .display import printable
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: one line that says what was wrong, where, and what to do."""
@@ -66,5 +68,8 @@ class StoppedRunError(UserError):
 
 
 def one_line(error: BaseException, longest: int | None = None) -> str:
-    """What an error says, without line breaks, truncated to `longest` characters; its class where it says nothing."""
-    return " ".join(str(error).split())[:longest] or type(error).__name__
+    """What an error says, without line breaks, truncated to `longest` characters; its class where it says nothing.
+
+    Control characters, as of data that it quotes, are written out ([`display.printable`]).
+    """
+    return printable(" ".join(str(error).split())[:longest]) or type(error).__name__
