@@ -15,6 +15,7 @@ from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
 from trl_nlpo.algorithm.draws import row_draws, seeded, tokens_at
 from trl_nlpo.algorithm.generation import sample_completions
 from trl_nlpo.algorithm.rollout import collect_rollout
+from trl_nlpo.functional.masking import unpack_mask
 from trl_nlpo.models.adapters import adapter_parameters
 from trl_nlpo.models.masking_policy import MaskingPolicy
 from trl_nlpo.models.modes import evaluation_mode

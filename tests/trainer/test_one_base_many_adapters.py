@@ -297,7 +297,7 @@ def test_a_value_model_with_a_smaller_vocabulary_is_refused(tmp_path):
 
 
 def test_a_notebooks_cell_can_be_run_twice_on_a_base_and_starts_anew(tmp_path):
-    model = tiny.policy("llama")
+    model = tiny.policy("llama").eval()
     ids = torch.arange(4, 14)[None]
     with torch.no_grad():
         expected = model(ids).logits

@@ -92,6 +92,10 @@ def test_evaluations_and_what_was_not_measured_are_passed_over():
     assert list(collapse_signs(history)) == ["perplexity"]
 
 
+SLOW = {"learning_rate": 1e-5}
+"""So that no mask leaks in four updates."""
+
+
 class TestTrainer:
     """KL past its bound: a copy of the reference that was pushed far away is trained on."""
 
@@ -99,7 +103,7 @@ class TestTrainer:
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
         monkeypatch.setattr(watches, "collapse_signs", self.signs)
-        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **settings)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **SLOW, **settings)
         output = subject.train(resume_from_checkpoint=settings.get("resume_from_checkpoint"))
         return said, output.global_step
 
@@ -130,7 +134,7 @@ class TestTrainer:
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
         monkeypatch.setattr(watches, "collapse_signs", self.signs)
-        subject = trainer(tmp_path, tiny.length_reward, save_steps=50)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **SLOW)
         subject.train()
         subject.train()
         assert said == ["kl is off", "entropy is off"] * 2
@@ -154,7 +158,7 @@ class TestTrainer:
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
         monkeypatch.setattr(watches, "collapse_signs", self.signs)
-        subject = trainer(tmp_path, tiny.length_reward, save_steps=50)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **SLOW)
         subject.remove_callback(watches.CollapseWatch)
         subject.train()
         assert not said

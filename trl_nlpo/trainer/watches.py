@@ -40,6 +40,9 @@ ENTROPY_SHARE, ENTROPY_LEFT = 0.1, 0.1
 FIRST_RATIO = 0.1
 """Deviation from 1 of a ratio before any learning that rounding in half precision does not explain."""
 
+SMALLEST_MOVE = 1e-12
+"""Weights that are 0 follow any step, however small; below this they have not moved."""
+
 WEIGHTS_LOOKED_AT = 256
 """Weights of each parameter that are compared before and after an update."""
 
@@ -134,7 +137,8 @@ class StandstillWatch(_Watch):
             return
         self._is_done = True
         after = _some_weights(model)
-        if all(torch.equal(weight, after[name]) for name, weight in before.items() if name in after):
+        moved = (float((after[name] - weight).abs().max()) for name, weight in before.items() if name in after)
+        if all(change < SMALLEST_MOVE for change in moved):
             message = (
                 "No weight of the policy moved in the first update: every advantage was 0 (all rewards alike?), every "
                 "step was skipped, or learning_rate is too small."
