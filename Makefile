@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cks
 .PHONY: quickstart test check format clean
 
 quickstart: $(INSTALLED)
-	$(BIN)/trl-nlpo run recipes/quickstart.yaml
+	$(BIN)/trl-nlpo run recipes/quickstart.yaml --overwrite
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

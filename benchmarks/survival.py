@@ -66,7 +66,7 @@ RECIPE = {
     "bf16": False,
 }
 
-TIMES = {"started", "time", "eps", "seconds"}
+TIMES = {"started", "run", "time", "eps", "seconds"}
 TIME_ENDINGS = ("_runtime", "_per_second")
 
 

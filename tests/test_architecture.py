@@ -20,31 +20,41 @@ from transformers import Trainer
 PACKAGE = Path(__file__).parent.parent / "trl_nlpo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "naming"}
+GROUND = {"errors", "naming", "secrets"}
 """Parts that all others stand on."""
 
 OURS: dict[str, set[str]] = {
     # The face.
     "__init__": {"config", "trainer"},
     "__main__": {"cli"},
-    "cli": {"experiment", "grid", "launch", "recipes", "reward_training", "tasks", "__version__"},
+    "cli": {"experiment", "grid", "launch", "recipes", "reward_training", "tasks", "unexpected", "__version__"},
+    # What the command line says of errors that are no `UserError`.
+    "unexpected": set(),
     "signals": set(),
     # From a recipe to a run, and to many.
     "grid": {"launch", "metrics", "recipes", "storage"},
     "experiment": {
-        "algorithm", "data", "evaluation", "launch", "metrics", "models", "prompts", "recipes", "rewards", "storage",
-        "trainer", "_trl",
+        "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
+        "storage", "trainer", "_trl",
     },
     "reward_training": {"data", "models"},
-    "data": {"recipes", "storage", "tasks"},
-    "recipes": {"config", "launch", "metrics", "rewards", "tasks"},
+    "data": {"messages", "recipes", "storage", "tasks"},
+    # A name that no repository can have is a mistake in the recipe.
+    "recipes": {"config", "hub", "launch", "metrics", "rewards", "tasks"},
     # Training.
     "trainer": {
-        "algorithm", "config", "evaluation", "functional", "launch", "models", "prompts", "records", "storage", "_trl",
+        "algorithm", "config", "evaluation", "functional", "hub", "launch", "models", "prompts", "records", "storage",
+        "tabular", "_trl",
     },
+    # The trainer pushes, and a recipe prints the line that loads what was saved or pushed.
+    "hub": set(),
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
-    "config": {"launch", "_trl"},
-    "prompts": {"records"},
+    "config": {"inherited_settings", "launch", "_trl"},
+    "inherited_settings": set(),
+    "prompts": {"messages", "records", "tabular", "tokenized"},
+    "messages": {"tokenized"},
+    "tabular": {"tokenized"},
+    "tokenized": set(),
     "launch": {"_trl", "__version__"},
     # The four rooms and their closets. Rooms never import one another.
     "algorithm/rollout": {
@@ -59,8 +69,12 @@ OURS: dict[str, set[str]] = {
     "algorithm/distribution": {"functional", "records"},
     "algorithm/draws": set(),
     "algorithm/generation": {"algorithm/distribution", "algorithm/draws", "functional", "models", "records"},
-    "algorithm/reward_calls": set(),
-    "algorithm/reward_models": {"models", "records"},
+    "algorithm/reward_calls": {"algorithm/reward_watchdog"},
+    "algorithm/reward_watchdog": set(),
+    # A reward model reads text as a metric's does: one way to load and to encode.
+    "algorithm/reward_models": {
+        "metrics/classifier", "metrics/pretrained", "metrics/texts", "models", "records",
+    },
     "algorithm/batch_plan": set(),
     "algorithm/objective": {"algorithm/distribution", "algorithm/totals", "functional", "records"},
     "algorithm/totals": {"functional", "records"},
@@ -75,21 +89,28 @@ OURS: dict[str, set[str]] = {
     "storage": set(),
     "naming": set(),
     "errors": set(),
+    "secrets": set(),
     "_trl": set(),
 }  # fmt: skip
 """Part -> parts of ours. A part is a file or a folder; the longest name that fits a file is its row."""
 
 PACKAGES: dict[str, set[str]] = {
-    "__init__": set(), "__main__": set(), "signals": set(), "errors": set(), "naming": set(),
+    "__init__": set(), "__main__": set(), "signals": set(), "errors": set(), "naming": set(), "secrets": set(),
+    "unexpected": set(),
+    "hub": {"huggingface_hub"},
     "functional": {"torch"},
     "records": {"torch"},
     "models": {"torch", "transformers", "peft", "safetensors", "tokenizers"},
-    "prompts": {"torch", "trl"},
+    "prompts": {"torch"},
+    "messages": {"trl"},
+    "tabular": set(),
+    "tokenized": set(),
+    "inherited_settings": set(),
     "algorithm": {"torch"},
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},
     "algorithm/generation": {"torch", "transformers"},
-    "algorithm/reward_models": {"torch", "transformers", "trl"},
+    "algorithm/reward_models": {"torch", "trl"},
     "evaluation": {"torch"},
     "storage": {"yaml"},
     "config": {"torch"},
@@ -106,7 +127,10 @@ PACKAGES: dict[str, set[str]] = {
         "transformers",
     },
     "reward_training": {"torch", "transformers"},
-    "experiment": {"accelerate", "datasets", "peft", "rich", "torch", "tqdm", "transformers", "trl"},
+    "experiment": {
+        "accelerate", "datasets", "huggingface_hub", "peft", "rich", "safetensors", "torch", "tqdm", "transformers",
+        "trl",
+    },
     "_trl": {"trl", "peft"},
 }  # fmt: skip
 """Part -> packages, besides the standard library."""

@@ -49,7 +49,7 @@ def ran(monkeypatch):
     from trl_nlpo.experiment import experiment
 
     recipes = []
-    monkeypatch.setattr(experiment, "run_experiment", lambda recipe, force: recipes.append(recipe))
+    monkeypatch.setattr(experiment, "run_experiment", lambda recipe, force, overwrite: recipes.append(recipe))
     return recipes
 
 
@@ -83,22 +83,29 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(words, part):
     assert result.stdout == ""
 
 
-def test_a_bug_of_ours_keeps_its_traceback(monkeypatch, recipe):
+def test_a_bug_of_ours_is_one_line_with_its_traceback_in_a_file(monkeypatch, recipe, capsys, tmp_path):
     from trl_nlpo.experiment import experiment
 
-    def bug(recipe, force):
-        raise KeyError("ours")
-
-    monkeypatch.setattr(experiment, "run_experiment", bug)
+    # The next line of ours reads an attribute of it.
+    monkeypatch.setattr(experiment, "load_splits", lambda arguments, seed: None)
+    (tmp_path / "out").mkdir()
+    assert main(monkeypatch, "run", recipe, "--output_dir", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    file = tmp_path / "out" / "traceback.txt"
+    assert said.startswith("trl-nlpo: A bug of trl-nlpo, or of a library under it (AttributeError: 'NoneType' ")
+    assert said.endswith(f"The traceback is in {file}.\n")
+    assert said.count("\n") == 1
+    assert "experiment.py" in file.read_text()
+    monkeypatch.setenv("TRL_NLPO_TRACEBACK", "1")
     monkeypatch.setattr(sys, "argv", ["trl-nlpo", "run", str(recipe)])
-    with pytest.raises(KeyError, match="ours"):
+    with pytest.raises(AttributeError, match="NoneType"):
         cli.main()
 
 
 def test_a_users_mistake_during_the_run_is_one_line_too(monkeypatch, recipe, capsys):
     from trl_nlpo.experiment import experiment
 
-    def mistake(recipe, force):
+    def mistake(recipe, force, overwrite):
         raise UserError("first\nsecond")
 
     monkeypatch.setattr(experiment, "run_experiment", mistake)
@@ -109,7 +116,7 @@ def test_a_users_mistake_during_the_run_is_one_line_too(monkeypatch, recipe, cap
 def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, recipe, capsys):
     from trl_nlpo.experiment import experiment
 
-    def interrupt(recipe, force):
+    def interrupt(recipe, force, overwrite):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiment, "run_experiment", interrupt)
@@ -123,7 +130,7 @@ def test_sigterm_is_one_line_and_exit_code_143(monkeypatch, recipe, capsys):
     from trl_nlpo.errors import Terminated
     from trl_nlpo.experiment import experiment
 
-    def terminate(recipe, force):
+    def terminate(recipe, force, overwrite):
         raise Terminated("stopped after update 3; resume from runs/own/checkpoint-3.")
 
     monkeypatch.setattr(experiment, "run_experiment", terminate)

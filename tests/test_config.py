@@ -76,7 +76,9 @@ BAD = [
     ("mask_min_tokens", 0), ("mask_sync_steps", 0), ("gamma", 1.5), ("gamma", -0.1), ("lam", 1.1), ("lam", -0.1),
     ("temperature", 0.0), ("temperature", -1.0), ("response_length", 0), ("num_ppo_epochs", 0),
     ("num_mini_batches", 0), ("kl_target", 0.0), ("kl_horizon", 0), ("kl_estimator", "k2"), ("stop_token", "EOS"),
-    ("prompt_truncation_side", "middle"), ("max_prompt_length", 0), ("generation_kwargs", "{top_k: 5}"),
+    ("max_steps", 0), ("max_steps", -2), ("num_train_epochs", 0), ("total_episodes", 0),
+    ("gradient_accumulation_steps", 0), ("prompt_truncation_side", "middle"), ("max_prompt_length", 0),
+    ("generation_kwargs", "{top_k: 5}"),
     ("generation_kwargs", "[1]"), ("eval_generation_kwargs", "3"), ("chat_template_kwargs", "null!"),
 ]  # fmt: skip
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.naming import check_int, did_you_mean, import_attribute, require_package
+from trl_nlpo.naming import check_attribute, check_int, did_you_mean, import_attribute, require_package
 
 
 def test_the_nearest_known_name_is_suggested_whatever_its_case():
@@ -46,3 +47,20 @@ def test_a_dotted_path_names_an_attribute_of_a_module():
         UserError, match=r"^task 'a b': this is no path of a module and a name in it, such as my_module:my_name\.$"
     ):
         import_attribute("a b", "task 'a b'", ":")
+
+
+def test_a_path_is_checked_without_running_the_module(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / "my_pack").mkdir()
+    code = "open('ran', 'w')\nfrom math import pi as tau\ndef reward(): pass\nlater = reward\n"
+    (tmp_path / "my_pack" / "mine.py").write_text(code)
+    (tmp_path / "my_pack" / "open.py").write_text("from math import *\n")
+    for path in ("my_pack.mine.reward", "my_pack.mine.tau", "my_pack.mine.later", "my_pack.open.anything", "math.pi"):
+        check_attribute(path, "reward 'x'")
+    with pytest.raises(UserError, match=r"my_pack\.mine has no 'rewad', did you mean 'reward'"):
+        check_attribute("my_pack.mine.rewad", "reward 'x'")
+    for path in ("my_pack.other.reward", "no_pack.reward"):
+        with pytest.raises(UserError, match="there is no module"):
+            check_attribute(path, "reward 'x'")
+    assert not (tmp_path / "ran").exists()

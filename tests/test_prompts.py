@@ -15,8 +15,9 @@ from transformers import ByT5Tokenizer, DataCollatorWithPadding, PreTrainedToken
 from support import tiny
 from support.slow import slow_except
 from trl_nlpo import UserError
-from trl_nlpo.experiment.supervised import _with_short_prompts
-from trl_nlpo.prompts import PromptDataset, PromptTokenizer, UpdateSampler, collate_prompts
+from trl_nlpo.experiment.supervised import _with_prompts_as_reinforced
+from trl_nlpo.prompts import RESERVED_COLUMNS, PromptDataset, PromptTokenizer, UpdateSampler, collate_prompts
+from trl_nlpo.tokenized import start_token
 
 
 def read(rows, **settings):
@@ -105,7 +106,7 @@ TEN_WORDS = " ".join(f"w{number}" for number in range(10))
 def cut_in_the_supervised_stage(tokenizer, prompt, limit, side, completion=" w11"):
     rows = Dataset.from_list([{"prompt": prompt, "completion": completion}])
     training = SimpleNamespace(max_prompt_length=limit, prompt_truncation_side=side, chat_template_kwargs=None)
-    return _with_short_prompts(rows, tokenizer, SimpleNamespace(training=training))[0]
+    return _with_prompts_as_reinforced(rows, tokenizer, SimpleNamespace(training=training))[0]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_a_limit_without_room_for_words_is_one_line_if_a_prompt_needs_cutting(li
     with pytest.raises(UserError) as caught:
         read([{"prompt": TEN_WORDS}], tokenizer=tokenizer, max_length=limit)
     assert str(caught.value) == (
-        f"train_dataset: max_prompt_length={limit} leaves no room for words of the prompt that begins with "
+        f"train_dataset row 0: max_prompt_length={limit} leaves no room for words of the prompt, which begins with "
         "'w0 w1 w2 w3 w4 w5 w6': the tokenizer adds 2 special tokens to every prompt; raise it."
     )
     assert len(read([{"prompt": TEN_WORDS}], tokenizer=tokenizer, max_length=3).prompt_ids[0]) == 3
@@ -215,7 +216,10 @@ def test_a_limit_without_room_for_words_is_one_line_if_a_prompt_needs_cutting(li
     ("rows", "says"),
     [
         ([{"text": "w0"}], "needs a column 'prompt' (text or messages) or 'input_ids'; it has: text."),
-        ([{"prompt": "w0"}, {"prompt": ""}], "row 1 has an empty prompt"),
+        (
+            [{"messages": [], "x": 1}],
+            "Make one of 'messages': dataset.map(lambda row: {'prompt': row['messages'][:-1]})",
+        ),
         ([{"prompt": "w0 " * 9}], "row 0 has a prompt of 9 tokens, but the model's context leaves room for 8"),
     ],
 )
@@ -260,7 +264,7 @@ def test_a_mask_of_a_collators_own_says_what_is_padding():
 
 
 def test_columns_that_stand_for_something_else_do_not_reach_reward_functions():
-    rows = read([{"prompt": "w0", "completion": "w1", "completion_ids": [4], "gold": "a"}])
+    rows = read([{"prompt": "w0", "completion": "w1", "gold": "a"}])
     assert rows[0]["columns"] == {"gold": "a"}
     both = read([{"prompt": "w0 w1", "input_ids": [7, 8], "attention_mask": [1, 1]}])
     assert both[0] == {"prompt_ids": [7, 8], "prompt": "w0 w1", "columns": {}}
@@ -313,9 +317,57 @@ def test_a_prompt_that_cannot_be_read_is_one_line_that_names_the_data_set(rows):
 
 
 @pytest.mark.parametrize(
-    "row", [{"prompt": None}, {"prompt": ""}, {"prompt": "w0 " * 9}], ids=["none", "empty", "long"]
+    "row", [{"prompt": None}, {"prompt": []}, {"prompt": "w0 " * 9}], ids=["none", "no messages", "long"]
 )
 def test_a_bad_row_is_counted_from_the_first_of_the_data_set(row):
     rows = [{"prompt": "w0"}] * 1500 + [row] + [{"prompt": "w0"}] * 10
     with pytest.raises(UserError, match="row 1500 "):
         PromptDataset(rows, PromptTokenizer(tiny.tokenizer(), None, "left", None), "rows", 8)
+
+
+@pytest.mark.parametrize("name", RESERVED_COLUMNS)
+def test_a_column_whose_name_reward_functions_know_for_something_else_is_refused(name):
+    with pytest.raises(UserError, match=f"train_dataset has a column '{name}'.*rename"):
+        read([{"prompt": "w0", name: "x"}])
+
+
+def start_of(tokenizer, **config):
+    return start_token(tokenizer, SimpleNamespace(config=SimpleNamespace(**config)))
+
+
+def test_an_unconditional_generator_starts_from_bos_or_else_from_eos():
+    tokenizer = tiny.tokenizer()
+    assert (start_of(tokenizer), start_of(tokenizer, bos_token_id=0), start_of(tokenizer, bos_token_id=7)) == (1, 0, 1)
+    tokenizer.bos_token = "w0"
+    assert (start_of(tokenizer), start_token(tokenizer)) == (3, 3)
+    assert start_of(tokenizer, is_encoder_decoder=True) == 1
+
+
+@pytest.mark.parametrize("row", [{"prompt": ""}, {"input_ids": []}, {"input_ids": [0, 0]}], ids=str)
+def test_an_empty_prompt_is_the_start_token(row):
+    tokenizer = PromptTokenizer(tiny.tokenizer(), None, "left", None, start=5)
+    assert PromptDataset([row], tokenizer, "rows", 8)[0] == {
+        "prompt_ids": [5],
+        "prompt": row.get("prompt", "w2"),
+        "columns": {},
+    }
+
+
+def test_without_any_token_to_start_from_an_empty_prompt_is_one_line():
+    with pytest.raises(UserError, match=r"row 1 has an empty prompt, .* neither a BOS nor an EOS token"):
+        read([{"prompt": "w0"}, {"prompt": ""}])
+
+
+def test_the_supervised_stage_learns_from_the_start_token_too():
+    tokenizer = tiny.tokenizer()
+    row = cut_in_the_supervised_stage(tokenizer, "", None, "left", completion="w11")
+    assert row == {"prompt": "<eos>", "completion": "w11"}
+    assert tokenizer(row["prompt"])["input_ids"] == [1]
+
+
+def test_a_batch_of_ones_own_prompts_has_them_as_reward_functions_read_them():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    batch = PromptTokenizer(tokenizer, None, "left", None).batch([[{"from": "human", "value": "w0 w1"}]])
+    assert batch.prompt_ids == [[3, 4]]
+    assert batch.prompts == [[{"role": "user", "content": "w0 w1"}]]

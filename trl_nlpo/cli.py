@@ -7,13 +7,14 @@ import logging
 import os
 import sys
 import warnings
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from . import __version__
 from .errors import UserError
-from .launch.environment import is_first_process
+from .launch.environment import is_first_process, is_set
+from .secrets import note_words, redacted_output, redacted_words
 
 
 _INTERRUPTED = 130
@@ -28,7 +29,17 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point. A user's mistake is one line on stderr and exit code 2; Ctrl-C 130, SIGTERM 143."""
+    """Entry point. Whatever ends it is one line on stderr.
+
+    Exit codes: 2 for what the user or the machine has to mend, 1 for a bug of ours, 3 for a finished run that the Hub
+    did not take, Ctrl-C 130, SIGTERM 143.
+    """
+    note_words(sys.argv[1:])
+    with redacted_output():
+        _main()
+
+
+def _main() -> None:
     # TRL's trainers send usage statistics; our runs do not, unless the variable is set to 0.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # For the whole process, which is ours here: users of recipes need not know what transformers will rename, or which
@@ -50,14 +61,36 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _print_error("interrupted.", _INTERRUPTED)
     except Exception as error:
-        # Typer's own errors (no such command, an option without a value) have a message for users.
-        if not hasattr(error, "format_message"):
-            raise
-        code = _print_error(error.format_message(), 2)
+        code = _say_what_failed(error)
     if code and _are_several():
         # Registered before what the libraries register, so called after it.
         leaving.append(code)
     sys.exit(code)
+
+
+def _say_what_failed(error: Exception) -> int:
+    """The last line about an error that is no [`UserError`]; its traceback goes into a file."""
+    # Typer's own errors (no such command, an option without a value) have a message for users.
+    if hasattr(error, "format_message"):
+        return _print_error(error.format_message(), 2)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has enough: `trl-nlpo recipes | head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    from .unexpected import explain, write_traceback
+
+    if is_set("TRL_NLPO_TRACEBACK"):
+        raise error
+    line, code = explain(error)
+    return _print_error(f"{line} The traceback is in {write_traceback(error, _traced.get('folder'))}.", code)
+
+
+_traced: dict[str, str] = {}
+"""The folder of the run that this process is about, once it is known."""
+
+
+def _trace_into(folder: str) -> None:
+    _traced["folder"] = folder
 
 
 def _are_several() -> bool:
@@ -98,28 +131,37 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and print it resolved.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Resume a run with another recipe than its own.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in output_dir.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in output_dir: its results, checkpoints and models.")
+    ] = False,
 ) -> None:
     from .recipes.recipe import load_recipe
 
     name, overrides = _recipe_and_overrides(arguments or [], config)
     recipe = load_recipe(name, [*overrides, "--resume_from_checkpoint", "true"] if resume else overrides)
     if dry_run:
-        import yaml
-
-        recipe.arguments.check_functions()
-        if not is_first_process():
-            return
-        typer.echo(yaml.safe_dump(recipe.resolved, sort_keys=False, allow_unicode=True).rstrip())
+        _check_and_print(recipe, overwrite)
         return
     from .experiment.experiment import run_experiment
     from .launch.signals import ending_with_a_line
 
+    _trace_into(str(recipe.training.output_dir))
     with ending_with_a_line("Resume with --resume; finished stages are not repeated."):
-        run_experiment(recipe, force)
+        run_experiment(recipe, force, overwrite)
     if _are_several():
         from accelerate import PartialState
 
         PartialState().destroy_process_group()
+
+
+def _check_and_print(recipe: Any, overwrite: bool) -> None:
+    import yaml
+
+    from .experiment.before_start import check_before_start
+
+    check_before_start(recipe, overwrite)
+    if is_first_process():
+        typer.echo(yaml.safe_dump(recipe.resolved, sort_keys=False, allow_unicode=True).rstrip())
 
 
 @app.command(help="Versions and device, for bug reports.")
@@ -158,7 +200,8 @@ def evaluate(
 @app.command(
     context_settings={"ignore_unknown_options": True},
     help="Run a grid of tasks, algorithms and seeds and write a leaderboard. The same command resumes a grid that "
-    "was stopped. Any key of a recipe may follow: trl-nlpo grue --tasks commongen,imdb --seeds 3 --preset tiny",
+    "was stopped, inside a cell too, and several at once share the cells. Any key of a recipe may follow: trl-nlpo "
+    "grue --tasks commongen,imdb --seeds 3 --preset tiny",
 )
 def grue(
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="[--KEY VALUE]...")] = None,  # noqa: UP045
@@ -176,16 +219,25 @@ def grue(
     import shlex
     from pathlib import Path
 
+    if _are_several():
+        raise UserError(
+            "grue runs its cells in one process each: start it without torchrun or accelerate launch. Several grue "
+            "commands with the same --out share the cells out among them."
+        )
+    _trace_into(out)
+
     from .experiment.experiment import run_experiment
     from .grid.grid import Grid, known_recipes, known_variants, run_grid, split_names
     from .grid.leaderboard import write_leaderboard
+    from .launch.signals import ending_with_a_line
     from .tasks import task_names
 
     recipes = known_recipes(split_names(tasks) if tasks else task_names())
     variants = known_variants(split_names(algorithms))
     grid = Grid(recipes, variants, seeds, Path(out), tuple(arguments or ()))
-    failed = run_grid(grid, run_experiment, typer.echo)
-    path = write_leaderboard(grid, f"trl-nlpo {shlex.join(sys.argv[1:])}")
+    with ending_with_a_line("The same command resumes the grid."):
+        failed = run_grid(grid, run_experiment, typer.echo)
+    path = write_leaderboard(grid, f"trl-nlpo {shlex.join(redacted_words(sys.argv[1:]))}")
     typer.echo(path.read_text(encoding="utf-8"))
     typer.echo(f"The leaderboard is {path}; leaderboard.json and learning_curves.csv are beside it.")
     if failed:

@@ -15,6 +15,7 @@ import torch
 
 from ._trl import PPOConfig
 from .errors import UserError
+from .inherited_settings import check_inherited
 from .launch.zero import disable_sharded_loading
 
 
@@ -199,6 +200,7 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
     )
 
     def __post_init__(self) -> None:
+        check_inherited(self)
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and torch.cuda.is_available() and _bf16_is_supported()
         for name in ("generation_kwargs", "eval_generation_kwargs", "chat_template_kwargs"):
@@ -236,11 +238,18 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
         (
             "mask_min_tokens", "response_length", "per_device_train_batch_size", "per_device_eval_batch_size",
-            "local_rollout_forward_batch_size", "num_ppo_epochs", "num_mini_batches",
+            "local_rollout_forward_batch_size", "num_ppo_epochs", "num_mini_batches", "gradient_accumulation_steps",
         ),
         lambda value: value >= 1,
         "at least 1",
     ),
+    (
+        ("max_steps",),
+        lambda value: value == -1 or value >= 1,
+        "at least 1, or -1 to train for num_train_epochs or total_episodes; evaluate() needs no training",
+    ),
+    (("num_train_epochs",), lambda value: value > 0, "greater than 0; evaluate() needs no training"),
+    (("total_episodes",), lambda value: value is None or value >= 1, "at least 1, or None for num_train_epochs"),
     (("cliprange", "cliprange_value"), lambda value: value >= 0.0, "0 or more"),
     (("kl_target",), lambda value: value is None or value > 0, "positive, or None for a fixed kl_coef"),
     (("kl_horizon",), lambda value: value is None or value > 0, "positive, or None"),

@@ -7,10 +7,16 @@ its traceback.
 from __future__ import annotations
 
 import signal
+from typing import Any
+
+from .secrets import redacted
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: one line that says what was wrong, where, and what to do."""
+    """A mistake in what the user gave: one line that says what was wrong, where and what to do; nothing secret."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*(redacted(argument) for argument in args))
 
 
 class RewardError(UserError):
@@ -50,6 +56,13 @@ class Terminated(SystemExit):
 
     def __str__(self) -> str:
         return self.message
+
+
+class NotPushedError(UserError):
+    """The Hub did not take the model, which is whole on this machine; the message says how to push it by hand."""
+
+    exit_code = 3
+    """Of the command line: the run is finished, and only the upload is missing."""
 
 
 class StoppedRunError(UserError):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
+import importlib.machinery
+import importlib.util
 import inspect
 import sys
 from collections.abc import Iterable
@@ -35,12 +38,8 @@ def import_attribute(path: str, who: str, separator: str = ".") -> Any:
     Raises:
         UserError: no such module, or nothing of that name in it.
     """
-    module_name, _, attribute = path.rpartition(separator)
-    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise UserError(f"{who}: this is no path of a module and a name in it, such as my_module{separator}my_name.")
-    cwd = str(Path.cwd())
-    if cwd not in sys.path:
-        sys.path.insert(0, cwd)
+    module_name, attribute = _module_and_name(path, who, separator)
+    cwd = _with_working_directory()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -54,6 +53,75 @@ def import_attribute(path: str, who: str, separator: str = ".") -> Any:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"{who}: {module_name} has no {attribute!r}{did_you_mean(attribute, known)}.")
     return getattr(module, attribute)
+
+
+def check_attribute(path: str, who: str, separator: str = ".") -> None:
+    """Whether a dotted path names something, as far as that can be told without importing it: importing runs code.
+
+    Args:
+        path, who, separator (`str`): as for [`import_attribute`].
+
+    Raises:
+        UserError: no such module, or nothing of that name in it.
+    """
+    module_name, attribute = _module_and_name(path, who, separator)
+    cwd = _with_working_directory()
+    first, *others = module_name.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except ValueError:
+        # Made in this process, without a file.
+        return
+    name = first
+    for part in others:
+        if spec is None:
+            break
+        name = f"{name}.{part}"
+        spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations or [])
+    if spec is None:
+        raise UserError(f"{who}: there is no module {name!r} in {cwd} or among the installed packages.")
+    known = _defined_in(spec.origin)
+    if known is not None and attribute not in known:
+        near = [name for name in known if not name.startswith("_")]
+        raise UserError(f"{who}: {module_name} has no {attribute!r}{did_you_mean(attribute, near)}.")
+
+
+def _with_working_directory() -> str:
+    """The working directory, which modules are looked for in."""
+    cwd = str(Path.cwd())
+    if cwd not in sys.path:
+        sys.path.insert(0, cwd)
+    return cwd
+
+
+def _module_and_name(path: str, who: str, separator: str) -> tuple[str, str]:
+    module_name, _, attribute = path.rpartition(separator)
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise UserError(f"{who}: this is no path of a module and a name in it, such as my_module{separator}my_name.")
+    return module_name, attribute
+
+
+def _defined_in(file: str | None) -> set[str] | None:
+    """Names that a Python file defines anywhere; None where its text does not tell, as with `import *`."""
+    if file is None or not file.endswith(".py"):
+        return None
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    is_open = {"*", "__getattr__"} & found or any(
+        isinstance(node, ast.Call) and ast.unparse(node.func) in ("globals", "exec", "setattr")
+        for node in ast.walk(tree)
+    )
+    return None if is_open else found
 
 
 def require_package(module: str, who: str, extra: str = "metrics") -> ModuleType:
@@ -106,6 +174,12 @@ def instantiate(cls: type, name: str, options: dict[str, Any], fixed: dict[str, 
     Raises:
         UserError: an option that the class does not have, or one that it needs.
     """
+    check_options(cls, name, options, fixed, what)
+    return cls(**fixed, **options)
+
+
+def check_options(cls: type, name: str, options: dict[str, Any], fixed: dict[str, Any], what: str) -> None:
+    """Raise a `UserError` for options that [`instantiate`] would refuse, without making an instance."""
     parameters = inspect.signature(cls).parameters.values()
     own = [parameter for parameter in parameters if not _variadic(parameter) and parameter.name not in fixed]
     known = [parameter.name for parameter in own]
@@ -117,7 +191,6 @@ def instantiate(cls: type, name: str, options: dict[str, Any], fixed: dict[str, 
     for parameter in own:
         if parameter.default is parameter.empty and parameter.name not in options:
             raise UserError(f"{what} {name!r} needs an option: write {{name: {name}, {parameter.name}: ...}}.")
-    return cls(**fixed, **options)
 
 
 def _variadic(parameter: inspect.Parameter) -> bool:

@@ -20,7 +20,9 @@ def config(**changes):
 
 
 def settings(for_evaluation=False, tokenizer=None, **changes):
-    return SamplingSettings.from_config(config(**changes), tokenizer or tiny.tokenizer(), for_evaluation)
+    return SamplingSettings.from_config(
+        config(**changes), tokenizer or tiny.tokenizer(), for_evaluation=for_evaluation
+    )
 
 
 def test_without_generation_kwargs_lengths_and_temperature_are_the_configurations():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from support import tiny
 from trl_nlpo import UserError
@@ -76,22 +78,169 @@ def test_a_model_with_a_tokenizer_of_its_own_reads_text(family):
     assert scores == pytest.approx([score_alone(model, row) for row in ids], abs=1e-5)
 
 
-def test_a_tokenizer_without_a_pad_token_gets_one():
+@pytest.mark.parametrize("pad", [None, 40, 999], ids=["no pad token", "one that is a word", "one out of range"])
+def test_whatever_the_pad_token_a_text_scores_as_if_alone_and_the_tokenizer_is_not_changed(pad):
     model, tokenizer = tiny.classifier("llama"), tiny.tokenizer()
-    tokenizer.pad_token = None
-    model.config.pad_token_id = None
-    ModelReward(model, tokenizer)
-    assert tokenizer.pad_token == "<eos>"
-    assert model.config.pad_token_id == 1
+    tokenizer.pad_token = None if pad is None else "<pad>"
+    tokenizer.padding_side = "left"
+    model.config.pad_token_id = pad
+    reward = ModelReward(model, tokenizer)
+    texts = (" w8 w9", "w11", " w12 w13 w14")
+    scores = reward.score_completions(completions(texts=texts, prompt_texts=("w2", "w4 ", "w17 w18")))
+    ids = [[5, 11, 12], [7, 14], [20, 21, 15, 16, 17]]
+    assert scores == pytest.approx([score_alone(model, row) for row in ids], abs=1e-5)
+    assert (tokenizer.pad_token, tokenizer.padding_side) == (None if pad is None else "<pad>", "left")
 
 
-def test_messages_go_through_the_chat_template_of_the_reward_model():
+def test_text_is_encoded_with_the_special_tokens_of_the_models_tokenizer_and_words_do_not_run_together():
+    model, tokenizer = tiny.bert(AutoModelForSequenceClassification, num_labels=1), tiny.wordpiece_tokenizer()
+    scores = ModelReward(model, tokenizer).score_completions(
+        completions(texts=("w8", "w9 w10", "w11"), prompt_texts=("w1", "w2", "w3 w4"))
+    )
+    rows = [[2, 6, 13, 3], [2, 7, 14, 15, 3], [2, 8, 9, 16, 3]]
+    with torch.no_grad():
+        expected = [model(torch.tensor([row])).logits.item() for row in rows]
+    assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def short(limit, **options):
+    config = BertConfig(
+        vocab_size=tiny.VOCAB_SIZE, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=limit, num_labels=1, initializer_range=0.5, **options,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+@pytest.mark.parametrize("told_by", ["model", "tokenizer"])
+def test_of_a_text_that_is_too_long_the_completion_is_read_and_it_is_said_once(told_by):
+    tokenizer = tiny.wordpiece_tokenizer()
+    if told_by == "tokenizer":
+        tokenizer.model_max_length = 6
+    model = short(6 if told_by == "model" else 32)
+    reward = ModelReward(model, tokenizer)
+    given = completions(texts=("w8", "w9", "w8 w9"), prompt_texts=["w1 w2 w3 w4 w5 w6 w7"] * 3)
+    with pytest.warns(UserWarning, match="can read 6 tokens, and a prompt with its completion has 11: the beginning"):
+        scores = reward.score_completions(given)
+    rows = [[2, 10, 11, 12, 13, 3], [2, 10, 11, 12, 14, 3], [2, 11, 12, 13, 14, 3]]
+    with torch.no_grad():
+        expected = [model(torch.tensor([row])).logits.item() for row in rows]
+    assert scores == pytest.approx(expected, abs=1e-5)
+    # any further warning would be an error here
+    assert reward.score_completions(given) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_model_without_room_for_a_completion_is_refused():
+    tokenizer = tiny.wordpiece_tokenizer()
+    tokenizer.model_max_length = 2
+    with pytest.raises(UserError, match="leaves no room for a completion beside 2 special tokens"):
+        ModelReward(short(32), tokenizer)
+
+
+def test_tokens_beyond_the_models_context_are_one_line():
+    with pytest.raises(RewardError) as caught:
+        ModelReward(short(4)).score_completions(completions())
+    assert "can read 4 tokens, but a prompt with its completion has 5" in str(caught.value)
+
+
+CHAT = (
+    "{% for m in messages %}w30 {{ m['content'] }} w31 {% endfor %}{% if add_generation_prompt %}w32 {% endif %}"
+    "{% if thinks %}w33{% endif %}"
+)
+
+
+def conversations():
+    prompts = [[{"role": "user", "content": text}] for text in ("w2", "w4", "w17")]
+    return completions(
+        texts=[[{"role": "assistant", "content": text}] for text in ("w8", "w11", "w12")], prompt_texts=prompts
+    )
+
+
+def test_messages_are_a_finished_conversation_in_the_chat_template_of_the_reward_model():
     model, tokenizer = tiny.classifier("llama"), tiny.tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-    conversations = [[{"role": "user", "content": text}] for text in ("w2", "w4", "w17")]
-    answers = [[{"role": "assistant", "content": text}] for text in ("w8", "w11", "w12")]
-    scores = ModelReward(model, tokenizer).score_completions(completions(texts=answers, prompt_texts=conversations))
-    assert scores == pytest.approx([score_alone(model, row) for row in ([5, 11], [7, 14], [20, 15])], abs=1e-5)
+    tokenizer.chat_template = CHAT
+    rows = [[33, word, 34, 33, answer, 34] for word, answer in ((5, 11), (7, 14), (20, 15))]
+    scores = ModelReward(model, tokenizer).score_completions(conversations())
+    assert scores == pytest.approx([score_alone(model, row) for row in rows], abs=1e-5)
+    reward = ModelReward(model, tokenizer, chat_template_kwargs={"thinks": True})
+    expected = [score_alone(model, [*row, 36]) for row in rows]
+    assert reward.score_completions(conversations()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_messages_for_a_model_without_a_chat_template_are_one_line():
+    with pytest.raises(RewardError) as caught:
+        ModelReward(tiny.classifier("llama"), tiny.tokenizer()).score_completions(conversations())
+    assert "has no chat template, but the prompts are messages" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_read_without_dropout_even_if_something_puts_it_into_training_mode():
+    reward = ModelReward(tiny.classifier("gpt2"))
+    first = reward.score_completions(completions())
+    reward.model.train()
+    assert reward.score_completions(completions()) == first
+    assert not reward.model.training
+
+
+def two_labels():
+    config = tiny.CONFIGS["llama"]()
+    config.num_labels = 2
+    config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.mark.parametrize("as_path", [False, True])
+def test_of_several_labels_none_is_taken_and_the_way_to_choose_is_told(as_path, tmp_path):
+    model = two_labels()
+    with pytest.raises(UserError) as caught:
+        as_reward_functions(tiny.saved(model, tiny.tokenizer(), tmp_path / "judge") if as_path else model)
+    said = str(caught.value)
+    assert "has 2 labels (NEGATIVE, POSITIVE)" in said
+    assert "{name: classifier, model: ..., label: POSITIVE}" in said
+    assert "\n" not in said
+
+
+def test_a_language_model_is_no_reward_model(tmp_path):
+    with pytest.raises(UserError, match="is a language model"):
+        as_reward_functions(tiny.policy())
+    folder = tiny.saved(tiny.policy("llama"), tiny.tokenizer(), tmp_path / "language-model")
+    with pytest.raises(UserError, match=r"has no weights for score\.weight: it was not trained as SequenceClass"):
+        as_reward_functions(folder, device="cpu")
+
+
+def test_a_folder_that_lacks_a_layer_is_refused(tmp_path):
+    folder = tiny.saved(tiny.classifier("llama"), tiny.tokenizer(), tmp_path / "judge")
+    weights = load_file(f"{folder}/model.safetensors")
+    weights = {name: weight for name, weight in weights.items() if "layers.1" not in name}
+    save_file(weights, f"{folder}/model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"has no weights for model\.layers\.1"):
+        as_reward_functions(folder, device="cpu")
+
+
+def test_a_model_that_was_never_loaded_is_refused():
+    with torch.device("meta"):
+        model = tiny.classifier("llama")
+    with pytest.raises(UserError, match="never loaded"):
+        as_reward_functions(model, device="cpu")
+
+
+def test_weights_that_are_trained_are_no_reward_models_and_frozen_ones_may_be():
+    model = tiny.classifier()
+    with pytest.raises(UserError, match=r"shares weights with the policy or value model \(transformer.wte.weight and"):
+        as_reward_functions([tiny.length_reward, model], trained=torch.nn.ModuleList([tiny.policy(), model]))
+    as_reward_functions(model, trained=tiny.classifier())
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    as_reward_functions(model, trained=torch.nn.ModuleList([tiny.policy(), model]))
+
+
+def test_logits_that_are_no_single_number_are_one_line():
+    class TwoNumbers(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return SequenceClassifierOutput(logits=torch.zeros(len(input_ids), 2))
+
+    with pytest.raises(RewardError, match=r"gives logits of shape \(3, 2\)"):
+        ModelReward(TwoNumbers()).score_completions(completions())
 
 
 def test_no_gradient_is_kept():

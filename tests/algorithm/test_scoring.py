@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import warnings
@@ -407,3 +408,85 @@ def test_a_function_that_hangs_is_an_error_that_names_it():
     with pytest.raises(RewardError, match=r"'stuck' did not return within 0\.05 seconds"):
         score(stuck, timeout=0.05)
     release.set()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (1e39, "1e+39 for sample 1, which is beyond float32"),
+        (-1e39, "beyond float32"),
+        (10**400, "finite number"),
+        (10**5000, "an integer beyond all floats for sample 1"),
+        (np.float64(1e300), "beyond float32"),
+        (torch.tensor(1e39, dtype=torch.float64), "beyond float32"),
+        (torch.empty((), device="meta"), "which is Tensor, not a number"),
+        (1j, "not a number"),
+        ([1e39] * 1, "beyond float32"),
+    ],
+    ids=range(9),
+)
+def test_a_value_that_float32_does_not_hold_is_named_or_its_completion_skipped(value, says):
+    assert says in refused([1.0, value, 2.0])
+    scores = score(returning([1.0, value, 2.0]), failure="skip")
+    assert scores.skipped.tolist() == [False, True, False]
+    assert scores.totals[[0, 2]].tolist() == [1.0, 2.0]
+
+
+def test_a_tensor_without_values_is_named_or_all_completions_skipped():
+    values = torch.empty(3, device="meta")
+    assert "sample 0, which is Tensor, not a number" in refused(values)
+    assert score(returning(values), failure="skip").skipped.all()
+
+
+@pytest.mark.parametrize(
+    ("values", "weights"),
+    [([[3e38, 0, 0], [3e38, 0, 0]], [1, 1]), ([[1e30, 0, 0]], [1e30]), ([[[3e38, 3e38, 0], [0], [0, 0]]], [1])],
+    ids=["two functions", "weight", "tokens"],
+)
+def test_rewards_whose_sum_float32_does_not_hold_are_refused_or_skipped(values, weights):
+    functions = [returning(value) for value in values]
+    with pytest.raises(RewardError, match="weighted sum of all rewards of sample 0 is beyond float32"):
+        score(*functions, weights=weights)
+    scores = score(*functions, weights=weights, failure="skip")
+    assert scores.skipped.tolist() == [True, False, False]
+    assert scores.scores[1:].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("say", [
+    lambda log_metric, log_extra: log_metric("length", "abc"),
+    lambda log_metric, log_extra: log_metric("length", None),
+    lambda log_metric, log_extra: log_metric("length", torch.ones(2)),
+    lambda log_metric, log_extra: log_metric(3, 1.0),
+    lambda log_metric, log_extra: log_extra("note", 7),
+    lambda log_metric, log_extra: log_extra("note", "abc"),
+    lambda log_metric, log_extra: log_extra("note", [1]),
+    lambda log_metric, log_extra: log_extra(None, [1, 2, 3]),
+])  # fmt: skip
+def test_what_cannot_be_logged_is_one_line_and_leaves_nothing_behind(say):
+    def logs(completions, log_metric, log_extra):
+        say(log_metric, log_extra)
+        return [1.0] * 3
+
+    def logs_and_goes_on(completions, log_metric, log_extra):
+        with contextlib.suppress(RewardError):
+            say(log_metric, log_extra)
+        return [1.0] * 3
+
+    with pytest.raises(RewardError, match=r"log_(metric|extra) got") as caught:
+        score(logs)
+    assert "\n" not in str(caught.value)
+    with pytest.warns(UserWarning, match=r"log_.* The completions of this batch are skipped"):
+        assert score(logs, failure="skip").skipped.all()
+    scores = score(logs_and_goes_on)
+    assert (scores.metrics, scores.extra_columns) == ({}, {})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400], ids=["nan", "inf", "integer"])
+def test_a_logged_number_that_is_not_finite_is_left_out_and_that_is_said(value):
+    def logs(completions, log_metric):
+        log_metric("length", value)
+        log_metric("length", 2)
+        return [1.0] * 3
+
+    with pytest.warns(UserWarning, match="for 'length', which is left out of the average"):
+        assert score(logs).metrics == {"length": [2.0]}

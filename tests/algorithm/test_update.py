@@ -13,6 +13,7 @@ from support import markov, tiny
 from trl_nlpo.algorithm.batch_plan import BatchPlan
 from trl_nlpo.algorithm.distribution import SamplingSettings, action_logprobs
 from trl_nlpo.algorithm.objective import Objective
+from trl_nlpo.algorithm.totals import Totals
 from trl_nlpo.algorithm.update import update_policy
 from trl_nlpo.functional.masking import pack_mask
 from trl_nlpo.functional.sequences import left_pad
@@ -453,6 +454,32 @@ class TestSkipping:
         )
         assert (stats.num_optimizer_steps, stats.num_skipped_steps, len(gradients)) == (3, 3, 3)
         assert math.isfinite(stats.policy_loss)
+
+    def test_a_minibatch_without_anything_to_learn_from_leaves_the_averages_of_the_others(self):
+        rollout, estimates = two_rows()
+        estimates = dataclasses.replace(estimates, skipped=torch.tensor([False, True]))
+        # At a learning rate of 0 every step has the same averages, in whatever order the minibatches come.
+        stats, _, _ = update(
+            self.module(), rollout, estimates, num_mini_batches=2, num_ppo_epochs=3, microbatch=1, learning_rate=0.0
+        )
+        alone, _, _ = update(self.module(), rollout, estimates, num_mini_batches=1, learning_rate=0.0)
+        assert stats.policy_loss == pytest.approx(alone.policy_loss)
+        assert stats.entropy == pytest.approx(alone.entropy)
+        assert stats.ratio == pytest.approx(alone.ratio)
+        assert math.isfinite(stats.value_loss)
+
+    @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+    def test_a_step_that_is_taken_counts_whether_the_skipped_one_comes_before_it_or_after(self, order):
+        totals = Totals(torch.device("cpu"))
+        for row in order:
+            totals.begin_step()
+            if row == 1:
+                totals.skip_step()
+                continue
+            totals.add(torch.tensor([True, True]), tokens=torch.ones(2), policy_loss=torch.tensor([1.0, 3.0]))
+            totals.add_step(torch.tensor(5.0))
+        stats = totals.stats(lambda tensor: tensor)
+        assert (stats.policy_loss, stats.grad_norm, stats.num_skipped_steps) == (2.0, 5.0, 1)
 
     def test_nothing_at_all_to_learn_from_leaves_no_averages(self):
         rollout, estimates = two_rows()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
 from datasets import Dataset
 
 from support.data_files import arguments, folder_of, mistake
+from trl_nlpo import UserError
 from trl_nlpo.data.files import read_file
 from trl_nlpo.data.splits import load_splits
 
@@ -82,3 +84,16 @@ def test_a_damaged_parquet_file_is_a_mistake(tmp_path, damage):
         damage = whole[:50] + b"\xff" * 200 + whole[250:]
     path.write_bytes(damage)
     assert "all.parquet is not readable as Parquet: " in mistake(path)
+
+
+@pytest.mark.parametrize("then", ["whole", "broken"])
+def test_a_csv_field_may_be_of_any_length_and_pythons_limit_stays_what_it_was(tmp_path, then):
+    limit = csv.field_size_limit()
+    path = tmp_path / "long.csv"
+    path.write_text("prompt,references\n" + "w1 " * 60_000 + ",w2\n" + ("a,b,c\n" if then == "broken" else ""))
+    if then == "broken":
+        with pytest.raises(UserError, match="line 3"):
+            read_file(path)
+    else:
+        assert [len(row["prompt"]) for row in read_file(path)] == [180_000]
+    assert csv.field_size_limit() == limit

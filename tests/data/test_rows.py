@@ -141,3 +141,34 @@ def test_an_empty_split_is_a_mistake(tmp_path):
     folder = folder_of(tmp_path)
     (folder / "test.jsonl").write_text("\n")
     assert "the test split of" in mistake(folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "says"),
+    [
+        ("w1,", {}, "the column 'references' (references_column)"),
+        ("w1, ", {"completion_column": "references"}, "the column 'references' (completion_column)"),
+    ],
+)
+def test_an_empty_cell_is_no_target(tmp_path, row, keys, says):
+    (tmp_path / "train.csv").write_text(f"prompt,references\nw1,w2\n{row}\n")
+    (tmp_path / "test.csv").write_text("prompt,references\nw1,w2\n")
+    line = mistake(tmp_path, algorithm="supervised", dataset_validation_split=None, **keys)
+    assert f"row 2 has no text in {says}, which the supervised stage learns from" in line
+
+
+def test_prompts_and_targets_may_be_in_columns_whose_names_rewards_know_for_something_else(tmp_path):
+    folder = folder_of(tmp_path, {"prompts": "w1", "completions": "w2", "references": ["w3"]})
+    keys = {"prompt_column": "prompts", "completion_column": "completions", "algorithm": "supervised"}
+    splits = load_splits(arguments(folder, **keys))
+    assert set(splits.train.column_names) == {"references", "prompt", "id"}
+    assert splits.supervised[0] == {"prompt": "w1", "completion": " w2"}
+
+
+def test_conversations_of_other_shapes_are_the_same_for_every_stage(tmp_path):
+    shaped = [{"from": "human", "value": "Hi"}]
+    folder = folder_of(tmp_path, {"prompt": shaped, "references": ["Ho"]})
+    splits = load_splits(arguments(folder, algorithm="supervised"))
+    assert splits.train[0]["prompt"] == splits.supervised[0]["prompt"] == [{"role": "user", "content": "Hi"}]
+    folder = folder_of(tmp_path, {"prompt": [{"speaker": "a"}], "references": ["Ho"]})
+    assert "row 1 has a message 0 with the keys speaker" in mistake(folder)

@@ -65,7 +65,7 @@ def test_the_final_model_is_a_plain_one_that_differs_from_the_supervised(capsys)
 def test_the_resolved_recipe_reproduces_the_run(capsys):
     first = run_experiment(tiny())
     before = stages(first)
-    again = run_experiment(load_recipe(first / "recipe.yaml"))
+    again = run_experiment(load_recipe(first / "recipe.yaml"), overwrite=True)
     assert again == first
     for stage, metrics in stages(again).items():
         assert metrics["reward"] == before[stage]["reward"]
@@ -105,7 +105,7 @@ def test_an_adapter_is_trained_on_the_supervised_model_and_loads_with_peft(capsy
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"model_name_or_path": "./nowhere"}, "model_name_or_path './nowhere' cannot be loaded"),
+        ({"model_name_or_path": "./nowhere"}, "model_name_or_path './nowhere' is not there"),
         ({"rewards": ["rougel"]}, "did you mean 'rougeL'"),
         ({"dataset_name": "./nothing.jsonl"}, "is not there"),
         ({"hidden_size": 15}, "hidden_size is 15"),
@@ -156,7 +156,7 @@ def test_results_of_a_stage_are_on_disk_at_once_and_infinity_is_null(tmp_path):
     ]
     assert stages(tmp_path / "run")["supervised"] == {"reward": 0.7, "seconds": 2.0}
     assert list(RunFolder(tmp_path / "run", resume=True).results) == ["zero-shot", "supervised"]
-    assert RunFolder(tmp_path / "run").results == {}
+    assert RunFolder(tmp_path / "run", overwrite=True).results == {}
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 

@@ -82,7 +82,6 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(monkeypatch, c
     assert [line["step"] for line in lines(folder / "metrics.jsonl") if "reward" in line] == [1, 2]
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_resumes_from_its_checkpoint(monkeypatch, capsys):
     class Interrupt(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -128,7 +127,7 @@ def test_a_run_that_died_early_is_not_resumed_from_the_checkpoints_of_one_before
     monkeypatch.setattr(experiment, "NLPOTrainer", Dies)
     other = {"learning_rate": 1e-6, "kl_coef": 5.0, "save_steps": 1}
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(tiny(**other))
+        run_experiment(tiny(**other), overwrite=True)
     taken = []
 
     class Counts(real):
@@ -139,6 +138,40 @@ def test_a_run_that_died_early_is_not_resumed_from_the_checkpoints_of_one_before
     monkeypatch.setattr(experiment, "NLPOTrainer", Counts)
     run_experiment(tiny(resume_from_checkpoint="true", **other))
     assert taken == [5.0] * tiny().training.max_steps
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "says"),
+    [
+        ({}, {}, "holds an earlier run"),
+        ({"model_name_or_path": "./nowhere"}, {"overwrite": True}, "is not there"),
+        ({"model_name_or_path": "broken"}, {"overwrite": True}, "cannot be loaded"),
+        ({"dataset_name": "./nothing.jsonl"}, {"overwrite": True}, "is not there"),
+        ({"per_device_train_batch_size": 64}, {"overwrite": True}, "train_dataset has 32 rows"),
+        ({"report_to": "dvclive"}, {"overwrite": True}, "report_to has 'dvclive'"),
+        ({"learning_rate": -1.0}, {"overwrite": True}, "Invalid learning rate"),
+        ({"rewards": ["no_module.reward"]}, {"overwrite": True}, "there is no module"),
+        ({"judge_model": "./nowhere"}, {"overwrite": True}, "judge_model './nowhere' is not there"),
+    ],
+)
+def test_a_second_start_that_cannot_work_leaves_the_finished_run_as_it_is(capsys, keys, options, says):
+    folder = Path("runs/tiny")
+    folder.mkdir(parents=True)
+    for name in ("results.json", "metrics.jsonl", "samples.jsonl"):
+        (folder / name).write_text('{"stages": {"nlpo": {"reward": 1.0}}}\n')
+    Path("broken").mkdir()
+    Path("broken/config.json").write_text("{")
+    with pytest.raises(UserError, match=says):
+        run_experiment(tiny(algorithm="nlpo", **keys), **options)
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", "results.json", "samples.jsonl"]
+
+
+def test_a_run_is_refused_where_another_process_writes(capsys):
+    folder = Path("runs/tiny")
+    folder.mkdir(parents=True)
+    (folder / "_lock.json").write_text('{"host": "elsewhere", "pid": 7}')
+    with pytest.raises(UserError, match="process 7 on elsewhere is writing a run there"):
+        run_experiment(tiny(resume_from_checkpoint="true"))
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
 )
@@ -62,3 +63,53 @@ def test_a_supervised_model_of_another_run_is_where_reinforcement_starts_and_is_
     assert list(stages(folder)) == ["supervised+ppo"]
     assert loaded == [(supervised,)]
     assert str(supervised) in capsys.readouterr().out.replace("\n", "")
+
+
+def damaged(folder, change):
+    """The weights in a folder, changed."""
+    weights = load_file(f"{folder}/model.safetensors")
+    save_file(change(weights), f"{folder}/model.safetensors", metadata={"format": "pt"})
+
+
+DAMAGES = {
+    "a layer is missing": (
+        lambda weights: {name: w for name, w in weights.items() if ".mlp." not in name},
+        "lacks 3 weights of a LlamaForCausalLM",
+    ),
+    "of another size": (lambda weights: {name: w[..., :64].contiguous() for name, w in weights.items()}, "cannot be"),
+    "a head of a classifier": (
+        lambda weights: {**weights, "score.weight": torch.zeros(1, 128)},
+        "is no language model: it has the head of a classifier",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_folder_that_does_not_hold_the_model_is_refused_in_a_line(llama, damage):
+    change, message = DAMAGES[damage]
+    damaged(llama, change)
+    with pytest.raises(UserError, match=message) as caught:
+        starting_model(tiny(algorithm="nlpo", model_name_or_path=llama))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_cut_off_is_refused_in_a_line(llama):
+    with open(f"{llama}/model.safetensors", "r+b") as file:
+        file.truncate(2000)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        starting_model(tiny(algorithm="nlpo", model_name_or_path=llama))
+
+
+def test_weights_without_a_place_are_said(llama, caplog):
+    damaged(llama, lambda weights: {**weights, "model.layers.7.mlp.up_proj.weight": torch.zeros(2, 2)})
+    starting_model(tiny(algorithm="nlpo", model_name_or_path=llama))
+    assert "1 weights have no place in a LlamaForCausalLM and are left out (model.layers.7.mlp" in caplog.text
+
+
+def test_an_adapter_that_lacks_weights_is_refused_in_a_line(llama, capsys):
+    keys = {"model_name_or_path": llama, "use_peft": True, "lora_target_modules": "all-linear"}
+    folder = run_experiment(tiny(algorithm="nlpo", **keys))
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({name: w for name, w in weights.items() if "q_proj" not in name}, folder / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="does not hold all of its weights"):
+        starting_model(tiny(algorithm="nlpo", model_name_or_path=str(folder)))

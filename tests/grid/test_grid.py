@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from support.grids import VARIANTS, FakeRun
 from support.grids import made_up_grid as grid
-from trl_nlpo.errors import UserError
+from trl_nlpo.errors import Terminated, UserError
+from trl_nlpo.grid import grid as grids
 from trl_nlpo.grid.grid import Grid, Variant, known_recipes, known_variants, parse_variant, run_grid, split_names
 from trl_nlpo.grid.leaderboard import write_leaderboard
 from trl_nlpo.recipes.algorithms import Algorithm
@@ -102,6 +105,59 @@ def test_a_cell_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path,
     run = FakeRun()
     assert run_grid(grid(tmp_path), run, said.append) == []
     assert len(run.recipes) == 2
+
+
+def test_a_cell_that_was_stopped_is_resumed_and_one_that_never_began_or_was_edited_begins_anew(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("task: commongen\ngamma: 0.9\n")
+    subject = Grid(("own.yaml",), (parse_variant("ppo"),), 1, tmp_path / "grid")
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(subject, FakeRun(fails=["ppo"], error=KeyboardInterrupt), lambda line: None)
+    again = FakeRun(fails=["ppo"])
+    run_grid(subject, again, lambda line: None)
+    assert again.recipes[0].arguments.resume_from_checkpoint is True
+    assert again.overwrites == [False]
+    file.write_text("task: commongen\ngamma: 0.8\n")
+    edited = FakeRun()
+    run_grid(subject, edited, lambda line: None)
+    assert edited.recipes[0].arguments.resume_from_checkpoint is None
+    assert edited.overwrites == [True]
+
+
+def test_a_stopped_cell_says_that_the_same_command_goes_on(tmp_path):
+    stopped = FakeRun(fails=["ppo"], error=Terminated)
+    stopped.says = "stopped after update 3; resume from x with --resume."
+    with pytest.raises(Terminated, match=r"stopped after update 3 of .*; the same command goes on from there"):
+        run_grid(Grid(("commongen",), (parse_variant("ppo"),), 1, tmp_path / "g"), stopped, lambda line: None)
+
+
+def test_a_cell_that_another_command_has_is_left_to_it(tmp_path):
+    subject = Grid(("commongen",), tuple(map(parse_variant, ("ppo", "nlpo"))), 1, tmp_path / "grid")
+    taken = subject.cells()[0].folder
+    taken.mkdir(parents=True)
+    (taken / "_lock.json").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    run, said = FakeRun(), []
+    assert run_grid(subject, run, said.append) == []
+    assert [recipe.arguments.algorithm for recipe in run.recipes] == ["nlpo"]
+    assert said[0] == "[1/2] commongen, ppo, seed 0: another command has it."
+    assert said[-1].startswith("1 cells are being run by other commands")
+
+
+def test_cells_wait_for_a_supervised_model_that_another_command_trains(tmp_path, monkeypatch):
+    subject = Grid(("commongen",), (parse_variant("supervised+ppo"),), 1, tmp_path / "grid")
+    supervised = subject.cells()[0].folder
+    supervised.mkdir(parents=True)
+    (supervised / "_lock.json").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+
+    def the_other_ends(seconds):
+        (supervised / "_lock.json").unlink(missing_ok=True)
+        (supervised / "cell.json").write_text('{"status": "done", "metrics": {}}')
+
+    monkeypatch.setattr(grids.time, "sleep", the_other_ends)
+    run, said = FakeRun(), []
+    assert run_grid(subject, run, said.append) == []
+    assert [recipe.arguments.algorithm for recipe in run.recipes] == ["supervised+ppo"]
+    assert said[1].startswith("Waiting for supervised models")
 
 
 def test_other_keys_in_the_same_folder_and_wrong_keys_are_refused_before_anything_runs(tmp_path):

@@ -16,6 +16,7 @@ import yaml
 
 from support import tiny
 from support.resumable import assert_equal_ends, trainer
+from support.slow import slow_except
 from trl_nlpo.errors import Interrupted, StoppedAtOnce, StoppedRunError, Terminated, UserError
 from trl_nlpo.launch.launch import Launch
 from trl_nlpo.launch.signals import ending_with_a_line, stop_request
@@ -24,14 +25,14 @@ from trl_nlpo.trainer.run_state import Run
 
 
 ROOT = Path(__file__).parents[2]
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @pytest.fixture(autouse=True)
 def handlers():
     """Python's own handlers, also where a shell has the tests ignore Ctrl-C; they are the same afterwards."""
     before = [signal.getsignal(number) for number in NUMBERS]
-    own = [signal.default_int_handler, signal.SIG_DFL]
+    own = [signal.default_int_handler, *[signal.SIG_DFL] * 3]
     for number, handler in zip(NUMBERS, own, strict=True):
         signal.signal(number, handler)
     yield own
@@ -57,10 +58,11 @@ class Signalling:
         return tiny.length_reward(completions)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "error"),
-    [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)],
+    slow_except(
+        [(signal.SIGINT, Interrupted), *((number, Terminated) for number in NUMBERS[1:])], (signal.SIGINT, Interrupted)
+    ),
 )
 def test_the_update_is_finished_a_checkpoint_written_and_the_run_goes_on_exactly(tmp_path, number, error):
     settings = {"save_steps": 50, "logging_steps": 3}
@@ -153,7 +155,8 @@ def test_a_signal_to_any_process_stops_all(others, expected):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted."), (signal.SIGTERM, 143, "terminated.")]
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted."), *((number, 143, "terminated.") for number in NUMBERS[1:])],
 )
 def test_outside_training_a_signal_is_one_line_and_a_code(number, code, word):
     @ending_with_a_line("Go on.")
@@ -165,6 +168,24 @@ def test_outside_training_a_signal_is_one_line_and_a_code(number, code, word):
         run()
     assert isinstance(stop.value, UserError)
     assert (stop.value.exit_code, str(stop.value)) == (code, f"{word} Go on.")
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_run(tmp_path):
+    code = (
+        "import os, signal, sys; from trl_nlpo.launch.signals import stop_request\n"
+        "with stop_request() as request:\n"
+        "    os.kill(os.getpid(), signal.SIGHUP); print('on with it', flush=True)\n"
+        "    open(sys.argv[1], 'w').write(str(int(request.signal)))"
+    )
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    wait = f"import time; time.sleep(1)\n{code}"
+    note = tmp_path / "note"
+    process = subprocess.Popen([sys.executable, "-c", wait, str(note)], env=environment, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert note.read_text() == str(int(signal.SIGTERM))
 
 
 RECIPE = {

@@ -48,6 +48,13 @@ def test_a_preset_in_the_file_is_the_same():
     assert recipe(preset="tiny").resolved == recipe("--preset", "tiny").resolved
 
 
+def test_the_keys_of_a_file_override_the_preset_that_it_names_and_the_command_line_both():
+    made = recipe("--hidden_size", "16", preset="tiny", hidden_size=64, max_steps=999)
+    assert (made.training.max_steps, made.arguments.hidden_size) == (999, 16)
+    assert made.arguments.dataset_name == "miniature"
+    assert recipe("--preset", "tiny", preset="tiny", max_steps=999).training.max_steps == 30
+
+
 def test_a_resolved_recipe_with_a_preset_gives_the_same_recipe_again(working_directory):
     made = recipe("--preset", "tiny", "--hidden_size", "16")
     write_resolved(made, working_directory / "again.yaml")

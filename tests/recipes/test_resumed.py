@@ -63,7 +63,7 @@ def test_a_run_is_resumed_with_the_same_recipe(started):
     [
         "--max_steps 8", "--logging_steps 5", "--log_completions", "--save_total_limit 7", "--eval_strategy steps",
         "--per_device_eval_batch_size 3", "--push_to_hub --hub_model_id me/model", "--run_name again",
-        "--save_steps 1", "--rewards pleasant_sentence", "--dataloader_num_workers 2",
+        "--save_steps 1", "--rewards pleasant_sentence", "--logging_first_step",
     ],
 )  # fmt: skip
 def test_what_decides_nothing_about_the_weights_may_change_and_a_run_may_get_longer(started, words):

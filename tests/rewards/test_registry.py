@@ -25,6 +25,10 @@ class Scaled:
 
     def __call__(self, completions, **kwargs):
         return [self.scale * len(text) for text in completions]
+
+class Command:
+    def __init__(self, args):
+        open(args, "w")
 """
 
 
@@ -106,3 +110,9 @@ def test_a_wrong_name_or_option_is_one_line_that_says_what_to_do(own_module, nam
 def test_a_module_that_a_users_module_misses_keeps_its_traceback(own_module):
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         get_reward("broken_rewards.reward")
+
+
+def test_a_class_whose_instances_are_no_functions_is_refused_before_one_is_made(own_module, tmp_path):
+    with pytest.raises(UserError, match=r"'own_rewards\.Command' is a class whose instances are no functions"):
+        get_reward("own_rewards.Command", args=str(tmp_path / "made"))
+    assert not (tmp_path / "made").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
+import zlib
 
 import pytest
 from transformers.trainer_utils import get_last_checkpoint
@@ -37,9 +37,12 @@ def stage(folder, step, text="weights"):
     (source / "value_model" / "head").write_text("head")
 
 
-def written(folder, step, text="weights"):
+def written(folder, step, text="weights", run=""):
     stage(folder, step, text)
-    return publish_checkpoint(folder, f"checkpoint-{step}")
+    return publish_checkpoint(folder, f"checkpoint-{step}", run)
+
+
+FILES = {"model.safetensors": b"weights", "value_model/head": b"head"}
 
 
 def names(folder):
@@ -52,7 +55,8 @@ def test_a_checkpoint_gets_its_name_when_it_is_whole_and_nothing_else_stays(tmp_
     checkpoint = publish_checkpoint(tmp_path, "checkpoint-3")
     assert names(tmp_path) == ["checkpoint-3"]
     assert json.loads((checkpoint / "manifest.json").read_text()) == {
-        "written": 0.0, "files": {"model.safetensors": 7, "value_model/head": 4},
+        "written": 0.0, "run": "", "number": 1, "files": {"model.safetensors": 7, "value_model/head": 4},
+        "crc32": {name: f"{zlib.crc32(text):08x}" for name, text in FILES.items()},
     }  # fmt: skip
     assert damage(checkpoint) is None
 
@@ -62,6 +66,10 @@ def test_a_checkpoint_gets_its_name_when_it_is_whole_and_nothing_else_stays(tmp_
     [
         (lambda c: (c / "value_model" / "head").unlink(), "value_model/head is missing"),
         (lambda c: (c / "model.safetensors").write_text("wei"), "model.safetensors has 3 bytes instead of 7"),
+        (
+            lambda c: (c / "model.safetensors").write_text("weighTs"),
+            "model.safetensors has changed since it was written",
+        ),
         (lambda c: (c / "manifest.json").unlink(), "manifest.json is missing or unreadable"),
         (lambda c: (c / "manifest.json").write_text('{"fil'), "manifest.json is missing or unreadable"),
         (lambda c: (c / "manifest.json").write_text("[]"), "manifest.json is missing or unreadable"),
@@ -159,6 +167,48 @@ def test_a_damaged_checkpoint_goes_before_a_good_one(tmp_path):
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-3"]
 
 
+def test_checkpoints_of_another_run_neither_count_nor_go(tmp_path):
+    for step in (1, 2, 3):
+        written(tmp_path, step, run="other")
+    for step in (4, 5, 6):
+        written(tmp_path, step, run="own")
+    remove_old_checkpoints(tmp_path, 2, set(), "own")
+    assert names(tmp_path) == [f"checkpoint-{step}" for step in (1, 2, 3, 5, 6)]
+
+
+def test_a_checkpoint_of_another_run_that_is_in_the_way_is_kept_elsewhere(tmp_path):
+    written(tmp_path, 3, "theirs", run="a")
+    written(tmp_path, 3, "own", run="b")
+    assert (tmp_path / "checkpoint-3" / "model.safetensors").read_text() == "own"
+    aside = tmp_path / "_earlier" / "a" / "checkpoint-3"
+    assert (aside / "model.safetensors").read_text() == "theirs"
+    assert damage(aside) is None
+
+
+def test_the_order_is_by_count_where_the_clock_went_backwards(tmp_path, monkeypatch):
+    seconds = iter((100.0, 50.0))
+    monkeypatch.setattr(checkpoint_folder.time, "time", lambda: next(seconds))
+    written(tmp_path, 1)
+    second = written(tmp_path, 2)
+    assert newest_complete_checkpoint(tmp_path, print) == second
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_a_line(tmp_path, monkeypatch):
+    paths = [written(tmp_path, step) for step in (1, 2, 3)]
+    real = os.replace
+
+    def refuse(source, target):
+        if source == paths[0]:
+            raise PermissionError(1, "Operation not permitted")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    reports = []
+    remove_old_checkpoints(tmp_path, 1, set(), "", reports.append)
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-3"]
+    assert reports == [f"The old checkpoint {paths[0]} cannot be removed (Operation not permitted)."]
+
+
 @pytest.mark.parametrize("limit", [None, 0])
 def test_without_a_limit_all_stay(tmp_path, limit):
     for step in (1, 2):
@@ -168,13 +218,12 @@ def test_without_a_limit_all_stay(tmp_path, limit):
 
 
 def test_checkpoints_of_a_run_before_are_not_looked_at(tmp_path):
-    written(tmp_path, 9)
-    started = time.time()
-    assert newest_complete_checkpoint(tmp_path, print, since=started) is None
-    own = written(tmp_path, 2)
+    written(tmp_path, 9, run="before")
+    assert newest_complete_checkpoint(tmp_path, print, "own") is None
+    own = written(tmp_path, 2, run="own")
     reports = []
-    assert newest_complete_checkpoint(tmp_path, reports.append, since=started) == own
+    assert newest_complete_checkpoint(tmp_path, reports.append, "own") == own
     (own / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"No checkpoint in .* is complete \(checkpoint-2"):
-        newest_complete_checkpoint(tmp_path, reports.append, since=started)
+        newest_complete_checkpoint(tmp_path, reports.append, "own")
     assert newest_complete_checkpoint(tmp_path, reports.append).name == "checkpoint-9"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trl_nlpo.errors import DiskFullError
+from trl_nlpo.errors import DiskFullError, UserError
 from trl_nlpo.experiment.callbacks import MetricsLog
 from trl_nlpo.storage import run_folder
 from trl_nlpo.storage.files import replace_file
@@ -122,6 +122,34 @@ def test_processes_that_do_not_write_leave_the_log_alone(died):
     folder.begin_stage("nlpo", 1)
     folder.log("nlpo", 2, {"reward": 1.0})
     assert (died / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("metrics.jsonl", "{}\n"), ("config.json", "{}"), ("results.json", "{"), ("checkpoint-3", None)]
+)
+def test_a_run_is_not_begun_where_something_would_be_lost(tmp_path, name, text):
+    (tmp_path / name).mkdir() if text is None else (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=r"holds an earlier run .* --resume, replace it with --overwrite"):
+        RunFolder(tmp_path)
+    assert (tmp_path / name).exists()
+
+
+def test_a_finished_run_stays_until_it_is_replaced_on_purpose(died):
+    before = {name: (died / name).read_bytes() for name in os.listdir(died)}
+    with pytest.raises(UserError, match=r"\(results of zero-shot, supervised, metrics\.jsonl\)"):
+        RunFolder(died)
+    assert {name: (died / name).read_bytes() for name in os.listdir(died)} == before
+    (died / "notes.txt").write_text("mine")
+    (died / "supervised").mkdir()
+    new = RunFolder(died, overwrite=True)
+    assert new.results == {}
+    assert sorted(os.listdir(died)) == ["notes.txt", "results.json"]
+
+
+def test_a_run_that_left_nothing_is_begun_again_without_asking(tmp_path):
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    assert first.run != second.run
+    assert RunFolder(tmp_path, resume=True).run == second.run
 
 
 def test_a_full_disk_leaves_the_log_whole_and_is_one_line(died, monkeypatch):

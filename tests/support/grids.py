@@ -17,11 +17,13 @@ class FakeRun:
 
     def __init__(self, fails=(), error=UserError):
         self.recipes, self.fails, self.error = [], fails, error
+        self.overwrites, self.says = [], "out of luck"
 
-    def __call__(self, recipe):
+    def __call__(self, recipe, force, overwrite):
         self.recipes.append(recipe)
+        self.overwrites.append(overwrite)
         if recipe.arguments.algorithm in self.fails:
-            raise self.error("out of luck")
+            raise self.error(self.says)
         folder = recipe.training.output_dir
         stage = recipe.arguments.algorithm.replace("zero_shot", "zero-shot")
         better = 0.2 * recipe.arguments.algorithm.endswith("nlpo") + 0.1 * recipe.training.seed

@@ -52,6 +52,19 @@ def test_a_miniature_has_the_rows_of_its_task_without_repetition(name):
     assert distinct_rows(task, {"test": 20}, seed=1)["test"] != splits["test"]
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_miniature_with_too_few_rows_is_one_line(ends):
+    def rows(rng):
+        yield from ({"prompt": str(n), "references": ["x"]} for n in range(5))
+        while not ends:
+            yield {"prompt": str(rng.randrange(5)), "references": ["x"]}
+
+    small = Task("small", "s", iter, rows, "small", 4, ("rougeL",), ("rouge",))
+    assert len(distinct_rows(small, {"test": 2, "train": 3}, seed=0)["train"]) == 3
+    with pytest.raises(UserError, match=r"'small' has only 5 different prompts, and 6 are wanted: lower max_train"):
+        distinct_rows(small, {"test": 2, "train": 4}, seed=0)
+
+
 @pytest.mark.parametrize("name", SEVEN)
 def test_a_reference_earns_more_offline_than_the_reference_of_another_row(name):
     rows = list(islice(get_task(name).miniature(random.Random(3)), 40))

@@ -107,20 +107,6 @@ def test_the_best_model_is_kept_and_found_under_its_name(tmp_path):
         assert state["best_model_checkpoint"] == str(tmp_path / "checkpoint-2")
 
 
-def test_the_hub_gets_a_checkpoint_that_is_whole(tmp_path, monkeypatch):
-    pushed = []
-    monkeypatch.setattr(
-        Trainer,
-        "_push_from_checkpoint",
-        lambda self, folder: pushed.append((folder, damage(folder))),
-    )
-    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, token=None: None)
-    subject = trainer(tmp_path, max_steps=2)
-    subject.args.push_to_hub = True
-    subject.train()
-    assert pushed == [(str(tmp_path / f"checkpoint-{step}"), None) for step in (1, 2)]
-
-
 def test_checkpoints_of_the_model_only_are_whole_and_cannot_be_resumed(tmp_path):
     trainer(tmp_path, save_only_model=True, max_steps=1).train()
     assert not (tmp_path / "checkpoint-1" / "optimizer.pt").exists()

@@ -98,7 +98,7 @@ class TestTrainer:
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
         monkeypatch.setattr(watches, "collapse_signs", self.signs)
-        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **settings)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, mask_strategy="none", **settings)
         output = subject.train(resume_from_checkpoint=settings.get("resume_from_checkpoint"))
         return said, output.global_step
 
@@ -131,7 +131,7 @@ class TestTrainer:
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
         monkeypatch.setattr(watches, "collapse_signs", self.signs)
-        subject = trainer(tmp_path, tiny.length_reward, save_steps=50)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, mask_strategy="none")
         subject.train()
         subject.train()
         assert said == ["kl is off", "entropy is off"] * 2
@@ -155,7 +155,7 @@ class TestTrainer:
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
         monkeypatch.setattr(watches, "collapse_signs", self.signs)
-        subject = trainer(tmp_path, tiny.length_reward, save_steps=50)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, mask_strategy="none")
         subject.remove_callback(watches.CollapseWatch)
         subject.train()
         assert not said

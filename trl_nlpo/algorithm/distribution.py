@@ -77,12 +77,15 @@ class SamplingSettings:
     generation_fields: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_config(cls, args: Any, tokenizer: Any, for_evaluation: bool = False) -> SamplingSettings:
+    def from_config(
+        cls, args: Any, tokenizer: Any, policy: Any = None, *, for_evaluation: bool = False
+    ) -> SamplingSettings:
         """Read the settings off an [`NLPOConfig`].
 
         Args:
             args ([`NLPOConfig`]): the run's configuration.
-            tokenizer: for `stop_token="eos"`.
+            tokenizer, policy: for `stop_token="eos"`, which is the tokenizer's EOS and the end tokens in the policy's
+                `generation_config`: chat models end a turn with another token than a text.
             for_evaluation (`bool`): take `eval_generation_kwargs` where given; anything `generate` can do is allowed.
 
         Raises:
@@ -93,7 +96,7 @@ class SamplingSettings:
         if for_evaluation and args.eval_generation_kwargs is not None:
             kwargs, name = dict(args.eval_generation_kwargs), "eval_generation_kwargs"
         _check_fields(name, kwargs, for_evaluation)
-        stop_token_ids = _stop_tokens(args, tokenizer, kwargs.pop("eos_token_id", None))
+        stop_token_ids = _stop_tokens(args, tokenizer, policy, kwargs.pop("eos_token_id", None))
         max_new_tokens = kwargs.pop("max_new_tokens", None) or args.response_length
         temperature = kwargs.pop("temperature", None)
         temperature = args.temperature if temperature is None else temperature
@@ -188,14 +191,22 @@ def _check_fields(name: str, kwargs: Mapping[str, Any], for_evaluation: bool) ->
             )
 
 
-def _stop_tokens(args: Any, tokenizer: Any, override: int | Sequence[int] | None) -> tuple[int, ...]:
+def _stop_tokens(args: Any, tokenizer: Any, policy: Any, override: int | Sequence[int] | None) -> tuple[int, ...]:
     if override is not None:
         return (override,) if isinstance(override, int) else tuple(override)
     if args.stop_token == "eos":
         if tokenizer.eos_token_id is None:
             raise UserError("stop_token is 'eos', but the tokenizer has no eos_token: set one, or give stop_token_id.")
-        return (tokenizer.eos_token_id,)
+        return tuple(dict.fromkeys([tokenizer.eos_token_id, *_end_tokens(policy)]))
     return () if args.stop_token_id is None else (args.stop_token_id,)
+
+
+def _end_tokens(policy: Any) -> list[int]:
+    """The end tokens in a model's generation settings; not those of a default beyond its vocabulary."""
+    ends = getattr(getattr(policy, "generation_config", None), "eos_token_id", None)
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    size = getattr(getattr(policy, "config", None), "vocab_size", None)
+    return [end for end in ends if end >= 0 and (not isinstance(size, int) or end < size)]
 
 
 @dataclass(frozen=True)
@@ -217,8 +228,7 @@ class MaskSettings:
     @classmethod
     def from_config(cls, args: Any, tokenizer: Any, policy: Any, sampling: SamplingSettings) -> MaskSettings:
         """Read the settings off an [`NLPOConfig`]; the end tokens of tokenizer and model count as stop tokens."""
-        ends = getattr(getattr(policy, "generation_config", None), "eos_token_id", None)
-        ends = [ends] if isinstance(ends, int) else list(ends or [])
+        ends = _end_tokens(policy)
         if tokenizer.eos_token_id is not None:
             ends.append(tokenizer.eos_token_id)
         allowed = tuple(sorted({*sampling.stop_token_ids, *ends}))

@@ -16,6 +16,10 @@ from ..records import Completions, Scores
 from .reward_calls import FunctionFailedError, RewardFunction, call_all
 
 
+LARGEST = torch.finfo(torch.float32).max
+"""The largest reward: they are added up in float32."""
+
+
 def score_rollout(
     rollout: Completions,
     reward_functions: Sequence[RewardFunction],
@@ -103,13 +107,43 @@ class _Recorder:
         self.columns: dict[str, list[Any]] = {}
 
     def log_metric(self, name: str, value: float) -> None:
-        self.metrics.setdefault(name, []).append(float(value))
+        """Note a number. One that is not finite is left out of the average, and that is said.
+
+        Raises:
+            FunctionFailedError: no name, or no number; nothing is noted then.
+        """
+        _check_name("log_metric", name)
+        try:
+            number = _as_float(value)
+        except (TypeError, ValueError):
+            raise FunctionFailedError(f"log_metric got {_shown(value)} for {name!r}, which is not a number.") from None
+        if not math.isfinite(number):
+            warnings.warn(f"log_metric got {number} for {name!r}, which is left out of the average.", stacklevel=2)
+            return
+        self.metrics.setdefault(name, []).append(number)
 
     def log_extra(self, column: str, values: list[Any]) -> None:
+        """Note a column for the table of completions.
+
+        Raises:
+            FunctionFailedError: no name, or not a list with one value per completion.
+        """
+        _check_name("log_extra", column)
+        if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__len__"):
+            raise FunctionFailedError(
+                f"log_extra got {type(values).__name__} for {column!r}, but takes a list with a value per completion."
+            )
         if len(values) != self.num_rows:
-            raise RewardError(f"log_extra got {len(values)} values of {column!r} for {self.num_rows} completions.")
+            raise FunctionFailedError(
+                f"log_extra got {len(values)} values of {column!r} for {self.num_rows} completions."
+            )
         # Numbers of NumPy and PyTorch as Python's: they are written to files.
         self.columns[column] = [value.item() if getattr(value, "ndim", None) == 0 else value for value in values]
+
+
+def _check_name(who: str, name: Any) -> None:
+    if not isinstance(name, str):
+        raise FunctionFailedError(f"{who} got {_shown(name)} as a name, which is {type(name).__name__}, not text.")
 
 
 @dataclass(frozen=True)
@@ -149,10 +183,12 @@ def _combine(
             else:
                 scores[row] += weight * numbers[row]
     unscored = per_function.isnan().all(0)
+    beyond = ~(scores + dense.sum(-1)).isfinite() & ~skipped
     if skips:
-        skipped |= unscored
+        skipped |= unscored | beyond
         scores[skipped], dense[skipped] = math.nan, 0.0
     else:
+        _check_sums(beyond)
         _warn_about_unscored_rows(unscored)
     if missing_eos_penalty is not None:
         scores = scores - missing_eos_penalty * (~rollout.ended).float().to(scores.device)
@@ -193,7 +229,8 @@ def _cell(value: Any, name: str, row: int, num_tokens: int, skips: bool) -> _Cel
 def as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
     """What a function returned as a list with a value per completion, or a `RewardError` that names the function."""
     if isinstance(result, torch.Tensor) or type(result).__module__ == "numpy":
-        result = result.tolist()
+        # A tensor that has no values (on the device "meta") has none for any completion.
+        result = result.tolist() if not getattr(result, "is_meta", False) else list(result) if result.ndim else None
     if isinstance(result, (str, bytes, dict)) or not isinstance(result, Sequence):
         raise RewardError(
             f"The reward function {name!r} returned {type(result).__name__}, but must return a list with one number "
@@ -206,7 +243,7 @@ def as_rows(result: Any, name: str, num_rows: int) -> list[Any]:
 
 def _as_plain(value: Any) -> Any:
     """Rewards per token as a list, whatever sequence they come in."""
-    if getattr(value, "ndim", 0) > 0:
+    if getattr(value, "ndim", 0) > 0 and not getattr(value, "is_meta", False):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value
 
@@ -222,19 +259,62 @@ def _token_rewards(value: list[Any], name: str, row: int, num_tokens: int) -> to
 
 def finite_number(value: Any, name: str, row: int) -> float:
     """A function's value for a completion, or a `RewardError` that names both."""
+    try:
+        number = _as_float(value)
+    except (TypeError, ValueError):
+        raise RewardError(
+            f"The reward function {name!r} returned {_shown(value)} for sample {row}, which is "
+            f"{type(value).__name__}, not a number."
+        ) from None
+    if not math.isfinite(number):
+        raise RewardError(
+            f"The reward function {name!r} returned {_shown(value)} for sample {row}: return a finite number, or None "
+            "where the function does not apply."
+        )
+    if abs(number) > LARGEST:
+        raise RewardError(
+            f"The reward function {name!r} returned {_shown(value)} for sample {row}, which is beyond float32 "
+            "(±3.4e38): scale it down."
+        )
+    return number
+
+
+def _as_float(value: Any) -> float:
+    """A number of Python, NumPy or PyTorch; infinity for an integer beyond all floats.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
     if hasattr(value, "item"):
-        value = value.item()
+        try:
+            value = value.item()
+        except Exception as error:
+            # A tensor with several values, or without any ("meta").
+            raise TypeError from error
     if isinstance(value, str) or not isinstance(value, (int, float)):
+        raise TypeError
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: one line, and short."""
+    try:
+        # Python refuses to write integers with thousands of digits.
+        return " ".join(repr(value).split())[:60]
+    except ValueError:
+        return "an integer beyond all floats"
+
+
+def _check_sums(beyond: torch.Tensor) -> None:
+    rows = beyond.nonzero().flatten().tolist()
+    if rows:
         raise RewardError(
-            f"The reward function {name!r} returned {value!r} for sample {row}, which is {type(value).__name__}, "
-            "not a number."
+            f"The weighted sum of all rewards of sample {rows[0]} is beyond float32 (±3.4e38): lower "
+            "reward_weights, or scale the rewards down."
         )
-    if not math.isfinite(value):
-        raise RewardError(
-            f"The reward function {name!r} returned {value} for sample {row}: return a finite number, or None where "
-            "the function does not apply."
-        )
-    return float(value)
 
 
 def _warn_about_unscored_rows(unscored: torch.Tensor) -> None:

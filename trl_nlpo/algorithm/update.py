@@ -68,10 +68,10 @@ def update_policy(
     model.train()
     for microbatches in plan.minibatches(len(rollout), generator):
         num_tokens = launch.all_sum(learned[torch.cat(microbatches)].sum())
+        totals.begin_step()
         if estimates.skipped is not None and not num_tokens:
             totals.skip_step()
             continue
-        totals.begin_step()
         for number, rows in enumerate(microbatches, start=1):
             is_last = number == len(microbatches)
             with launch.accumulating(model, is_last):

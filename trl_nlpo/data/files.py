@@ -15,6 +15,8 @@ from ..storage.json_lines import read_json_lines
 
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+LONGEST_CSV_FIELD = 2**31 - 1
+"""Characters of a field; Python's own limit is 131,072, and this is the largest that every platform takes."""
 
 
 def read_rows(path: Path, split: str, prefix: str | None = None) -> list[dict[str, Any]]:
@@ -60,7 +62,9 @@ def read_file(path: Path) -> list[dict[str, Any]] | Dataset:
     try:
         if path.suffix == ".parquet":
             return _parquet_rows(path)
-        return list(_csv_rows(path) if path.suffix == ".csv" else _json_rows(path))
+        if path.suffix == ".csv":
+            return _csv_rows(path)
+        return list(_json_rows(path))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not readable: {one_line(error)}.") from None
 
@@ -73,17 +77,25 @@ def _parquet_rows(path: Path) -> Dataset:
         raise UserError(f"{path} is not readable as Parquet: {one_line(error, 300)}") from error
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    # Excel writes a byte order mark, which is not part of the first column's name.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            if None in row:
-                raise UserError(
-                    f"{path}, line {reader.line_num}: the row has more fields than the header's {len(row) - 1}: put "
-                    "quotes around fields with commas."
-                )
-            yield row
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    limit = csv.field_size_limit(LONGEST_CSV_FIELD)
+    try:
+        # Excel writes a byte order mark, which is not part of the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(_checked_csv_rows(csv.DictReader(file), path))
+    finally:
+        # It is the process's, not the reader's.
+        csv.field_size_limit(limit)
+
+
+def _checked_csv_rows(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
+    for row in reader:
+        if None in row:
+            raise UserError(
+                f"{path}, line {reader.line_num}: the row has more fields than the header's {len(row) - 1}: put "
+                "quotes around fields with commas."
+            )
+        yield row
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..errors import UserError, one_line
+from ..messages import read_prompt
 from ..recipes.arguments import RecipeArguments
 
 
@@ -100,8 +101,11 @@ def _is_column(values: list[Any]) -> bool:
 def _prompt_and_references(row: dict[str, Any], arguments: RecipeArguments, where: str) -> dict[str, Any]:
     if arguments.prompt_column not in row:
         raise _no_column(row, arguments.prompt_column, "prompt_column", where)
-    # The trainer makes its own `completions` and `completion_ids`; `input_ids` would be taken for a tokenized prompt.
-    kept = {key: value for key, value in row.items() if key not in ("completion", "completion_ids", "input_ids")}
+    # `input_ids` would be taken for a tokenized prompt.
+    left_out = {"completion", "completion_ids", "input_ids"}
+    # A column that is read as the prompt or the target may have a name that reward functions know for something else.
+    left_out |= {"prompts", "completions"} & {arguments.prompt_column, arguments.completion_column}
+    kept = {key: value for key, value in row.items() if key not in left_out}
     kept["prompt"] = _prompt(row, arguments, where)
     column = arguments.references_column
     references = row.get(column)
@@ -127,6 +131,13 @@ def _null(column: str, key: str, where: str) -> UserError:
     return UserError(f"{where} has null in the column {column!r} ({key}): write text, or remove the row.")
 
 
+def _empty(column: str, key: str, where: str) -> UserError:
+    return UserError(
+        f"{where} has no text in the column {column!r} ({key}), which the supervised stage learns from: write text, "
+        "or remove the row."
+    )
+
+
 def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
     prompt = row[arguments.prompt_column]
     template = arguments.prompt_template
@@ -135,7 +146,10 @@ def _prompt(row: dict[str, Any], arguments: RecipeArguments, where: str) -> Any:
             raise UserError(
                 f"{where} has messages as its prompt, which prompt_template cannot format: remove prompt_template."
             )
-        return prompt
+        try:
+            return read_prompt(prompt)
+        except UserError as error:
+            raise UserError(f"{where} {error}") from None
     values = {**row, "prompt": prompt}
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
@@ -194,6 +208,8 @@ def _targets(row: dict[str, Any], references: Any, arguments: RecipeArguments, w
                 f"{where} has {target!r:.60} in the column {column!r} (references_column), but the supervised stage "
                 "learns from texts: write a list of texts."
             )
+        if not target.strip():
+            raise _empty(column, "references_column", where)
     return targets
 
 
@@ -204,4 +220,6 @@ def _target_in_column(row: dict[str, Any], column: str, where: str) -> str:
         raise _null(column, "completion_column", where)
     if not isinstance(row[column], (str, int, float)):
         raise UserError(f"{where} has {row[column]!r:.60} in the column {column!r} (completion_column): write text.")
+    if not str(row[column]).strip():
+        raise _empty(column, "completion_column", where)
     return str(row[column])

@@ -9,6 +9,7 @@ from ..algorithm.distribution import SamplingSettings
 from ..algorithm.reward_models import as_reward_functions
 from ..errors import UserError
 from ..launch.processes import shared_out
+from ..models.checks import check_token_ids
 from ..models.inputs import longest_prompt
 from ..models.modes import evaluation_mode
 from ..models.policy_and_value import completion_logits
@@ -46,11 +47,19 @@ def evaluate_policy(
         [`Evaluation`]; the same for the same seed.
     """
     device = next(model.parameters()).device
-    longest = longest_prompt(model, SamplingSettings.from_config(args, tokenizer, for_evaluation=True).max_new_tokens)
-    prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer), description or "dataset", longest)
+    longest = longest_prompt(
+        model, SamplingSettings.from_config(args, tokenizer, model, for_evaluation=True).max_new_tokens
+    )
+    prompts = PromptDataset(dataset, prompt_tokenizer(args, tokenizer, model), description or "dataset", longest)
     if not len(prompts):
         raise UserError(f"{prompts.name} is empty: there is nothing to evaluate on.")
-    functions = as_reward_functions(reward_funcs, reward_processing_classes, device)
+    check_token_ids(prompts.prompt_ids, prompts.name, model, tokenizer)
+    functions = as_reward_functions(
+        reward_funcs,
+        reward_processing_classes,
+        device,
+        chat_template_kwargs=args.chat_template_kwargs,
+    )
 
     def evaluate(indices: Sequence[int]) -> list[dict[str, Any]]:
         return evaluate_rows(

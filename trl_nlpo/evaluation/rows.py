@@ -43,7 +43,7 @@ def evaluate_rows(
     Returns:
         One row per prompt, for [`summarize`]: `sample`, `score`, `rewards`, `num_tokens`, `ended`, `judge_logprob`.
     """
-    sampling = SamplingSettings.from_config(args, tokenizer, for_evaluation=True)
+    sampling = SamplingSettings.from_config(args, tokenizer, model, for_evaluation=True)
     ends = MaskSettings.from_config(args, tokenizer, model, sampling)
     unmasked = MaskSettings("none", always_allowed=ends.always_allowed)
     weights = check_weights(args.reward_weights, len(reward_functions))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,24 @@ from rich.markup import escape
 
 from ..data.splits import Splits, load_splits
 from ..evaluation.policy import evaluate_policy
+from ..hub.loading import loading_of
+from ..hub.upload import HubUpload
 from ..launch.kinds import check_launch
+from ..launch.processes import failing_together
 from ..metrics.directions import direction
 from ..metrics.suite import fit_rewards, judge_samples
+from ..models.checks import check_special_tokens, check_token_ids
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED, ZERO_SHOT
 from ..recipes.recipe import Recipe, write_resolved
 from ..recipes.resumed import check_resumed_recipe
 from ..storage.checkpoint_folder import newest_complete_checkpoint
+from ..storage.files import explain_full_disk
 from ..storage.run_folder import RunFolder
+from ..storage.run_lock import lock_on
 from ..trainer.nlpo import NLPOTrainer
+from .before_start import check_batches, check_before_start
 from .callbacks import MetricsLog, showing_progress
 from .starting_model import adapter_config, starting_model, starting_tokenizer
 from .summary import load_command, results_table
@@ -66,16 +74,17 @@ class _Run:
         return self.resuming and stage in self.folder.results
 
 
-def run_experiment(recipe: Recipe, force: bool = False) -> Path:
+def run_experiment(recipe: Recipe, force: bool = False, overwrite: bool = False) -> Path:
     """Run all stages of a recipe and leave everything in its `output_dir`.
 
     Each stage is evaluated on the test split as soon as it has finished. Perplexity is always that of the supervised
     model, or of the starting model when there is no supervised stage. With `resume_from_checkpoint`, finished stages
-    are not repeated.
+    are not repeated. Nothing in `output_dir` is touched before recipe, data and starting model have been checked.
 
     Args:
         recipe ([`Recipe`]): from [`load_recipe`].
         force (`bool`): resume with another recipe than the run's, where that can work.
+        overwrite (`bool`): replace an earlier run in `output_dir`, with its checkpoints and models.
 
     Returns:
         `Path`: `output_dir`, see [`RunFolder`] for what is in it.
@@ -86,28 +95,46 @@ def run_experiment(recipe: Recipe, force: bool = False) -> Path:
     """
     check_launch(recipe.training)
     is_main = recipe.training.process_index == 0
-    console = _console(quiet=not is_main)
     resuming = bool(recipe.arguments.resume_from_checkpoint)
-    if resuming:
-        check_resumed_recipe(recipe, force)
+    with ExitStack() as lock:
+        with failing_together():
+            if resuming:
+                check_resumed_recipe(recipe, force)
+            check_before_start(recipe, overwrite)
+            lock.enter_context(lock_on(str(recipe.training.output_dir), is_main))
+        with _without_library_output():
+            return _run_in_folder(recipe, resuming, force, overwrite)
+
+
+def _run_in_folder(recipe: Recipe, resuming: bool, force: bool, overwrite: bool) -> Path:
+    is_main = recipe.training.process_index == 0
     rewards = recipe.arguments.reward_functions()
-    with _without_library_output():
-        splits = load_splits(recipe.arguments, recipe.training.seed)
-        folder = RunFolder(str(recipe.training.output_dir), resuming, is_main)
-        # All processes have read the folder before the first one writes to it.
-        PartialState().wait_for_everyone()
+    console = _console(quiet=not is_main)
+    if is_main and recipe.training.push_to_hub and (problem := HubUpload(recipe.training).problem()):
+        console.print(escape(problem), soft_wrap=True)
+    splits = load_splits(recipe.arguments, recipe.training.seed)
+    check_batches(recipe, splits)
+    fit_rewards(rewards, splits.train)
+    tokenizer = starting_tokenizer(recipe, splits)
+    given = recipe.arguments.supervised_model
+    model = starting_model(recipe, tokenizer, Path(given) if given else None)
+    _check_prompts(recipe, splits, tokenizer, model)
+    # All processes have read the folder before the first one writes to it.
+    PartialState().wait_for_everyone()
+    with failing_together():
+        folder = RunFolder(str(recipe.training.output_dir), resuming, is_main, overwrite)
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
-        fit_rewards(rewards, splits.train)
-        tokenizer = starting_tokenizer(recipe, splits)
-        run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force)
-        try:
-            _run_stages(run)
-        except BaseException:
-            if folder.results:
-                console.print(escape(f"Stopped. Finished stages are in {folder.path}: {', '.join(folder.results)}."))
-            raise
+    run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force)
+    try:
+        trainer = _run_stages(run, model)
+    except BaseException:
+        if folder.results:
+            console.print(escape(f"Stopped. Finished stages are in {folder.path}: {', '.join(folder.results)}."))
+        raise
     _conclude(run)
+    if trainer is not None and recipe.training.push_to_hub:
+        _push(run, trainer)
     return folder.path
 
 
@@ -128,17 +155,25 @@ def _conclude(run: _Run) -> None:
         run.console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
 
 
-def _run_stages(run: _Run) -> None:
+def _push(run: _Run, trainer: NLPOTrainer) -> None:
+    """Push the model, last of all: what the Hub does or does not do, the run is finished and whole."""
+    trainer.push_to_hub(dataset_name=run.recipe.arguments.dataset_name)
+    name = trainer.hub.repo_id
+    # Only the first process pushes.
+    if name is not None:
+        line = loading_of(run.folder.path, name, run.recipe.training.hub_revision).line
+        run.console.print(f"Model pushed to the Hub as {name}. Load it with:\n  {escape(line)}", soft_wrap=True)
+
+
+def _run_stages(run: _Run, model: PreTrainedModel) -> NLPOTrainer | None:
+    """All stages that are left; returns the trainer of the reinforced model, if there is one."""
     algorithm, given = run.recipe.algorithm, run.recipe.arguments.supervised_model
-    model = starting_model(run.recipe, run.tokenizer, Path(given) if given else None)
     _introduce(run, model)
-    _check_prompt_lengths(run, model)
     if given is None and not run.has_finished(ZERO_SHOT.last_stage):
         _evaluate(run, ZERO_SHOT.last_stage, model, judge=_judge(run, None if algorithm.supervised else model))
     if algorithm.supervised and given is None:
         model = _supervised_stage(run, model)
-    if algorithm.reinforces:
-        _reinforcement_stage(run, model)
+    return _reinforcement_stage(run, model) if algorithm.reinforces else None
 
 
 def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
@@ -147,7 +182,8 @@ def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
     is_done = run.has_finished(SUPERVISED.last_stage)
     start = time.time()
     if not is_done:
-        train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
+        with explain_full_disk(run.folder.path, "the supervised model"):
+            train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
     seconds = time.time() - start
     model = starting_model(run.recipe, run.tokenizer, saved)
     if not is_done:
@@ -160,7 +196,7 @@ def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> None:
+def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> NLPOTrainer:
     recipe, name = run.recipe, run.recipe.algorithm.last_stage
     start = time.time()
     trainer = NLPOTrainer(
@@ -174,16 +210,21 @@ def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> None:
         peft_config=adapter_config(recipe),
     )
     trainer.resumes_by_force = run.force
+    # The supervised model is not a part of the reinforced one, unless it is the base of its adapter.
+    trainer.hub.left_out += (run.folder.supervised_model.name,)
+    if recipe.algorithm.supervised and trainer.is_peft_model:
+        trainer.hub.base = run.supervised_model
+    trainer.checkpoints.run_id = run.folder.run
     with showing_progress(trainer, name):
         trainer.train(resume_from_checkpoint=_checkpoint(run))
-    trainer.save_model(str(run.folder.path))
+    with explain_full_disk(run.folder.path, "the final model", trainer.run.newest_checkpoint):
+        # Pushed after the evaluation.
+        trainer.save_model(str(run.folder.path), _internal_call=True)
     seconds = time.time() - start
     judge = _judge(run, _reference(run, trainer))
     with trainer.gathered_weights() as module:
         _evaluate(run, name, module.policy, judge=judge, training_seconds=seconds)
-    if recipe.training.push_to_hub:
-        trainer.push_to_hub(dataset_name=recipe.arguments.dataset_name)
-        run.console.print(f"Model pushed to the Hub in https://huggingface.co/{escape(str(trainer.hub_model_id))}.")
+    return trainer
 
 
 def _reference(run: _Run, trainer: NLPOTrainer) -> Any:
@@ -211,17 +252,19 @@ def _checkpoint(run: _Run) -> str | None:
     def report(line: str) -> None:
         run.console.print(escape(line), soft_wrap=True)
 
-    newest = newest_complete_checkpoint(run.folder.path, report, since=run.folder.started)
+    newest = newest_complete_checkpoint(run.folder.path, report, run.folder.run)
     return None if newest is None else str(newest)
 
 
-def _check_prompt_lengths(run: _Run, model: PreTrainedModel) -> None:
-    """Refuse prompts that are too long for the model before anything is trained."""
-    training = run.recipe.training
-    longest = longest_prompt(model, training.response_length)
-    for name, rows in (("train", run.splits.train), ("validation", run.splits.validation), ("test", run.splits.test)):
+def _check_prompts(recipe: Recipe, splits: Splits, tokenizer: Any, model: PreTrainedModel) -> None:
+    """Refuse prompts that are too long for the model, or have tokens that it lacks, before anything is trained."""
+    check_special_tokens(model, tokenizer, {})
+    longest = longest_prompt(model, recipe.training.response_length)
+    for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         if rows is not None:
-            PromptDataset(rows, prompt_tokenizer(training, run.tokenizer), f"the {name} split", longest)
+            reader = prompt_tokenizer(recipe.training, tokenizer, model)
+            prompts = PromptDataset(rows, reader, f"the {name} split", longest)
+            check_token_ids(prompts.prompt_ids, prompts.name, model, tokenizer)
 
 
 def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:

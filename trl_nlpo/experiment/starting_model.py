@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from transformers.utils import logging
 
 from .._trl import peft_config_from, quantization_config_from
 from ..data.rows import target_text
@@ -16,6 +21,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.splits import Splits
+
+
+logger = logging.get_logger(__name__)
+
+_HEADS = ("score", "classifier", "classification_head", "qa_outputs")
+"""Modules of classifiers, which a language model does not have."""
 
 
 def starting_tokenizer(recipe: Recipe, splits: Splits | None = None) -> PreTrainedTokenizerBase:
@@ -85,7 +96,40 @@ def starting_model(
 
 def _language_model(name: str, recipe: Recipe, options: dict[str, Any]) -> Any:
     is_encoder_decoder = getattr(_loaded("AutoConfig", name, recipe), "is_encoder_decoder", False)
-    return _loaded("AutoModelForSeq2SeqLM" if is_encoder_decoder else "AutoModelForCausalLM", name, recipe, **options)
+    class_name = "AutoModelForSeq2SeqLM" if is_encoder_decoder else "AutoModelForCausalLM"
+    model, found = _loaded(class_name, name, recipe, output_loading_info=True, **options)
+    check_loaded(name, model, found)
+    return model
+
+
+def check_loaded(name: str, model: Any, found: Mapping[str, Any]) -> None:
+    """Refuse a model whose weights were not all in its files: `transformers` draws the others at random.
+
+    Args:
+        name (`str`): where it was loaded from.
+        model: what was loaded.
+        found: from `from_pretrained(..., output_loading_info=True)`.
+
+    Raises:
+        UserError: weights are missing or have another size, or the files are those of a classifier.
+    """
+    lost = sorted(found.get("missing_keys") or ()) + sorted(str(key) for key in found.get("mismatched_keys") or ())
+    if lost:
+        raise UserError(
+            f"model_name_or_path {name!r} lacks {len(lost)} weights of a {type(model).__name__} ({lost[0]}, …), "
+            "which would be random: the files are not complete, or belong to another kind of model."
+        )
+    extra = sorted(found.get("unexpected_keys") or ())
+    heads = [key for key in extra if key.split(".")[0] in _HEADS]
+    if heads:
+        raise UserError(
+            f"model_name_or_path {name!r} is no language model: it has the head of a classifier ({heads[0]}), and its "
+            "backbone was trained for that."
+        )
+    if extra:
+        logger.warning(
+            f"{name}: {len(extra)} weights have no place in a {type(model).__name__} and are left out ({extra[0]}, …)."
+        )
 
 
 def _with_saved_adapter(folder: str, recipe: Recipe, options: dict[str, Any]) -> Any:
@@ -101,7 +145,15 @@ def _with_saved_adapter(folder: str, recipe: Recipe, options: dict[str, Any]) ->
         raise UserError(f"the adapter {folder!r} does not say which base model it belongs to.")
     base = _language_model(base_name, recipe, options)
     try:
-        return PeftModel.from_pretrained(base, folder, is_trainable=True)
+        with warnings.catch_warnings():
+            # Weights that are not in the folder stay random, which PEFT says in a warning only.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(base, folder, is_trainable=True)
+    except UserWarning as warning:
+        raise UserError(
+            f"the adapter {folder!r} does not hold all of its weights: it is not complete, or was trained on another "
+            f"model than {base_name!r} ({one_line(warning, 200)})."
+        ) from warning
     except (RuntimeError, ValueError) as error:
         # Other layers, or layers of another size.
         raise UserError(
@@ -129,7 +181,8 @@ def _loaded(class_name: str, name: str, recipe: Recipe, **options: Any) -> Any:
         return getattr(transformers, class_name).from_pretrained(
             name, trust_remote_code=recipe.arguments.trust_remote_code, **options
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        # A RuntimeError is one of weights of another size than the configuration says.
         raise UserError(f"model_name_or_path {name!r} cannot be loaded: {one_line(error, 300)}") from error
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
+
+from ..hub.loading import loading_of
 
 
 def results_table(title: str, results: dict[str, dict[str, Any]]) -> Table:
@@ -32,17 +33,8 @@ def results_table(title: str, results: dict[str, dict[str, Any]]) -> Table:
 
 
 def load_command(folder: Path) -> str:
-    """The Python line that loads a model or adapter from a folder."""
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        package, name = "peft", "AutoPeftModelForCausalLM"
-        if json.loads(adapter.read_text(encoding="utf-8")).get("task_type") == "SEQ_2_SEQ_LM":
-            name = "AutoPeftModelForSeq2SeqLM"
-    else:
-        package, name = "transformers", "AutoModelForCausalLM"
-        if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("is_encoder_decoder"):
-            name = "AutoModelForSeq2SeqLM"
-    return f'from {package} import {name}; model = {name}.from_pretrained("{folder}")'
+    """The Python line that loads a model or adapter from a folder, from any working directory."""
+    return loading_of(folder).line
 
 
 def _cell(value: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.rows import target_text
 from ..errors import UserError
 from ..launch.kinds import launch_of
+from ..models.checks import HALF
 from ..prompts import prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED
 from ..recipes.recipe import Recipe
@@ -29,6 +30,8 @@ def train_supervised(
 ) -> None:
     """Train on prompts and their completions; the model, adapter merged, is saved in `supervised/`.
 
+    All that is random is drawn from `seed`; the global random state is set to it, as `transformers.Trainer` does.
+
     Args:
         recipe ([`Recipe`]): its `supervised_*` keys, precision and adapter.
         model, tokenizer: what to start from.
@@ -38,7 +41,14 @@ def train_supervised(
     Raises:
         UserError: the recipe's adapter matches no layer of the model.
     """
-    dataset = _with_short_prompts(dataset, tokenizer, recipe)
+    from transformers import set_seed
+
+    dataset = _with_prompts_as_reinforced(dataset, tokenizer, recipe, model)
+    if any(parameter.dtype in HALF for parameter in model.parameters()) and not recipe.model.use_peft:
+        # In half precision small steps are rounded away.
+        model.float()
+    # A fresh adapter is drawn before `transformers` seeds anything, so that the process's past would decide it.
+    set_seed(recipe.training.seed)
     make = _encoder_decoder_trainer if model.config.is_encoder_decoder else _causal_trainer
     trainer = make(recipe, model, tokenizer, dataset, folder)
     with showing_progress(trainer, SUPERVISED.last_stage):
@@ -56,17 +66,24 @@ def train_supervised(
     launch.release()
 
 
-def _with_short_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Dataset:
-    """Text prompts truncated as in reinforcement and evaluation; messages and short prompts stay as they are."""
-    if recipe.training.max_prompt_length is None or not isinstance(dataset[0]["prompt"], str):
+def _with_prompts_as_reinforced(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, model: PreTrainedModel | None = None
+) -> Dataset:
+    """Text prompts as reinforcement and evaluation read them: truncated, empty ones as the start token's text.
+
+    Messages and other prompts stay as they are.
+    """
+    if not isinstance(dataset[0]["prompt"], str):
         return dataset
-    prompts = prompt_tokenizer(recipe.training, tokenizer)
+    if recipe.training.max_prompt_length is None and all(map(str.strip, dataset["prompt"])):
+        return dataset
+    prompts = prompt_tokenizer(recipe.training, tokenizer, model)
 
     def truncated(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts, _ = prompts.truncated_texts(rows["prompt"])
         # A prompt that lost its last line break needs a space before its target, which needed none before.
         targets = [
-            target if text == full_text else target_text(text, target)
+            target if not full_text or text == full_text else target_text(text, target)
             for full_text, text, target in zip(rows["prompt"], texts, rows["completion"], strict=True)
         ]
         return {"prompt": texts, "completion": targets}

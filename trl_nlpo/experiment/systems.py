@@ -16,6 +16,7 @@ from ..evaluation.policy import evaluate_policy
 from ..metrics.suite import fit_rewards, judge_samples, metric_columns
 from ..recipes.algorithms import ZERO_SHOT
 from ..recipes.recipe import Recipe, load_recipe
+from ..storage.files import replace_file
 from .predictions import matched_predictions
 from .starting_model import starting_model, starting_tokenizer
 
@@ -46,7 +47,7 @@ class TaskScores:
     def write(self, path: Path) -> None:
         """Write everything as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        replace_file(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 
 def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = ()) -> TaskScores:

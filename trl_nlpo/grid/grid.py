@@ -1,10 +1,14 @@
-"""GRUE's grid: every task with every algorithm and seed, cell by cell, so that it can stop and resume anywhere."""
+"""GRUE's grid: every task with every algorithm and seed, cell by cell, so that it can stop and resume anywhere.
+
+Several commands can share a grid: each cell is run by the one that has the lock on its folder.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +17,15 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError
+from ..errors import Interrupted, Terminated, UserError
 from ..recipes import algorithms
 from ..recipes.algorithms import Algorithm
 from ..recipes.files import find_recipe
 from ..recipes.recipe import load_recipe
+from ..secrets import is_secret_name, redacted, redacted_words
 from ..storage.files import read_json, replace_file
 from ..storage.results import CELL_NAME, RunResults, read_cell
+from ..storage.run_lock import FolderTakenError, check_not_taken, lock_on
 
 
 GRID_NAME = "grid.json"
@@ -117,11 +123,11 @@ class Grid:
             for variant in variants
         ]
 
-    def supervised_model(self, cell: Cell) -> Path | None:
-        """The supervised model of a cell's task and seed; None where the grid has none."""
-        if not any(variant.is_supervised for variant in self.variants):
+    def supervised_cell(self, cell: Cell) -> Cell | None:
+        """Whose supervised model a cell uses; None for that one, and where the grid has none."""
+        if cell.variant == SUPERVISED or not any(variant.is_supervised for variant in self.variants):
             return None
-        return self._cell(cell.recipe, SUPERVISED, cell.seed).folder / "supervised"
+        return self._cell(cell.recipe, SUPERVISED, cell.seed)
 
     def _cell(self, recipe: str, variant: Variant, seed: int) -> Cell:
         label = variant.label.replace("/", "_")
@@ -143,6 +149,10 @@ def parse_variant(text: str) -> Variant:
         key, equals, value = pair.partition("=")
         if not equals or not rest.endswith("]"):
             raise UserError(f"algorithm {text!r}: write keys of its own as {name}[mask_sync_steps=null,gamma=1.0].")
+        if is_secret_name(key):
+            raise UserError(
+                f"algorithm {name}[{key.strip()}=...]: its keys name folders and rows: give it as --{key}."
+            )
         words += [f"--{key.strip()}", value.strip()]
     return Variant(text.strip(), algorithm, tuple(words))
 
@@ -152,11 +162,12 @@ def run_grid(grid: Grid, run: Callable[[Any], Any], say: Callable[[str], None]) 
 
     Args:
         grid ([`Grid`])
-        run: what runs a recipe ([`experiment.run_experiment`]).
+        run: what runs a recipe ([`experiment.run_experiment`]), given the recipe, whether to resume it whatever
+            differs, and whether to replace what is there.
         say: prints a line.
 
     Returns:
-        `list[Cell]`: the cells that failed.
+        `list[Cell]`: the cells that failed; those that other commands have are not among them.
 
     Raises:
         UserError: the folder has a grid with other settings, or a recipe is wrong from the start, or was edited since.
@@ -166,30 +177,82 @@ def run_grid(grid: Grid, run: Callable[[Any], Any], say: Callable[[str], None]) 
     fingerprints = {cell: _fingerprint(grid, cell) for cell in cells}
     _remember(grid)
     _refuse_edited_recipes(grid, fingerprints)
-    for number, cell in enumerate(cells, 1):
-        place = f"[{number}/{len(cells)}] {cell.task}, {cell.variant.label}, seed {cell.seed}"
-        if cell.status == "done":
-            say(f"{place}: done before.")
-            continue
-        say(f"{place} ...")
-        _run_cell(grid, cell, run, say)
-    return [cell for cell in cells if cell.status != "done"]
+    left = list(enumerate(cells, 1))
+    says_that_it_waits = True
+    while left:
+        left = [
+            (number, cell) for number, cell in left if not _visit(grid, cell, f"[{number}/{len(cells)}]", run, say)
+        ]
+        if left and says_that_it_waits:
+            say(f"Waiting for supervised models that other commands are training: {len(left)} cells need them.")
+            says_that_it_waits = False
+        time.sleep(_PAUSE if left else 0.0)
+    taken = [cell for cell in cells if cell.status != "done" and _is_taken(cell.folder)]
+    if taken:
+        say(f"{len(taken)} cells are being run by other commands; the last to end writes the whole leaderboard.")
+    return [cell for cell in cells if cell.status != "done" and cell not in taken]
 
 
-def _run_cell(grid: Grid, cell: Cell, run: Callable[[Any], Any], say: Callable[[str], None]) -> None:
+_PAUSE = 2.0
+"""Seconds between two looks at what other commands are doing."""
+
+
+def _visit(grid: Grid, cell: Cell, number: str, run: Callable[..., Any], say: Callable[[str], None]) -> bool:
+    """Run a cell unless it is done or another command has it; False where it has to be looked at again.
+
+    That is while another command is training the supervised model that it needs.
+    """
+    place = f"{number} {cell.task}, {cell.variant.label}, seed {cell.seed}"
+    supervised = grid.supervised_cell(cell)
+    if cell.status == "done":
+        say(f"{place}: done before.")
+        return True
+    if supervised is not None and supervised.status != "done" and _is_taken(supervised.folder):
+        return False
     try:
-        fingerprint = _fingerprint(grid, cell)
-        run(load_recipe(cell.recipe, [*_keys(grid, cell), *_paths(grid, cell)]))
+        with lock_on(cell.folder):
+            # It may have been done since.
+            if cell.status != "done":
+                say(f"{place} ...")
+                _run_cell(grid, cell, run, say)
+    except FolderTakenError:
+        say(f"{place}: another command has it.")
+    return True
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether another process is writing into a folder."""
+    try:
+        check_not_taken(folder)
+    except FolderTakenError:
+        return True
+    return False
+
+
+def _run_cell(grid: Grid, cell: Cell, run: Callable[..., Any], say: Callable[[str], None]) -> None:
+    fingerprint = _fingerprint(grid, cell)
+    try:
+        resumes = cell.result().get("recipe") == fingerprint
+        _write(cell, {"recipe": fingerprint})
+        words = ["--resume_from_checkpoint", "true"] if resumes else []
+        # What differs in a cell that is resumed are paths of the grid, which may have been moved.
+        run(load_recipe(cell.recipe, [*_keys(grid, cell), *_paths(grid, cell), *words]), resumes, not resumes)
         stages = RunResults.read(cell.folder).stages
         _write(cell, {"status": "done", "recipe": fingerprint, "metrics": stages[cell.stage]})
+    except (Interrupted, Terminated) as stop:
+        message = f"{str(stop).partition(';')[0]} of {cell.folder}; the same command goes on from there."
+        raise type(stop)(message) from None
     except UserError as error:
-        _write(cell, {"status": "failed", "error": str(error)})
+        _write(cell, {"status": "failed", "recipe": fingerprint, "error": str(error)})
         say(f"  failed: {error}")
     except Exception as error:
         # Whatever it is, the other cells are worth running; the traceback is kept for whoever repairs it.
-        _write(cell, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
-        (cell.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        say(f"  failed: {type(error).__name__}: {error} (see {cell.folder / 'traceback.txt'})")
+        _write(
+            cell,
+            {"status": "failed", "recipe": fingerprint, "error": f"{type(error).__name__}: {redacted(str(error))}"},
+        )
+        replace_file(cell.folder / "traceback.txt", redacted(traceback.format_exc()))
+        say(f"  failed: {type(error).__name__}: {redacted(str(error))} (see {cell.folder / 'traceback.txt'})")
 
 
 def _keys(grid: Grid, cell: Cell) -> list[str]:
@@ -201,11 +264,12 @@ def _keys(grid: Grid, cell: Cell) -> list[str]:
 def _paths(grid: Grid, cell: Cell) -> list[str]:
     """The folder that a cell writes to, and the supervised model that it uses."""
     words = ["--output_dir", str(cell.folder)]
-    supervised = grid.supervised_model(cell)
-    if supervised is not None and cell.variant != SUPERVISED:
-        words += ["--judge_model", str(supervised)]
+    supervised = grid.supervised_cell(cell)
+    if supervised is not None:
+        model = str(supervised.folder / "supervised")
+        words += ["--judge_model", model]
         if cell.variant.starts_supervised:
-            words += ["--supervised_model", str(supervised)]
+            words += ["--supervised_model", model]
     return words
 
 
@@ -232,7 +296,7 @@ def _refuse_edited_recipes(grid: Grid, fingerprints: dict[Cell, str]) -> None:
 def _remember(grid: Grid) -> None:
     """Record what all cells share, and refuse to mix it with something else."""
     path = grid.folder / GRID_NAME
-    shared = {"overrides": list(grid.overrides)}
+    shared = {"overrides": redacted_words(grid.overrides)}
     if path.is_file():
         before = read_json(path, "delete it to continue the grid with the keys given now")
         if before != shared:
@@ -241,7 +305,7 @@ def _remember(grid: Grid) -> None:
                 "same keys, or another --out."
             )
     grid.folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(shared, indent=2) + "\n", encoding="utf-8")
+    replace_file(path, json.dumps(shared, indent=2) + "\n")
 
 
 def _write(cell: Cell, content: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..metrics.directions import direction
 from ..recipes.algorithms import Algorithm
+from ..storage.files import replace_file
 from ..storage.results import RunResults
 from .curves import write_curves
 from .grid import SUPERVISED, Cell, Grid
@@ -52,9 +53,9 @@ def write_leaderboard(grid: Grid, command: str) -> Path:
         "comparisons": {task: _comparisons(of_task) for task, of_task in tasks.items()},
         "failed": {str(cell.folder): cell.result().get("error") for cell in grid.cells() if cell.status == "failed"},
     }
-    (grid.folder / "leaderboard.json").write_text(json.dumps(board, indent=2) + "\n", encoding="utf-8")
+    replace_file(grid.folder / "leaderboard.json", json.dumps(board, indent=2) + "\n")
     path = grid.folder / "leaderboard.md"
-    path.write_text(as_markdown(board), encoding="utf-8")
+    replace_file(path, as_markdown(board))
     write_curves(runs, grid.folder)
     return path
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the current update is finished, a checkpoint written, and the exit code says what happened."""
+"""Ctrl-C, SIGTERM and their like: the current update is finished, a checkpoint written, and the exit code says why."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import Any
 from ..errors import StoppedAtOnce, StoppedRunError, Terminated
 
 
+_AS_SIGTERM = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""Requests to end: a scheduler's, a terminal's that was closed, and Slurm's warning that time is up."""
+
 _STOPPING = b"\nStopping after this update, with a checkpoint. Ctrl-C again stops at once.\n"
 
 
@@ -19,7 +22,7 @@ class StopRequest:
     """Which signal has asked to stop, if any.
 
     Attributes:
-        signal (`int`, *optional*): SIGINT or SIGTERM.
+        signal (`int`, *optional*): SIGINT, or SIGTERM for that and its like (SIGHUP, SIGUSR1).
     """
 
     def __init__(self) -> None:
@@ -34,28 +37,27 @@ class StopRequest:
         if self.signal == number == signal.SIGINT:
             raise StoppedAtOnce
         if self.signal is None:
-            # `print` could be interrupted in the middle of another `print`.
-            os.write(2, _STOPPING)
-        self.signal = number
+            _say(_STOPPING)
+        self.signal = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
 
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Note SIGINT and SIGTERM while inside; the handlers that were there before come back.
+    """Note SIGINT, SIGTERM, SIGHUP and SIGUSR1 while inside; the handlers that were there before come back.
 
     Outside the main thread, where Python allows no handlers, and for signals that are ignored (as under `nohup`),
     nothing is changed.
     """
     request = StopRequest()
     with contextlib.ExitStack() as handlers:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *_AS_SIGTERM):
             handlers.enter_context(_handler(number, request.receive))
         yield request
 
 
 @contextlib.contextmanager
 def ending_with_a_line(how_to_resume: str) -> Iterator[None]:
-    """For the command line: SIGINT and SIGTERM at any time as one line and an exit code.
+    """For the command line: SIGINT, SIGTERM, SIGHUP and SIGUSR1 at any time as one line and an exit code.
 
     Args:
         how_to_resume (`str`): said when the signal came outside training, where nothing says it yet.
@@ -68,12 +70,30 @@ def ending_with_a_line(how_to_resume: str) -> Iterator[None]:
         raise Terminated(f"terminated. {how_to_resume}")
 
     try:
-        with _handler(signal.SIGTERM, terminate):
+        with contextlib.ExitStack() as handlers:
+            for number in _AS_SIGTERM:
+                handlers.enter_context(_handler(number, terminate))
             yield
     except KeyboardInterrupt as stop:
         raise StoppedRunError(str(stop) or f"interrupted. {how_to_resume}", 128 + signal.SIGINT) from None
     except Terminated as stop:
         raise StoppedRunError(str(stop), 128 + signal.SIGTERM) from None
+
+
+def _say(line: bytes) -> None:
+    """Write to stderr; `print` could be interrupted in the middle of another `print`.
+
+    Where the terminal is gone, what is said from now on goes nowhere, instead of ending the run by an error.
+    """
+    try:
+        os.write(2, line)
+    except OSError:
+        gone = os.fstat(2).st_rdev
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in (1, 2):
+            if os.fstat(number).st_rdev == gone:
+                os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from ..errors import UserError
+from .pretrained import Pretrained
 
 
 Direction = Literal["higher", "lower"]
@@ -66,6 +67,16 @@ class Metric(ABC):
         Args:
             references (`Sequence`): a row's references each: a list of texts, or one.
         """
+
+    def load_models(self) -> None:
+        """Load the pretrained models that it reads texts with now, instead of when they are first used.
+
+        Raises:
+            UserError: one cannot be loaded.
+        """
+        for value in vars(self).values():
+            if isinstance(value, Pretrained):
+                value.load()
 
     def as_reward(self, score: float) -> float:
         """A score as a reward: higher is better, on the metric's usual scale from 0 to 1 where it has one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from ..naming import check_int
 
 # Where a tokenizer knows no limit, transformers writes 10^30.
 _NO_LIMIT = 10**9
+
+_LOADING = threading.RLock()
+"""Held while a model is loaded: transformers sets switches of the whole process, and a second load would meet them."""
 
 
 class Pretrained:
@@ -57,16 +61,26 @@ class Pretrained:
     @property
     def model(self) -> Any:
         """The model in evaluation mode."""
-        if self._model is None:
-            self._model = self._load_model()
+        with _LOADING:
+            if self._model is None:
+                self._model = self._load_model()
         return self._model
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer; ours to change."""
-        if self._tokenizer is None:
-            self._tokenizer = self._load_tokenizer()
+        with _LOADING:
+            if self._tokenizer is None:
+                self._tokenizer = self._load_tokenizer()
         return self._tokenizer
+
+    def load(self) -> None:
+        """Load model and tokenizer now instead of when they are first used.
+
+        Raises:
+            UserError: as on first use.
+        """
+        self.model, self.tokenizer  # noqa: B018 (properties that load)
 
     @property
     def name(self) -> str:
@@ -86,31 +100,26 @@ class Pretrained:
 
     def max_length(self) -> int | None:
         """Tokens that the model can read at once, or None where nothing limits it."""
-        config = self.model.config.get_text_config()
-        positions = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
-        # RoBERTa and its kin count positions from after the padding's.
-        reserved = max(
-            (
-                module.padding_idx + 1
-                for name, module in self.model.named_modules()
-                if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-            ),
-            default=0,
-        )
-        limits = [limit - reserved for limit in positions if isinstance(limit, int) and limit > 0]
+        limits = [] if (limit := context_length(self.model)) is None else [limit]
         if self.tokenizer.model_max_length < _NO_LIMIT:
             limits.append(self.tokenizer.model_max_length)
         return min(limits, default=None)
 
     def encode(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, truncation_side: str = "right"
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        truncation_side: str = "right",
+        add_special_tokens: bool = True,
     ) -> list[dict[str, list[int]]]:
-        """Token ids of texts or of pairs of texts, with special tokens, truncated to what the model can read.
+        """Token ids of texts or of pairs of texts, truncated to what the model can read.
 
         Args:
             texts (`Sequence[str]`), pairs (`Sequence[str]`, *optional*): first and second halves; the longer
                 is truncated.
             truncation_side (`str`): `"left"` drops the beginning, `"right"` the end.
+            add_special_tokens (`bool`): those that the tokenizer puts around a text; False where they are in it, as a
+                chat template writes them.
 
         Returns:
             Of each `input_ids`, and `token_type_ids` where tokenizer and model both have them.
@@ -121,7 +130,8 @@ class Pretrained:
         self.tokenizer.truncation_side = truncation_side
         encoded = self.tokenizer(
             list(texts),
-            None if pairs is None else list(pairs),
+            text_pair=None if pairs is None else list(pairs),
+            add_special_tokens=add_special_tokens,
             truncation="longest_first" if limit else False,
             max_length=limit,
             verbose=False,
@@ -165,13 +175,11 @@ class Pretrained:
 
     def _padding_id(self) -> int:
         # Classifiers on decoders find the last token as the last that is not this one, hence the model's own first.
-        config, size = self.model.config, self._vocabulary_size()
-        for token in (config.pad_token_id, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0):
-            if token is not None and 0 <= token < size:
-                if config.pad_token_id is None:
-                    config.pad_token_id = token
-                return token
-        return 0
+        config, size = self.model.config.get_text_config(), self._vocabulary_size()
+        known = (config.pad_token_id, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        token = next(token for token in known if token is not None and 0 <= token < size)
+        config.pad_token_id = token
+        return token
 
     def _vocabulary_size(self) -> int:
         return self.model.get_input_embeddings().weight.shape[0]
@@ -203,8 +211,9 @@ class Pretrained:
         if isinstance(model, str):
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             model, loading = self._load(self.auto_class, model, output_loading_info=True)
-            # Base models come without the pooler, which no metric reads.
-            missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
+            # Base models come without the pooler, which no metric reads; a classifier's head may read it.
+            is_base = self.auto_class == "AutoModel"
+            missing = sorted(key for key in loading["missing_keys"] if not (is_base and "pooler" in key))
             if missing:
                 raise UserError(
                     f"{self.who}: model {self.name!r} has no weights for {', '.join(missing[:3])}: it was not trained "
@@ -224,6 +233,29 @@ class Pretrained:
             raise UserError(
                 f"{self.who}: {what or 'model'} {name!r} cannot be loaded: {_advice(name)} ({reason}.)"
             ) from error
+
+
+def context_length(model: Any) -> int | None:
+    """Tokens that a model can read at once, or None where nothing limits it.
+
+    Args:
+        model: of transformers, loaded, with or without an adapter; nothing is known of others.
+    """
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return None
+    config = config.get_text_config()
+    positions = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
+    # RoBERTa and its kin count positions from after the padding's.
+    reserved = max(
+        (
+            module.padding_idx + 1
+            for name, module in model.named_modules()
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+        ),
+        default=0,
+    )
+    return min((limit - reserved for limit in positions if isinstance(limit, int) and limit > 0), default=None)
 
 
 def _local_or_hub(source: Any, who: str) -> Any:

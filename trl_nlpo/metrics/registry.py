@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UserError
-from ..naming import did_you_mean, import_attribute, instantiate, require_package
+from ..naming import check_attribute, check_options, did_you_mean, import_attribute, instantiate, require_package
 from .base import Metric
 
 
@@ -89,6 +89,19 @@ def get_metric(name: str, **options: Any) -> Metric:
     """
     _, fixed = _METRICS.get(name, ("", {}))
     return instantiate(metric_class(name), name, options, fixed, "metric")
+
+
+def check_metric(name: str, options: dict[str, Any]) -> None:
+    """Check name and options as far as that can be done without making the metric or importing a user's module.
+
+    Raises:
+        UserError: nothing of that name, or no such option.
+    """
+    if "." in name and name not in _METRICS:
+        check_attribute(name, f"metric {name!r}")
+        return
+    _, fixed = _METRICS.get(name, ("", {}))
+    check_options(metric_class(name), name, options, fixed, "metric")
 
 
 def load(name: str, **options: Any) -> Any:

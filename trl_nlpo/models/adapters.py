@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from ..errors import UserError
 
+
+logger = logging.get_logger(__name__)
 
 VALUE_ADAPTER = "value"
 """Name of the adapter that turns the base model into the value function's backbone."""
@@ -49,8 +53,8 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
         )
     # PEFT fills in target modules and the task in the configuration it is given.
     peft_config = copy.deepcopy(peft_config)
-    if peft_config.task_type is None:
-        peft_config.task_type = "SEQ_2_SEQ_LM" if getattr(model.config, "is_encoder_decoder", False) else "CAUSAL_LM"
+    peft_config.task_type = _task_type(model)
+    _remove_adapters(model)
     try:
         return get_peft_model(model, peft_config)
     except ValueError as error:
@@ -60,6 +64,48 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
             f"peft_config matches no layer of {type(model).__name__} (target_modules="
             f"{getattr(peft_config, 'target_modules', None)!r}): name some of its layers, or use 'all-linear'."
         ) from error
+
+
+def _task_type(model: Any) -> str:
+    """PEFT's name for what a language model does. TRL's configurations say `CAUSAL_LM` whatever the model is."""
+    return "SEQ_2_SEQ_LM" if getattr(model.config, "is_encoder_decoder", False) else "CAUSAL_LM"
+
+
+def starting_name(policy: Any) -> str | None:
+    """The folder or the Hub's name that the policy was loaded from; of an adapter, its base model."""
+    model = policy.get_base_model() if is_adapter_model(policy) else policy
+    return getattr(model, "name_or_path", None) or None
+
+
+def make_loadable(policy: Any) -> None:
+    """Let all adapters say, when they are saved, what PEFT needs to load them again, from whatever directory."""
+    if not is_adapter_model(policy):
+        return
+    for config in policy.peft_config.values():
+        config.task_type = _task_type(policy)
+        name = config.base_model_name_or_path or starting_name(policy)
+        config.base_model_name_or_path = os.path.abspath(name) if name and os.path.isdir(name) else name
+
+
+def _remove_adapters(model: nn.Module) -> None:
+    """Take out the adapters that an earlier trainer left in a model, as when a notebook's cell is run again.
+
+    They are beside the base model's weights, which are as they were.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    left = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name in left:
+        parent, _, last = name.rpartition(".")
+        layer: Any = model.get_submodule(name)
+        setattr(model.get_submodule(parent), last, layer.get_base_layer())
+    if left:
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        logger.warning(
+            f"{type(model).__name__} still had the adapters of an earlier trainer: they are removed, and a fresh one "
+            "is trained. To train them further, pass the earlier trainer's policy_model without peft_config."
+        )
 
 
 def set_up_trained_adapter(policy: Any, trained: str, reference: str | None) -> None:

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import UserError
@@ -34,23 +35,58 @@ def decoder_start_token(model: Any) -> int:
     )
 
 
+_LIMITS = ("max_seq_len", "max_sequence_length", "max_seq_length", "seq_length", "n_positions", "n_ctx")
+"""Other names for `max_position_embeddings`, which only models that count positions take for a limit."""
+
+_WITHOUT_LIMIT = ("relative_attention_num_buckets", "relative_attention_max_distance")
+
+
+def context_length(model: Any, of_encoder: bool = False) -> int | None:
+    """Most tokens of a row, by whatever name the model's family gives it; None where there is no limit.
+
+    Args:
+        model: any model with a configuration.
+        of_encoder (`bool`): of an encoder-decoder model, the encoder's; otherwise the decoder's.
+    """
+    config = model.config
+    part = "encoder" if of_encoder else "decoder"
+    for name in (part, "text_config"):
+        if hasattr(getattr(config, name, None), "to_dict"):
+            config = getattr(config, name)
+    names = [f"max_{part}_position_embeddings", "max_position_embeddings"]
+    is_relative = getattr(config, "model_type", None) == "bloom" or any(
+        hasattr(config, name) for name in _WITHOUT_LIMIT
+    )
+    names += () if is_relative else _LIMITS
+    limits = [getattr(config, name, None) for name in names]
+    found = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    return None if found is None else found - _unused_positions(model)
+
+
+def _unused_positions(model: Any) -> int:
+    """RoBERTa and its like begin to count after the pad token."""
+    for name, module in model.named_modules():
+        if type(module) is nn.Embedding and "position" in name and module.padding_idx is not None:
+            return int(module.padding_idx) + 1
+    return 0
+
+
 def longest_prompt(policy: Any, max_new_tokens: int) -> int | None:
     """Tokens that a prompt may have beside the completion in the policy's context; None where the model has no limit.
 
     Raises:
         UserError: the completion alone fills the context.
     """
-    context = getattr(policy.config, "max_position_embeddings", None)
-    if not isinstance(context, int) or context <= 0:
-        return None
-    # An encoder and its decoder have the context each for themselves.
-    taken = 0 if is_encoder_decoder(policy) else max_new_tokens
-    if max_new_tokens >= context:
+    context = context_length(policy)
+    if context is not None and max_new_tokens >= context:
         raise UserError(
             f"response_length is {max_new_tokens}, but the model's context has only {context} tokens for prompt and "
             "completion: lower response_length."
         )
-    return context - taken
+    # An encoder and its decoder have the context each for themselves.
+    if is_encoder_decoder(policy):
+        return context_length(policy, of_encoder=True)
+    return None if context is None else context - max_new_tokens
 
 
 def forced_tokens(model: Any) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UserError
-from ..metrics import get_metric, metric_names
+from ..metrics.registry import check_metric
 from ..rewards import built_in_names, get_reward
+from ..rewards.registry import check_reward
 from .algorithms import ALGORITHMS, Algorithm
 from .specs import parse_rewards
 
@@ -36,7 +38,8 @@ class RecipeArguments:
         default=None,
         metadata={
             "help": "'tiny': the same recipe with a small model from scratch on rows that the task makes up, for a "
-            "CPU. It overrides the recipe's file; keys on the command line override it."
+            "CPU. On the command line it overrides the recipe's file, and in a file the file's own keys override it; "
+            "keys on the command line override both."
         },
     )
     rewards: list | dict | str | None = field(
@@ -161,19 +164,33 @@ class RecipeArguments:
         Raises:
             UserError: a name or an option that is not known.
         """
-        try:
-            return [
-                spec.name if "/" in spec.name else get_reward(spec.name, **spec.options) for spec in self.reward_specs
-            ]
-        except UserError as error:
-            raise UserError(f"rewards: {error}") from error
+        return [
+            spec.name
+            if _is_reward_model(spec.name)
+            else _naming_the_key("rewards", get_reward, spec.name, **spec.options)
+            for spec in self.reward_specs
+        ]
 
     def check_functions(self) -> None:
-        """Raise a `UserError` for a reward with a name or option that is not known, or an unknown metric."""
-        self.reward_functions()
+        """Raise a `UserError` for a reward or metric with an unknown name or option; runs no code of users."""
+        for spec in self.reward_specs:
+            if not _is_reward_model(spec.name):
+                _naming_the_key("rewards", check_reward, spec.name, spec.options)
         for spec in self.metric_specs:
-            if spec.name not in metric_names() and "." not in spec.name:
-                get_metric(spec.name)
+            _naming_the_key("metrics", check_metric, spec.name, spec.options)
+
+
+def _is_reward_model(name: str) -> bool:
+    """Whether a name is a classifier's, which the trainer loads: it has a slash."""
+    return "/" in name and not name.startswith("evaluate:")
+
+
+def _naming_the_key(key: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a function returns; its `UserError` begins with the key."""
+    try:
+        return call(*arguments, **options)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 _POSITIVE = (

@@ -15,7 +15,7 @@ MINIATURE = "miniature"
 
 
 def preset_values(name: str, task: Task, given: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a recipe that a preset decides. They override the recipe's file; the command line overrides them.
+    """The keys of a recipe that a preset decides.
 
     Args:
         name (`str`): `"tiny"`.

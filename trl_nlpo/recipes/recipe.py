@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import UserError, one_line
+from ..secrets import note_secrets, without_secret_keys
 from ..tasks.registry import get_task
 from .algorithms import Algorithm
 from .arguments import RecipeArguments
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _Given = dict[str, tuple[Any, str]]
 """Values by key, each with where it was given: a file, the command line, a task or a preset."""
-
-_SECRET_VARIABLE = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(name)
     values = read_yaml(path)
+    note_secrets(values)
     environment = _environment(values.pop("env", None), path)
     try:
         # Before torch and transformers are imported: they read some of these then.
@@ -81,11 +80,15 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{_where(path)}: env has a name or value that cannot be set ({error}).") from None
     in_file = {key: (value, _where(path)) for key, value in values.items()}
     in_words = {key: (value, "command line") for key, value in parse_overrides(overrides).items()}
+    note_secrets({key: value for key, (value, _) in in_words.items()})
     return _build(path, _with_task_and_preset(in_file, in_words), environment)
 
 
 def _with_task_and_preset(in_file: _Given, in_words: _Given) -> _Given:
-    """All values that are given: the task's, overridden by the file's, the preset's, and the command line's."""
+    """All values that are given: the task's, overridden by the file's, and those by the command line's.
+
+    A preset overrides what is below the place that names it: the task, and on the command line the file too.
+    """
     together = {**in_file, **in_words}
     name, where = together.get("task", (None, ""))
     preset, preset_where = together.get("preset", (None, ""))
@@ -100,7 +103,8 @@ def _with_task_and_preset(in_file: _Given, in_words: _Given) -> _Given:
             of_preset = {key: (value, f"preset {preset}") for key, value in values.items()}
     elif preset is not None:
         raise UserError(f"{preset_where}: preset {preset!r} needs a recipe with a task; this one has none.")
-    merged = {**of_task, **in_file, **of_preset, **in_words}
+    layers = (in_file, of_preset) if "preset" in in_words else (of_preset, in_file)
+    merged = {**of_task, **layers[0], **layers[1], **in_words}
     # Its values are there now; named in a resolved recipe, it would override them when that is loaded.
     merged.pop("preset", None)
     return merged
@@ -133,10 +137,10 @@ def _build(path: Path, given: _Given, environment: dict[str, str]) -> Recipe:
     values = {key: converted(key, value, where, fields) for key, (value, where) in given.items()}
     values |= _defaults(values, path)
     # Resuming is not part of the recipe that reproduces a run.
-    left_out = {key for key in values if _is_secret(key) or key == "resume_from_checkpoint"}
-    resolved = {key: value for key, value in values.items() if key not in left_out}
-    if kept := {key: value for key, value in environment.items() if not _SECRET_VARIABLE.search(key)}:
-        resolved = {"env": kept, **resolved}
+    given_values = {key: value for key, value in values.items() if key != "resume_from_checkpoint"}
+    resolved = without_secret_keys({"env": environment, **given_values} if environment else given_values)
+    if not resolved.get("env", True):
+        del resolved["env"]
     try:
         arguments, model = _instance(RecipeArguments, values), _instance(ModelConfig, values)
         training = NLPOConfig(
@@ -173,10 +177,6 @@ def _classes() -> tuple[type, ...]:
     return RecipeArguments, NLPOConfig, ModelConfig
 
 
-def _is_secret(key: str) -> bool:
-    return key.endswith("_token") and key != "stop_token"
-
-
 def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Values that recipes have unless they say otherwise, and those that the algorithm decides."""
     defaults: dict[str, Any] = {
@@ -197,9 +197,13 @@ def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _check_together(arguments: RecipeArguments, model: ModelConfig, training: NLPOConfig) -> None:
     """Check what needs several of the three."""
+    # Late, as it reads environment variables when it is imported.
+    from ..hub.upload import check_repository
+
     algorithm = Algorithm.parse(arguments.algorithm)
     if model.use_peft and model.model_name_or_path is None and not algorithm.supervised:
         raise UserError("use_peft needs a model to adapt: set model_name_or_path, or add a supervised stage.")
+    check_repository(training)
     if training.push_to_hub and not algorithm.reinforces:
         raise UserError(f"push_to_hub needs a reinforced model; algorithm {algorithm.name!r} makes none.")
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from ..secrets import without_secret_keys
 from .arguments import RecipeArguments
 from .files import read_yaml
 from .recipe import Recipe
@@ -55,7 +56,8 @@ def check_resumed_recipe(recipe: Recipe, force: bool = False) -> None:
     folder = _run_folder(recipe)
     if not (folder / "recipe.yaml").is_file():
         return
-    differences = _differences(read_yaml(folder / "recipe.yaml"), recipe.resolved)
+    # A recipe that was edited, or written by an earlier version, may hold what this one would leave out.
+    differences = _differences(without_secret_keys(read_yaml(folder / "recipe.yaml")), recipe.resolved)
     fatal = {key: change for key, change in differences.items() if _is_fatal(key, recipe)}
     if fatal:
         raise UserError(

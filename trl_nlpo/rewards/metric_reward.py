@@ -22,6 +22,10 @@ class MetricReward:
         self.metric = metric
         self.__name__ = name or metric.name
 
+    def load_models(self) -> None:
+        """Load the metric's models now: a reward's time (`reward_timeout`) does not include loading."""
+        self.metric.load_models()
+
     def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
         for column in self.metric.columns:
             require_column(columns, column, f"reward {self.__name__!r}")

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..metrics.base import Metric
-from ..metrics.registry import get_metric, metric_names
-from ..naming import did_you_mean, import_attribute, instantiate
+from ..metrics.registry import check_metric, get_metric, metric_names
+from ..naming import check_attribute, check_options, did_you_mean, import_attribute, instantiate
 from .metric_reward import MetricReward
 
 
@@ -57,6 +57,26 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
         from .evaluate_reward import EvaluateReward
 
         return EvaluateReward(name.removeprefix(_EVALUATE), **options)
+    _check_is_path(name)
+    return _from_path(name, options)
+
+
+def check_reward(name: str, options: dict[str, Any]) -> None:
+    """Check name and options of a reward as far as that can be done without running anything that it names.
+
+    Raises:
+        UserError: nothing of that name, or a built-in has no such option.
+    """
+    if name in _BUILT_IN:
+        check_options(import_attribute(_BUILT_IN[name], f"reward {name!r}"), name, options, {}, "reward")
+    elif name in metric_names():
+        check_metric(name, options)
+    elif not name.startswith(_EVALUATE):
+        _check_is_path(name)
+        check_attribute(name, f"reward {name!r}")
+
+
+def _check_is_path(name: str) -> None:
     if "." not in name:
         hint = did_you_mean(name, built_in_names()) or "."
         raise UserError(
@@ -64,12 +84,14 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
             f"{', '.join(built_in_names())}; the dotted path of a function, such as my_module.my_reward; or "
             "evaluate:name for a module of the package evaluate."
         )
-    return _from_path(name, options)
 
 
 def _from_path(name: str, options: dict[str, Any]) -> Any:
     found = import_attribute(name, f"reward {name!r}")
     if inspect.isclass(found):
+        # Before one is made: making one may do anything.
+        if not issubclass(found, Metric) and not any("__call__" in vars(base) for base in found.__mro__):
+            raise UserError(f"reward {name!r} is a class whose instances are no functions: it needs a `__call__`.")
         return _from_class(found, name, options)
     if not callable(found):
         raise UserError(f"reward {name!r} is {type(found).__name__}, not a function.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DiskFullError, UserError, one_line
+from ..secrets import redacted
 
 
 UNFINISHED = "_unfinished"
@@ -70,13 +71,16 @@ def explain_full_disk(folder: Path, what: str, last_checkpoint: Path | None = No
 def replace_file(path: Path, text: str) -> None:
     """Write beside it and rename, so that no reader sees half a file, and a crash leaves the old one or the new one.
 
+    Nothing that is known to be secret is written.
+
     Raises:
         DiskFullError: there is no room; the old file is still there.
     """
-    temporary = path.parent / f".{path.name}.part"
+    # By process, as several commands may write the table of one grid.
+    temporary = path.parent / f".{path.name}.{os.getpid()}.part"
     with explain_full_disk(path.parent, path.name):
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(redacted(text, known_only=True))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

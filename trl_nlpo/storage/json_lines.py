@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..secrets import redacted
 from .files import replace_file
 
 
@@ -55,5 +56,5 @@ def write_json_lines(path: Path, values: Iterable[Any], default: Callable[[Any],
 
 
 def json_line(value: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """A value as its line, line feed included."""
-    return json.dumps(value, ensure_ascii=False, default=default) + "\n"
+    """A value as its line, line feed included, without what is known to be secret."""
+    return redacted(json.dumps(value, ensure_ascii=False, default=default), known_only=True) + "\n"

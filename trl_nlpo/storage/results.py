@@ -34,6 +34,7 @@ class RunResults:
         samples (`tuple[dict, ...]`): a row per test prompt: `prompt`, and by stage its completion and scores.
         log (`tuple[dict, ...]`): the log lines of training and evaluation, each with `stage`, `step` and `time`.
         started (`float`): when the run was started for the first time, in seconds since the epoch; 0: unknown.
+        run (`str`): the run's id, which its checkpoints have too; empty for runs of earlier versions.
         log_lines (`int`): lines of the log when the last stage was finished.
         recipe (`dict`, *optional*): the resolved recipe, where it is there.
         cell (`dict`, *optional*): what a grid recorded of the run: `status`, `metrics` or `error`.
@@ -45,6 +46,7 @@ class RunResults:
     samples: tuple[dict[str, Any], ...]
     log: tuple[dict[str, Any], ...]
     started: float = 0.0
+    run: str = ""
     log_lines: int = 0
     recipe: dict[str, Any] | None = None
     cell: dict[str, Any] | None = None
@@ -87,6 +89,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         "stages": stages,
         "better": kept.get("better", {}),
         "started": kept.get("started", 0.0),
+        "run": str(kept.get("run", "")),
         "log_lines": kept.get("metrics_lines", 0),
     }
 

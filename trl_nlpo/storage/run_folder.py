@@ -8,14 +8,74 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
+from .checkpoint_folder import checkpoints_by_age, run_of
 from .files import explain_full_disk, replace_file
 from .json_lines import json_line, write_json_lines
 from .results import LOG_NAME, RESULTS_NAME, SAMPLES_NAME, read_results, read_samples
+
+
+_MODEL_FILES = (
+    "model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin", "adapter_model.*",
+    "adapter_config.json", "config.json",
+)  # fmt: skip
+_OF_A_RUN = (*_MODEL_FILES, "generation_config.json", "value_model", "completions", "supervised", "training_args.bin")
+"""Names that a run writes besides its logs and checkpoints, as patterns."""
+
+
+def new_run_id() -> str:
+    """An id that no other run has."""
+    return uuid.uuid4().hex[:12]
+
+
+def contents(path: str | Path) -> list[str]:
+    """What in a folder would be lost if a run were started there anew, in words; nothing where there is nothing.
+
+    Args:
+        path (`str` or `Path`): need not exist.
+    """
+    folder = Path(path)
+    results, log = folder / RESULTS_NAME, folder / LOG_NAME
+    found = []
+    if results.is_file():
+        try:
+            found += [f"results of {', '.join(stages)}"] if (stages := read_results(folder)["stages"]) else []
+        except UserError:
+            found.append(f"a damaged {RESULTS_NAME}")
+    if log.is_file() and log.stat().st_size:
+        found.append(LOG_NAME)
+    if checkpoints := checkpoints_by_age(folder):
+        found.append(checkpoints[-1].name if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints")
+    if any(next(folder.glob(pattern), None) for pattern in _MODEL_FILES):
+        found.append("a model")
+    return found
+
+
+def check_free(path: str | Path, resume: bool, overwrite: bool) -> None:
+    """Refuse to start a run where there is another, unless it is resumed or replaced on purpose.
+
+    Args:
+        path (`str` or `Path`): `output_dir`; need not exist.
+        resume, overwrite (`bool`): as [`RunFolder`] takes them.
+
+    Raises:
+        UserError: the folder holds results, a log, checkpoints or a model; or it is a file.
+    """
+    if Path(path).exists() and not Path(path).is_dir():
+        raise UserError(f"output_dir {path} is a file: give a folder.")
+    if resume or overwrite or not (found := contents(path)):
+        return
+    raise UserError(
+        f"{path} holds an earlier run ({', '.join(found)}): resume it with --resume, replace it with --overwrite, or "
+        "give another --output_dir."
+    )
 
 
 class RunFolder:
@@ -34,38 +94,62 @@ class RunFolder:
             half done is dropped: an incomplete line of `metrics.jsonl`, and the log of an evaluation whose result was
             not kept.
         writes (`bool`): False on all processes but the first.
+        overwrite (`bool`): remove what an earlier run left there: its results, logs, checkpoints and models.
 
     Raises:
-        UserError: the results to resume with are damaged.
+        UserError: the results to resume with are damaged, or there is an earlier run that is neither resumed nor
+            replaced.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False, writes: bool = True):
+    def __init__(self, path: str | Path, resume: bool = False, writes: bool = True, overwrite: bool = False):
         self.path = Path(path)
         self.writes = writes
         self.results: dict[str, dict[str, Any]] = {}
         self.better: dict[str, str | None] = {}
         self.started = time.time()
-        """When this run was started for the first time: checkpoints that are older are another run's."""
+        """When this run was started for the first time."""
+        self.run = new_run_id()
+        """Its id, which its checkpoints have too."""
         self._samples: list[dict[str, Any]] = []
-        num_kept = 0
-        if resume and (self.path / RESULTS_NAME).is_file():
-            kept = read_results(self.path)
-            self.results, self.better, num_kept = kept["stages"], kept["better"], kept["log_lines"]
-            self.started = kept["started"]
-            self._samples = list(read_samples(self.path))
+        num_kept = self._continue() if resume else 0
+        check_free(path, resume, overwrite or not writes)
         if writes:
             self.path.mkdir(parents=True, exist_ok=True)
             if resume:
                 self._keep_lines(lambda number, line: number < num_kept or not _is_result(line))
             else:
-                for name in (LOG_NAME, RESULTS_NAME, SAMPLES_NAME):
-                    (self.path / name).unlink(missing_ok=True)
+                self._remove_earlier_run(overwrite)
                 self._keep_results()
 
     @property
     def supervised_model(self) -> Path:
         """Where the supervised stage saves its model."""
         return self.path / "supervised"
+
+    def _continue(self) -> int:
+        """Take over what a run to be resumed has kept; returns the lines of its log when it did so last."""
+        if not (self.path / RESULTS_NAME).is_file():
+            if checkpoints := checkpoints_by_age(self.path):
+                self.run = run_of(checkpoints[-1]) or ""
+            return 0
+        kept = read_results(self.path)
+        self.results, self.better, self.started = kept["stages"], kept["better"], kept["started"]
+        self.run = kept["run"]
+        self._samples = list(read_samples(self.path))
+        return kept["log_lines"]
+
+    def _remove_earlier_run(self, with_its_work: bool) -> None:
+        """Remove the logs and results of an earlier run; what they are about goes only on purpose."""
+        for name in (LOG_NAME, RESULTS_NAME, SAMPLES_NAME):
+            (self.path / name).unlink(missing_ok=True)
+        if not with_its_work:
+            return
+        ours = [path for path in checkpoints_by_age(self.path) if run_of(path) is not None]
+        for path in [*ours, *(path for pattern in _OF_A_RUN for path in self.path.glob(pattern))]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def log(self, stage: str, step: int, metrics: dict[str, Any]) -> None:
         """Add a line to `metrics.jsonl`, on disk when this returns."""
@@ -135,6 +219,7 @@ class RunFolder:
             "better": self.better,
             "metrics_lines": path.read_bytes().count(b"\n") if path.is_file() else 0,
             "started": self.started,
+            "run": self.run,
         }
         replace_file(self.path / RESULTS_NAME, json.dumps(kept, indent=2) + "\n")
 

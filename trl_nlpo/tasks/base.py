@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..errors import UserError
 from ..metrics.registry import metric_class, metric_names
 
 
 Row = dict[str, Any]
 """`prompt` (text), `references` (list of texts) and further columns for rewards and metrics."""
+
+_PATIENCE = 1000
+"""Repeated rows in a row, besides 20 for every different one, after which a miniature has no others."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +103,33 @@ def distinct_rows(task: Task, sizes: dict[str, int], seed: int) -> dict[str, lis
         task ([`Task`])
         sizes (`dict[str, int]`): rows of each split, drawn in this order.
         seed (`int`): decides everything.
+
+    Raises:
+        UserError: the miniature ends, or only repeats itself, before there are so many.
     """
     rows = without_repetition(task.miniature(random.Random(seed)))
-    return {split: [next(rows) for _ in range(size)] for split, size in sizes.items()}
+    found = list(itertools.islice(rows, sum(sizes.values())))
+    if len(found) < sum(sizes.values()):
+        raise UserError(
+            f"the miniature of task {task.name!r} has only {len(found)} different prompts, and "
+            f"{sum(sizes.values())} are wanted: lower max_train_samples and max_eval_samples "
+            f"({', '.join(f'{split} {size}' for split, size in sizes.items())}), or let it make up more."
+        )
+    taken = iter(found)
+    return {split: list(itertools.islice(taken, size)) for split, size in sizes.items()}
 
 
 def without_repetition(rows: Iterator[Row]) -> Iterator[Row]:
-    """Rows without those whose prompt was there before."""
+    """Rows without those whose prompt was there before; ends when a new one is not to be expected."""
     seen: set[str] = set()
+    repeated = 0
     for row in rows:
         if row["prompt"] not in seen:
             seen.add(row["prompt"])
+            repeated = 0
             yield row
+        elif (repeated := repeated + 1) > _PATIENCE + 20 * len(seen):
+            return
 
 
 def needs_download(spec: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..algorithm.batch_plan import BatchPlan
 from ..errors import UserError
 from ..launch.kinds import check_resumed_launch
 from ..launch.launch import Launch
+from ..launch.processes import failing_together
 from ..models.adapters import ADAPTER_FILE, load_adapter_weights, save_adapter
 from ..models.masking_policy import MaskingPolicy
 from ..models.policy_and_value import PolicyAndValue
@@ -32,8 +33,11 @@ from ..storage.checkpoint_folder import (
     publish_checkpoint,
     remove_leftovers,
     remove_old_checkpoints,
+    run_of,
 )
 from ..storage.files import explain_full_disk
+from ..storage.run_folder import new_run_id
+from ..storage.run_lock import lock_on
 from .run_state import Run
 
 
@@ -67,6 +71,29 @@ class Checkpoints:
         self.masking_policy, self.plan, self.run = masking_policy, plan, run
         self.unfinished_folder: Path | None = None
         """Where a checkpoint is being written, before it gets its name."""
+        self.run_id: str | None = None
+        """The run that these are of, which its checkpoints name; decided when training begins, unless it is set."""
+
+    @contextmanager
+    def folder_to_itself(self) -> Iterator[None]:
+        """Be the one run that writes into `output_dir`, inside.
+
+        Raises:
+            UserError: another process is writing there, or it is no folder that can be written into.
+        """
+        with ExitStack() as lock:
+            with failing_together():
+                lock.enter_context(lock_on(self.args.output_dir, self.args.should_save))
+            yield
+
+    def _begin(self, checkpoint: str | None) -> None:
+        """Decide which run this is: that of the checkpoint that is resumed if it is in `output_dir`, or a new one."""
+        if self.run_id is None and checkpoint is not None:
+            folder = Path(checkpoint)
+            if folder.parent.resolve() == self._run_dir:
+                self.run_id = run_of(folder)
+        if self.run_id is None:
+            self.run_id = new_run_id()
 
     @contextmanager
     def writing(self, run_dir: Path, step: int) -> Iterator[Path]:
@@ -88,7 +115,7 @@ class Checkpoints:
                     self.unfinished_folder = None
                 self.launch.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    publish_checkpoint(run_dir, folder.name)
+                    publish_checkpoint(run_dir, folder.name, self.run_id or "")
         except BaseException:
             if self.args.should_save:
                 remove_leftovers(run_dir)
@@ -145,17 +172,39 @@ class Checkpoints:
         load_adapter_weights(self.module.policy, name, folder)
 
     def remove_old(self, run_dir: Path, best: str | None) -> None:
-        """Keep `save_total_limit` checkpoints; the newest and the best stay in any case."""
+        """Keep `save_total_limit` checkpoints of this run; the newest and the best stay in any case."""
         newest = self.run.newest_checkpoint
         protected = {path for path in (newest, None if best is None else Path(best)) if path is not None}
-        remove_old_checkpoints(run_dir, self.args.save_total_limit, protected)
+        remove_old_checkpoints(run_dir, self.args.save_total_limit, protected, self.run_id or "", logger.warning)
+
+    def remove_superseded(self, best: str | None) -> None:
+        """Of a run that is resumed, what it had no time to remove, or has to by another `save_total_limit`."""
+        newest = self.run.newest_checkpoint
+        if newest is not None and self.args.should_save and newest.parent.resolve() == self._run_dir:
+            self.remove_old(newest.parent, best)
+
+    @property
+    def _run_dir(self) -> Path:
+        return Path(self.args.output_dir).resolve()
 
     def to_resume(self, wanted: str | bool | None) -> str | None:
         """The checkpoint that is asked for: a folder, or the newest one for True.
 
+        What a killed run left half done is removed before.
+
         Raises:
-            UserError: there is none, or it is damaged or not one of [`NLPOTrainer`].
+            UserError: there is none, or it is damaged or not one of [`NLPOTrainer`]; or another process is writing a
+                run into `output_dir`.
         """
+        with self.folder_to_itself():
+            if self.args.should_save:
+                remove_leftovers(self.args.output_dir)
+        self.launch.accelerator.wait_for_everyone()
+        checkpoint = self._wanted(wanted)
+        self._begin(checkpoint)
+        return checkpoint
+
+    def _wanted(self, wanted: str | bool | None) -> str | None:
         if not wanted:
             return None
         if isinstance(wanted, bool):

@@ -36,6 +36,7 @@ class Guarded(Protocol):
     args: Any
     state: Any
     control: Any
+    checkpoints: Any
 
     def save_checkpoint(self, tell_callbacks: bool = True) -> None:
         """Write a checkpoint of the last update."""
@@ -54,9 +55,11 @@ class Guard:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Finish the update when asked to stop, and save progress when the run fails."""
+        """Have the folder to itself, finish the update when asked to stop, and save progress when the run fails."""
         self.run.is_updating = False
-        with stop_request() as self.stop_request:
+        checkpoints = self.trainer.checkpoints
+        with checkpoints.folder_to_itself(), stop_request() as self.stop_request:
+            checkpoints.remove_superseded(self.trainer.state.best_model_checkpoint)
             try:
                 yield
             except (Interrupted, StoppedAtOnce, DiskFullError):

@@ -3,7 +3,8 @@
 A contact file: the one subclass of `transformers.Trainer`, and the only place that touches its private methods.
 Written against transformers 4.57 and 5.24, with `_save_checkpoint`, `_get_output_dir`, `_push_from_checkpoint`,
 `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`, `_load_from_checkpoint`, `_load_best_model`,
-`_load_rng_state`, `_load_callback_state`, `_evaluate`, `_determine_best_metric` and `_finish_current_push`.
+`_load_rng_state`, `_load_callback_state`, `_evaluate`, `_determine_best_metric`, `_save` and `_finish_current_push`.
+Uploads are our own (`hub/upload.py`); what is overridden here is where `transformers` asks for one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,20 +21,25 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers.trainer import SCHEDULER_NAME
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import HubStrategy, SaveStrategy, TrainOutput
 from transformers.utils import logging
 
 from .._trl import TrainerBase, init_transformers_trainer
 from ..algorithm.batch_plan import BatchPlan
 from ..config import NLPOConfig
+from ..hub.card import CardFacts, hub_id, model_card
+from ..hub.loading import Loading, loading
+from ..hub.upload import HubRefusal, HubUpload, check_repository
+from ..launch.environment import versions
 from ..launch.kinds import launch_of
 from ..launch.processes import of_all
-from ..models.adapters import is_adapter_model, saving_only
+from ..models.adapters import is_adapter_model, make_loadable, saving_only, starting_name
 from ..models.masking_policy import MaskingPolicy
 from ..models.policy_and_value import PolicyAndValue
 from ..prompts import UpdateSampler, collate_prompts
 from ..records import Estimates, Rollout, Scores, UpdateStats
-from ..storage.checkpoint_folder import remove_leftovers
+from ..secrets import HIDDEN, note_secrets, redacted
+from ..storage.files import replace_file
 from .callback_states import restore_callbacks, with_state
 from .checkpoints import VALUE_FOLDER, Checkpoints, load_value_function, save_value_function
 from .completions_table import append_completions, log_to_wandb, print_completions
@@ -69,6 +76,11 @@ class HuggingFaceTrainer(TrainerBase):
     is_fsdp_enabled: bool
 
     def __init__(self, model: PolicyAndValue, args: NLPOConfig, prompt_sets: PromptSets, **options: Any) -> None:
+        note_secrets(vars(args))
+        check_repository(args)
+        self.hub = HubUpload(args)
+        self._dataset_name: str | None = None
+        options["callbacks"] = [_in_notebooks(callback) for callback in options.get("callbacks") or []]
         init_transformers_trainer(self, model=model, args=args, data_collator=collate_prompts, **options)
         # Microbatches are accumulated in the update itself, by tokens; accelerate must not divide a second time.
         self.accelerator.gradient_accumulation_steps = 1
@@ -99,6 +111,11 @@ class HuggingFaceTrainer(TrainerBase):
         self.accelerator.ddp_handler = ddp_settings(self.args)
         self.model_wrapped, self.optimizer = self.launch.prepare(self.model, self.optimizer)
         self.model.add_model_tags(self._tag_names)
+        make_loadable(self.policy_and_value.policy)
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback (a class or an instance); a notebook's progress table gets columns for our metrics."""
+        super().add_callback(_in_notebooks(callback))
 
     # The model
 
@@ -150,9 +167,6 @@ class HuggingFaceTrainer(TrainerBase):
     def _begin_training(self, resume_from_checkpoint: str | bool | None) -> float:
         """Fresh or restored state, and the first events; returns the time."""
         args = self.args
-        if args.should_save:
-            remove_leftovers(args.output_dir)
-        self.accelerator.wait_for_everyone()
         checkpoint = self.checkpoints.to_resume(resume_from_checkpoint)
         self.is_in_train = True
         self.state = self._new_state()
@@ -345,14 +359,35 @@ class HuggingFaceTrainer(TrainerBase):
     # Saving
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save policy (a plain model or PEFT adapter) and tokenizer; the value function goes into `value_model/`."""
-        output_dir = output_dir or self.args.output_dir
+        """Save policy (a plain model or PEFT adapter) and tokenizer; the value function goes into `value_model/`.
+
+        With `push_to_hub`, the model is then pushed.
+
+        Raises:
+            NotPushedError: the model is saved, but the Hub did not take it.
+        """
+        pushes = self.args.push_to_hub and not _internal_call
+        folders = dict.fromkeys((output_dir or self.args.output_dir, *([self.args.output_dir] if pushes else [])))
+        for folder in folders:
+            self._save_locally(folder)
+        if pushes:
+            self._push_saved("Model save", revision=self.args.hub_revision)
+
+    def _save_locally(self, output_dir: str) -> None:
         module = self.policy_and_value
         with self.launch.gathered(self.model_wrapped):
             with self._as_plain_trainer(), saving_only(module.policy, module.adapter):
-                super().save_model(output_dir, _internal_call)
+                super().save_model(output_dir, _internal_call=True)
             if self.args.should_save:
                 save_value_function(module, output_dir)
+        if output_dir == self.args.output_dir:
+            # In the place of the card that PEFT writes for an adapter.
+            self.create_model_card()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # With the model goes a copy of the arguments, `training_args.bin`.
+        with _without_secrets(self.args):
+            super()._save(output_dir, state_dict=state_dict)
 
     @contextlib.contextmanager
     def _as_plain_trainer(self) -> Iterator[None]:
@@ -365,10 +400,159 @@ class HuggingFaceTrainer(TrainerBase):
         finally:
             self.model, self.is_deepspeed_enabled, self.is_fsdp_enabled = own
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the model card (`README.md`) into `output_dir`; arguments as in TRL."""
-        with self._as_plain_trainer():
-            super().create_model_card(*args, **kwargs)
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the model card (`README.md`) into `output_dir`.
+
+        Args:
+            model_name (`str`, *optional*): its title; by default the repository's or the folder's name.
+            dataset_name (`str`, *optional*): of the training data.
+            tags (`str` or `list[str]`, *optional*)
+            kwargs: of other trainers' cards, without effect.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        if dataset_name is not None:
+            self._dataset_name = dataset_name
+        base = self.hub.base_name if self.hub.base else starting_name(self.policy_and_value.policy)
+        tracker = getattr(sys.modules.get("wandb"), "run", None)
+        facts = CardFacts(
+            model_name=model_name or self.hub.name.split("/")[-1],
+            loading=self._loading(base),
+            base_model=hub_id(base),
+            dataset_name=self._dataset_name,
+            method="PPO" if self.args.mask_strategy == "none" else self._name,
+            paper=self._paper,
+            tags=[*self._tag_names, *([tags] if isinstance(tags, str) else tags or [])],
+            versions={package: version for package, version in versions().items() if version},
+            has_template=getattr(self.processing_class, "chat_template", None) is not None,
+            new_tokens=self.args.response_length,
+            run_url=getattr(tracker, "url", None),
+        )
+        replace_file(folder / "README.md", model_card(facts))
+
+    def _loading(self, base: str | None) -> Loading:
+        """How the model is loaded from the Hub, or from `output_dir` where it does not go there."""
+        module = self.policy_and_value
+        name = self.hub.repo_id or (self.args.hub_model_id if self.args.push_to_hub else None)
+        return loading(
+            name or str(Path(self.args.output_dir).resolve()),
+            bool(module.policy.config.is_encoder_decoder),
+            module.adapter if is_adapter_model(module.policy) else None,
+            base,
+            self.args.hub_revision if name else None,
+        )
+
+    # The Hub
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository. Where the Hub does not give it, that is said, and the next push tries again."""
+        if self.is_world_process_zero():
+            if problem := self.hub.problem(token, private):
+                logger.warning(problem)
+            self.hub_model_id = self.hub.repo_id
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save the model and push it to the Hub, with a model card.
+
+        Args:
+            commit_message, blocking, token, revision, private: as in `transformers.Trainer`.
+            kwargs: of [`create_model_card`].
+
+        Returns:
+            What `huggingface_hub` says of the commit; without `blocking`, a future of it. None on all processes but
+            the first.
+
+        Raises:
+            NotPushedError: the model is saved, but the Hub did not take it; the message says how to push it by hand.
+        """
+        self.save_model(_internal_call=True)
+        return self._push_saved(commit_message, blocking, token, revision, private, **kwargs)
+
+    def _push_saved(
+        self,
+        message: str | None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card: Any,
+    ) -> Any:
+        """Push what is saved in `output_dir`."""
+        if not self.is_world_process_zero():
+            return None
+        self._tell_of_push()
+        self._finish_current_push()
+        if self.hub.repo_id is None:
+            # The card names the repository. The push says why there is none.
+            self.hub.problem(token, private)
+        self.create_model_card(**card)
+        self._warn_of_local_base()
+        try:
+            return self.hub.push(message, token, revision, private, in_background=not blocking)
+        finally:
+            self.hub_model_id = self.hub.repo_id
+
+    def _warn_of_local_base(self) -> None:
+        policy = self.policy_and_value.policy
+        name = starting_name(policy) if is_adapter_model(policy) and self.hub.base is None else None
+        if name is not None and os.path.isdir(name):
+            logger.warning(
+                f"The adapter that is pushed names {os.path.abspath(name)} as its base, a folder of this machine: "
+                "elsewhere it cannot be loaded. Name a model on the Hub, or push the base beside it with "
+                f"trainer.hub.base = Path({name!r})."
+            )
+
+    def _tell_of_push(self) -> None:
+        # Not in the oldest versions.
+        if hasattr(self.callback_handler, "on_push_begin"):
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push the model of a checkpoint beside the training."""
+        if self.checkpoints.unfinished_folder is not None:
+            # `transformers` asks when it has written it; it is pushed when it has its name.
+            return
+        strategy = HubStrategy(self.args.hub_strategy)
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        if self.hub.is_running and not self.args.hub_always_push:
+            return
+        self._tell_of_push()
+        self._report_pushes()
+        checkpoint = Path(checkpoint_folder)
+        names = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
+        try:
+            self.hub.push_checkpoint(
+                checkpoint,
+                f"Training in progress, update {self.state.global_step}",
+                Path(self.args.output_dir) / "README.md",
+                names.get(strategy),
+            )
+        except HubRefusal as error:
+            logger.warning(f"{checkpoint} was not pushed to the Hub: {error}. The run goes on.")
+        self.hub_model_id = self.hub.repo_id
+
+    def _finish_current_push(self) -> None:
+        self._report_pushes(wait=True)
+
+    def _report_pushes(self, wait: bool = False) -> None:
+        for line in self.hub.finished(wait):
+            logger.warning(line)
 
     def save_checkpoint(self, tell_callbacks: bool = True) -> None:
         """Write a checkpoint of the last update.
@@ -387,8 +571,7 @@ class HuggingFaceTrainer(TrainerBase):
         """Write a checkpoint beside the others and give it its name when it is complete; then remove old ones."""
         run_dir = Path(super()._get_output_dir(trial=trial))
         with self.checkpoints.writing(run_dir, self.state.global_step) as folder:
-            name = self.args.hub_model_id.split("/")[-1] if self.args.hub_model_id else run_dir.name
-            self.create_model_card(model_name=name)
+            self.create_model_card()
             self._write_checkpoint(model, trial, folder, run_dir / folder.name)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(self.run.newest_checkpoint))
@@ -413,11 +596,6 @@ class HuggingFaceTrainer(TrainerBase):
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.checkpoints.unfinished_folder or super()._get_output_dir(trial))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # The upload runs beside the training, from a folder that must stay: the checkpoint under its final name.
-        if self.checkpoints.unfinished_folder is None:
-            super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.launch.saved_optimizer(self.optimizer, self.model, output_dir):
@@ -488,6 +666,30 @@ class HuggingFaceTrainer(TrainerBase):
         )
 
 
+def _in_notebooks(callback: Any) -> Any:
+    """A callback, or our own table in the place of the one that `transformers` shows in notebooks."""
+    cls = callback if isinstance(callback, type) else type(callback)
+    if (cls.__module__, cls.__name__) != ("transformers.utils.notebook", "NotebookProgressCallback"):
+        return callback
+    from .notebook_table import NotebookTable
+
+    return NotebookTable()
+
+
 def _absolute_steps(steps: float | None, num_updates: int) -> float | None:
     """A number of updates, from that or from a share of the run below 1."""
     return math.ceil(num_updates * steps) if steps is not None and 0 < steps < 1 else steps
+
+
+@contextlib.contextmanager
+def _without_secrets(args: Any) -> Iterator[None]:
+    """Let what is secret be hidden in the arguments for a while."""
+    own = dict(vars(args))
+    for name, value in own.items():
+        shown = redacted(value, name)
+        if shown != value:
+            setattr(args, name, None if shown == HIDDEN else shown)
+    try:
+        yield
+    finally:
+        vars(args).update(own)

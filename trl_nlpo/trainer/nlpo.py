@@ -16,6 +16,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..algorithm import advantages, rollout, scoring, update
 from ..algorithm.distribution import MaskSettings, SamplingSettings
+from ..algorithm.draws import seeded
 from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
 from ..config import NLPOConfig
@@ -30,6 +31,7 @@ from ..prompts import PromptDataset, decoder
 from ..records import Estimates, PromptBatch, Rollout, Scores, UpdateStats
 from .evaluator import Evaluator
 from .huggingface import HuggingFaceTrainer
+from .inspection import inspect_models
 from .prompt_sets import PromptSets
 from .run_state import Run
 from .setup import as_nlpo_config, check_arguments, prepare_policy
@@ -119,7 +121,7 @@ class NLPOTrainer(HuggingFaceTrainer):
         check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
         policy_and_value = prepare_policy(model, args, peft_config, value_model, ref_model)
         policy = policy_and_value.policy
-        self.sampling = SamplingSettings.from_config(args, processing_class)
+        self.sampling = SamplingSettings.from_config(args, processing_class, policy)
         self.mask_settings = MaskSettings.from_config(args, processing_class, policy, self.sampling)
         super().__init__(
             model=policy_and_value,
@@ -145,6 +147,16 @@ class NLPOTrainer(HuggingFaceTrainer):
             reward_processing_classes,
             self.accelerator.device,
             args.local_rollout_forward_batch_size,
+            trained=policy_and_value,
+            chat_template_kwargs=args.chat_template_kwargs,
+        )
+        inspect_models(
+            policy_and_value,
+            ref_model,
+            self.reward_functions,
+            args=args,
+            tokenizer=processing_class,
+            prompt_sets=self.prompt_sets,
         )
         self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
         self.reference = Reference(
@@ -156,15 +168,17 @@ class NLPOTrainer(HuggingFaceTrainer):
             device=self.accelerator.device,
             dtype=self.launch.copies_dtype,
         )
-        masking_policy = MaskingPolicy(
-            policy,
-            args.mask_sync_steps,
-            self.mask_settings.is_active,
-            policy_and_value.adapter,
-            # An adapter of its own would be sharded with the policy.
-            in_one_batch=self.accelerator.device.type == "cuda" and not self.launch.is_sharded,
-            dtype=self.launch.copies_dtype,
-        )
+        # A copy as an adapter is drawn at random first, and on GPUs only: the global random state must not know.
+        with seeded(args.seed, self.accelerator.device):
+            masking_policy = MaskingPolicy(
+                policy,
+                args.mask_sync_steps,
+                self.mask_settings.is_active,
+                policy_and_value.adapter,
+                # An adapter of its own would be sharded with the policy.
+                in_one_batch=self.accelerator.device.type == "cuda" and not self.launch.is_sharded,
+                dtype=self.launch.copies_dtype,
+            )
         self.objective = Objective.from_config(args)
         evaluator = Evaluator(args, processing_class, self.reward_functions, self.reference)
         self._assemble(masking_policy, evaluator, self.mask_settings.always_allowed)
@@ -212,7 +226,7 @@ class NLPOTrainer(HuggingFaceTrainer):
             [`Rollout`]: tokens, old and reference log-probabilities, values and masks.
         """
         if not isinstance(prompts, PromptBatch):
-            prompts = PromptBatch(self.prompt_sets.tokenizer(prompts), list(prompts))
+            prompts = self.prompt_sets.tokenizer.batch(prompts)
         seed = self._seed_of_update()
         self.run.rollouts_since_update += 1
         with self._generation_model() as model:

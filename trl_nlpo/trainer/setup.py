@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from transformers.utils import logging
 
 from ..algorithm.batch_plan import BatchPlan
+from ..algorithm.draws import seeded
 from ..config import NLPOConfig
 from ..errors import UserError
 from ..models.adapters import (
@@ -22,6 +24,7 @@ from ..models.adapters import (
     set_up_trained_adapter,
     with_adapter,
 )
+from ..models.checks import check_trainable, train_in_float32
 from ..models.dropout import disable_dropout
 from ..models.policy_and_value import PolicyAndValue, check_value_model, output_layer
 from ..models.quantized import prepare_quantized
@@ -29,6 +32,9 @@ from ..models.quantized import prepare_quantized
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+
+logger = logging.get_logger(__name__)
 
 
 def as_nlpo_config(args: Any) -> NLPOConfig:
@@ -52,6 +58,7 @@ def _from_ppo_config(args: Any) -> NLPOConfig:
     """May set the environment variable ACCELERATE_MIXED_PRECISION, which the `PPOConfig` has set itself."""
     known = {field.name for field in dataclasses.fields(NLPOConfig) if field.init}
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
+    values["remove_unused_columns"] = False
     # TRL's PPO on a CPU computes in float32, whatever its default of bf16 says.
     values["bf16"] = (values.get("bf16") and torch.cuda.is_available()) or None
     if not values["bf16"] and getattr(args, "bf16", False):
@@ -94,15 +101,29 @@ def prepare_policy(
 ) -> PolicyAndValue:
     """The policy with its adapters and its value function, quantized bases made trainable, and dropout off everywhere.
 
+    What is random in it (an adapter, the value head) is drawn from `args.seed` alone: neither what ran before in the
+    process nor the algorithm changes it. The global random state is left as it was.
+
     Args:
         model, value_model, ref_model, peft_config: as [`NLPOTrainer`] takes them.
-        args ([`NLPOConfig`]): `model_adapter_name`, `ref_adapter_name`, `value_trains_backbone`.
+        args ([`NLPOConfig`]): `seed`, `model_adapter_name`, `ref_adapter_name`, `value_trains_backbone`.
 
     Raises:
         UserError: a model without an output layer, an adapter that cannot be trained, or a value model that does not
             fit the policy.
     """
     output_layer(model)
+    with seeded(args.seed, next(model.parameters()).device):
+        return _prepared(model, args, peft_config, value_model, ref_model)
+
+
+def _prepared(
+    model: nn.Module,
+    args: NLPOConfig,
+    peft_config: PeftConfig | None,
+    value_model: nn.Module | None,
+    ref_model: nn.Module | None,
+) -> PolicyAndValue:
     policy = with_adapter(model, peft_config)
     has_adapter = is_adapter_model(policy)
     prepare_quantized(policy, has_adapter)
@@ -118,11 +139,20 @@ def prepare_policy(
     for module in (policy, ref_model, value_model):
         if module is not None:
             disable_dropout(module)
-    return PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone, adapter)
+    trained = PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone, adapter)
+    for line in (*check_trainable(trained), *train_in_float32(trained)):
+        if args.process_index == 0:
+            logger.warning(line)
+    return trained
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) -> None:
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in trained for parameter in model.policy.parameters() if parameter.requires_grad):
+        raise UserError(
+            "The optimizer given trains no weight of the policy: make it of model.parameters(), or leave `optimizers` "
+            "out."
+        )
     if model.shares_backbone and not any(id(parameter) in trained for parameter in model.value_model.parameters()):
         raise UserError(
             "The optimizer given does not train the value head, which the trainer made: pass a value_model of your "

@@ -1,0 +1,78 @@
+"""Errors that nobody foresaw: whose they are, in a line, with the traceback in a file."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+
+from trl_nlpo.errors import one_line
+from trl_nlpo.recipes.overrides import parse_overrides
+from trl_nlpo.unexpected import explain, write_traceback
+
+
+def raised(call):
+    with pytest.raises(Exception) as caught:
+        call()
+    return caught.value
+
+
+def raising(error):
+    def call():
+        raise error
+
+    return raised(call)
+
+
+def of_ours():
+    """One that is raised in our own file."""
+    return raised(lambda: parse_overrides(None))
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data/x cannot be used (Permission denied)"),
+        (OSError(errno.EROFS, "Read-only file system", "/data/x"), "/data/x cannot be used (Read-only file system)"),
+        (raised(lambda: json.loads("{")), "A file that was to be read is broken"),
+        (EOFError("Ran out of input"), "A file that was to be read is broken"),
+        (RuntimeError("PytorchStreamReader failed reading zip archive"), "A file that was to be read is broken"),
+    ],
+)
+def test_what_is_to_be_mended_outside_is_said_so_and_exits_with_2(error, part):
+    line, code = explain(raising(error))
+    assert code == 2
+    assert part in line
+    assert "\n" not in line
+
+
+def test_code_of_the_users_own_is_named_with_its_line():
+    line, code = explain(raising(ZeroDivisionError("mine")))
+    assert code == 2
+    assert line.startswith(f"{__file__}, line ")
+
+
+def test_a_bug_of_ours_exits_with_1():
+    error = of_ours()
+    line, code = explain(error)
+    assert code == 1
+    assert line.startswith(f"A bug of trl-nlpo, or of a library under it ({type(error).__name__}: {one_line(error)}")
+
+
+def test_the_cause_of_an_error_decides_too():
+    def call():
+        raise RuntimeError("could not save") from OSError(errno.ENOSPC, "No space left on device")
+
+    assert explain(raised(call))[0].startswith("The disk is full")
+
+
+def test_the_traceback_is_kept_in_the_runs_folder_or_else_with_temporary_files(tmp_path, monkeypatch):
+    error = of_ours()
+    assert write_traceback(error, str(tmp_path)) == tmp_path / "traceback.txt"
+    assert "overrides.py" in (tmp_path / "traceback.txt").read_text()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    elsewhere = write_traceback(error, str(tmp_path / "not there"))
+    assert elsewhere.parent == tmp_path
+    assert "overrides.py" in elsewhere.read_text()

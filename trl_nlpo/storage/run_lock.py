@@ -1,0 +1,214 @@
+"""One writer per folder: who is writing into a run's folder now, as a small file that only a live run leaves there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import UserError, one_line
+from .files import explain_full_disk
+
+
+LOCK_NAME = "_lock.json"
+"""Uploads to the Hub leave out names with this first letter."""
+
+_LOOKS = 10
+"""How often a lock without content is looked at: its owner is about to write it."""
+
+
+class FolderTakenError(UserError):
+    """Another process is writing into the folder."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, told from others that have or had its number.
+
+    Attributes:
+        host (`str`): its machine.
+        pid (`int`): its number there.
+        began (`str`): when it began, as the system counts; empty where the system does not say (without `/proc`).
+        space (`str`): in which space of process numbers (containers have their own); empty likewise.
+    """
+
+    host: str
+    pid: int
+    began: str = ""
+    space: str = ""
+
+    @classmethod
+    def here(cls) -> Owner:
+        """This process."""
+        return cls(socket.gethostname(), os.getpid(), _began(os.getpid()), _space())
+
+    @property
+    def may_be_alive(self) -> bool:
+        """False where it has certainly ended: on this machine, and no process is the one that it was."""
+        if self.host != socket.gethostname() or self.space != _space():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except (PermissionError, OverflowError):
+            return True
+        return not self.began or self.began == _began(self.pid)
+
+
+def owner_of(folder: str | Path) -> Owner | None:
+    """Who is writing into a folder; None: nobody, or a process that has ended.
+
+    Args:
+        folder (`str` or `Path`): need not exist.
+
+    Raises:
+        FolderTakenError: there is a lock that cannot be read.
+    """
+    lock = Path(folder) / LOCK_NAME
+    for _ in range(_LOOKS):
+        if not os.path.lexists(lock):
+            return None
+        owner = _read(lock)
+        if owner is not None:
+            return owner if owner.may_be_alive else None
+        time.sleep(0.02)
+    raise FolderTakenError(
+        f"{folder} may have a run that is just starting: its {LOCK_NAME} cannot be read. Try again; if no run is "
+        f"writing there, delete {lock}."
+    )
+
+
+def check_not_taken(folder: str | Path) -> None:
+    """Raise a [`FolderTakenError`] where another process is writing into a folder."""
+    owner = owner_of(folder)
+    if owner is None or owner == Owner.here():
+        return
+    end = (
+        f"kill {owner.pid} ends it"
+        if owner.host == socket.gethostname()
+        else f"if it has ended, delete {Path(folder) / LOCK_NAME}"
+    )
+    raise FolderTakenError(
+        f"{folder} is in use: process {owner.pid} on {owner.host} is writing a run there. Wait for it, or give "
+        f"another output_dir; {end}."
+    )
+
+
+@contextlib.contextmanager
+def lock_on(folder: str | Path, wanted: bool = True) -> Iterator[None]:
+    """Be the one process that writes into a folder. One that has it already keeps it; a dead process's is taken over.
+
+    A folder that was made for the lock is removed again when nothing was written into it.
+
+    Args:
+        folder (`str` or `Path`): created if necessary.
+        wanted (`bool`): False on processes that write nothing.
+
+    Raises:
+        FolderTakenError: another process has it; the message says which, and what to do.
+        UserError: the folder cannot be made or written into.
+    """
+    folder = Path(folder)
+    if not wanted or owner_of(folder) == Owner.here():
+        yield
+        return
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        _take(folder)
+        yield
+    finally:
+        _release(folder)
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _take(folder: Path) -> None:
+    for _ in range(_LOOKS):
+        check_not_taken(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_stale(folder / LOCK_NAME)
+            with explain_full_disk(folder, LOCK_NAME):
+                _write_new(folder / LOCK_NAME)
+            return
+        except FileExistsError:
+            if folder.is_dir():
+                # Another process was faster.
+                continue
+            raise UserError(f"output_dir {folder} is a file: give a folder.") from None
+        except OSError as error:
+            raise UserError(
+                f"output_dir {folder} cannot be written into ({error.strerror or one_line(error)}): give another, or "
+                "see to its permissions."
+            ) from None
+    raise FolderTakenError(f"{folder} is in use: another run has just begun there.")
+
+
+def _write_new(lock: Path) -> None:
+    """Write the lock of this process, unless there is one; nobody sees it without its content."""
+    beside = lock.with_name(f"{LOCK_NAME}.{os.getpid()}")
+    beside.write_text(json.dumps(asdict(Owner.here())) + "\n", encoding="utf-8")
+    try:
+        os.link(beside, lock)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Not every file system has links.
+        with lock.open("x", encoding="utf-8") as file:
+            file.write(beside.read_text(encoding="utf-8"))
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _remove_stale(lock: Path) -> None:
+    """Remove the lock of a process that has ended: of several that try, one finds it, as a rename has one winner."""
+    aside = lock.with_name(f"{LOCK_NAME}.{os.getpid()}")
+    try:
+        os.replace(lock, aside)
+    except FileNotFoundError:
+        return
+    owner = _read(aside)
+    if owner is None or owner.may_be_alive:
+        # The winner of a moment ago had written its own in between.
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, lock)
+    aside.unlink()
+
+
+def _read(lock: Path) -> Owner | None:
+    """Who a lock names; None where it cannot be read, as while it is being written."""
+    try:
+        return Owner(**json.loads(lock.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _release(folder: Path) -> None:
+    with contextlib.suppress(UserError, OSError):
+        if owner_of(folder) == Owner.here():
+            (folder / LOCK_NAME).unlink()
+
+
+def _began(pid: int) -> str:
+    """Field 22 of `/proc/<pid>/stat`; nothing for a process that has ended and only waits to be noticed."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        # The second field may hold spaces and brackets, and ends with the last bracket.
+        state, *rest = text.rpartition(")")[2].split()
+        return "" if state in "ZX" else rest[18]
+    except (OSError, IndexError, ValueError):
+        return ""
+
+
+def _space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
