@@ -391,7 +391,7 @@ def moved_adapter(family: str):
     return policy, masking_policy
 
 
-@pytest.mark.parametrize("family", slow_except(tiny.FAMILIES, "llama", "t5"))
+@pytest.mark.parametrize("family", slow_except(tiny.FAMILIES, "t5"))
 def test_masks_in_one_batch_with_the_policy_are_those_of_every_row_alone(family):
     check_masks(family, "top_p", *moved_adapter(family))
 

@@ -82,6 +82,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(monkeypatch, c
     assert [line["step"] for line in lines(folder / "metrics.jsonl") if "reward" in line] == [1, 2]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_from_its_checkpoint(monkeypatch, capsys):
     class Interrupt(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from support.slow import slow_except
 from trl_nlpo.functional import logprobs
 from trl_nlpo.functional.masking import pack_mask
 
@@ -42,7 +43,7 @@ def test_their_gradients_are_right(masked):
     )
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", slow_except([False, True], True))
 @pytest.mark.parametrize("part", [0, 1, slice(2)], ids=["logprobs", "entropy", "both"])
 def test_their_second_derivatives_are_right(part, masked):
     logits, token_ids, mask = example(masked)

@@ -16,7 +16,6 @@ import yaml
 
 from support import tiny
 from support.resumable import assert_equal_ends, trainer
-from support.slow import slow_except
 from trl_nlpo.errors import Interrupted, StoppedAtOnce, StoppedRunError, Terminated, UserError
 from trl_nlpo.launch.launch import Launch
 from trl_nlpo.launch.signals import ending_with_a_line, stop_request
@@ -58,11 +57,10 @@ class Signalling:
         return tiny.length_reward(completions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "error"),
-    slow_except(
-        [(signal.SIGINT, Interrupted), *((number, Terminated) for number in NUMBERS[1:])], (signal.SIGINT, Interrupted)
-    ),
+    [(signal.SIGINT, Interrupted), *((number, Terminated) for number in NUMBERS[1:])],
 )
 def test_the_update_is_finished_a_checkpoint_written_and_the_run_goes_on_exactly(tmp_path, number, error):
     settings = {"save_steps": 50, "logging_steps": 3}

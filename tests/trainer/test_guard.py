@@ -79,6 +79,7 @@ class TestRewards:
         metrics = subject.evaluate()
         assert (metrics["eval_reward"], metrics["eval_reward_std"], metrics["eval_skipped_completions"]) == (2, 0, 1)
 
+    @pytest.mark.slow
     def test_a_hanging_reward_ends_the_run_with_a_checkpoint(self, tmp_path):
         import threading
 
@@ -174,20 +175,15 @@ class TestMemory:
 
 
 class TestDisk:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "error",
         [
             OSError(errno.ENOSPC, "No space left on device"),
-            pytest.param(OSError(errno.EDQUOT, "Disk quota exceeded"), marks=pytest.mark.slow),
-            pytest.param(
-                SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-                marks=pytest.mark.slow,
-            ),
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
             # as torch.save 2.13 puts it on a tmpfs of 900 kB
-            pytest.param(
-                RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 168448 vs 168340"),
-                marks=pytest.mark.slow,
-            ),
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 168448 vs 168340"),
         ],
     )
     def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_is_needed_and_free(

@@ -30,7 +30,7 @@ def trainer(tmp_path, family="gpt2", pad_is_eos=True, own_value_model=False, **s
     )
 
 
-@pytest.mark.parametrize("own_value_model", [False, True])
+@pytest.mark.parametrize("own_value_model", slow_except([False, True], False))
 @pytest.mark.parametrize("pad_is_eos", slow_except([False, True], True))
 @pytest.mark.parametrize("family", slow_except(tiny.FAMILIES + tiny.MORE_ENCODER_DECODER_FAMILIES, "gpt2", "t5"))
 def test_the_ratio_is_one_in_the_first_minibatch_after_any_rollout(tmp_path, family, pad_is_eos, own_value_model):
@@ -52,11 +52,11 @@ def test_the_ratio_is_one_in_the_first_minibatch_after_any_rollout(tmp_path, fam
 
 @pytest.mark.parametrize(
     "generation_kwargs",
-    [
+    slow_except([
         {"min_p": 0.02}, {"suppress_tokens": [5, 6, 7]}, {"top_k": 7}, {"top_p": 0.7}, {"min_new_tokens": 4},
         {"repetition_penalty": 1.7}, {"typical_p": 0.8}, {"no_repeat_ngram_size": 1}, {"epsilon_cutoff": 0.02},
         {"temperature": 1.7, "top_k": 9, "repetition_penalty": 0.6},
-    ],
+    ], {"suppress_tokens": [5, 6, 7]}, {"temperature": 1.7, "top_k": 9, "repetition_penalty": 0.6}),
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("strategy", slow_except(["none", "top_p"], "top_p"))
@@ -77,7 +77,7 @@ def test_settings_stored_in_the_model_do_not_leak_into_rollouts(tmp_path, family
     assert leaky.policy_model.generation_config.min_p == 0.5
 
 
-@pytest.mark.parametrize("family", slow_except(tiny.FAMILIES, "llama", "t5"))
+@pytest.mark.parametrize("family", slow_except(tiny.FAMILIES, "llama"))
 def test_every_sampled_token_lies_in_its_mask_and_the_end_token_stays_legal(tmp_path, family):
     subject = trainer(tmp_path, family)
     for _ in range(3):
@@ -92,7 +92,7 @@ def test_every_sampled_token_lies_in_its_mask_and_the_end_token_stays_legal(tmp_
         assert torch.isfinite(rollout.old_logprobs).all()
 
 
-@pytest.mark.parametrize("family", slow_except(tiny.FAMILIES, "llama", "t5"))
+@pytest.mark.parametrize("family", slow_except(tiny.FAMILIES, "t5"))
 def test_masks_are_the_top_p_sets_of_the_masking_policy_before_and_after_a_sync(tmp_path, family):
     subject = trainer(tmp_path, family, learning_rate=1e-2)
     one_update(subject)
