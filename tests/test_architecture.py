@@ -75,6 +75,7 @@ OURS: dict[str, set[str]] = {
     "algorithm/reward_models": {
         "metrics/classifier", "metrics/pretrained", "metrics/texts", "models", "records",
     },
+    "algorithm/self_test": {"algorithm/generation", "functional", "models", "records"},
     "algorithm/batch_plan": set(),
     "algorithm/objective": {"algorithm/distribution", "algorithm/totals", "functional", "records"},
     "algorithm/totals": {"functional", "records"},
@@ -110,7 +111,8 @@ PACKAGES: dict[str, set[str]] = {
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},
     "algorithm/generation": {"torch", "transformers"},
-    "algorithm/reward_models": {"torch", "trl"},
+    "algorithm/reward_models": {"torch", "transformers", "trl"},
+    "algorithm/self_test": {"torch", "transformers"},
     "evaluation": {"torch"},
     "storage": {"yaml"},
     "config": {"torch"},

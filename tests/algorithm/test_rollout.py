@@ -18,6 +18,7 @@ from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
 from trl_nlpo.algorithm.draws import row_draws, seeded, tokens_at
 from trl_nlpo.algorithm.generation import sample_completions
 from trl_nlpo.algorithm.rollout import collect_rollout
+from trl_nlpo.functional.masking import unpack_mask
 from trl_nlpo.models.adapters import adapter_parameters
 from trl_nlpo.models.masking_policy import MaskingPolicy
 from trl_nlpo.models.modes import evaluation_mode
@@ -548,3 +549,45 @@ def test_a_draw_takes_the_token_at_which_the_probabilities_add_up_to_it():
     logits = torch.tensor([0.5, 0.0, 0.2, 0.3, 0.0]).log()
     draws = torch.tensor([0.0, 0.49, 0.51, 0.69, 0.71, 1 - 2.0**-32], dtype=torch.float64)
     assert tokens_at(draws, logits.expand(6, 5)).flatten().tolist() == [0, 0, 2, 2, 3, 3]
+
+
+OF_ROWS = {
+    "no_repeat_ngram_size": 1,
+    "min_length": 6,
+    "bad_words_ids": [[0, 0, 4]],
+    "encoder_no_repeat_ngram_size": 1,
+}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("field", list(OF_ROWS))
+def test_what_a_row_may_produce_does_not_depend_on_the_padding_that_a_longer_prompt_brings(field, family):
+    policy = tiny.policy(family).eval()
+    sampling = SamplingSettings(4, stop_token_ids=(1,), generation_fields={field: OF_ROWS[field]})
+
+    def first_mask(prompts):
+        sequences = sample_completions(policy, prompts, sampling, NO_MASK).sequences
+        return unpack_mask(sequences.packed_token_mask, sequences.vocab_size)[0, 0]
+
+    assert torch.equal(first_mask([[7]]), first_mask([[7], [5, 6, 8, 9, 10, 11]]))
+
+
+def test_a_restriction_of_rows_still_holds_and_counts_prompt_and_completion():
+    # two tokens of the prompt and four of the completion make six
+    policy = tiny.policy().eval()
+    sampling = SamplingSettings(8, stop_token_ids=(1,), generation_fields={"min_length": 6, "no_repeat_ngram_size": 1})
+    sample = sample_completions(policy, [[7, 8], [5, 6, 8, 9, 10, 11]], sampling, NO_MASK)
+    mask = unpack_mask(sample.sequences.packed_token_mask, sample.sequences.vocab_size)
+    assert mask[0, :, 1].tolist()[:5] == [False, False, False, False, True]
+    for row, prompt in zip(sample.sequences.completion_ids.tolist(), ([7, 8], [5, 6, 8, 9, 10, 11]), strict=True):
+        produced = row[: row.index(1)] if 1 in row else row
+        assert len({*prompt, *produced}) == len(prompt) + len(produced)
+
+
+def test_beams_of_rows_of_different_length_are_restricted_each_by_its_own_prompt():
+    policy = tiny.policy().eval()
+    fields = {"num_beams": 3, "no_repeat_ngram_size": 1}
+    sampling = SamplingSettings(4, do_sample=False, generation_fields=fields)
+    alone = sample_completions(policy, [[7]], sampling).sequences.completion_ids[0]
+    beside = sample_completions(policy, [[7], [5, 6, 8, 9, 10, 11]], sampling).sequences.completion_ids[0]
+    assert torch.equal(alone, beside)

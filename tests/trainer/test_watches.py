@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -91,6 +92,10 @@ def test_evaluations_and_what_was_not_measured_are_passed_over():
     assert list(collapse_signs(history)) == ["perplexity"]
 
 
+SLOW = {"learning_rate": 1e-5}
+"""So that no mask leaks in four updates."""
+
+
 class TestTrainer:
     """KL past its bound: a copy of the reference that was pushed far away is trained on."""
 
@@ -98,7 +103,7 @@ class TestTrainer:
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
         monkeypatch.setattr(watches, "collapse_signs", self.signs)
-        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, mask_strategy="none", **settings)
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **SLOW, **settings)
         output = subject.train(resume_from_checkpoint=settings.get("resume_from_checkpoint"))
         return said, output.global_step
 
@@ -131,7 +136,7 @@ class TestTrainer:
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
         monkeypatch.setattr(watches, "collapse_signs", self.signs)
-        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, mask_strategy="none")
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **SLOW)
         subject.train()
         subject.train()
         assert said == ["kl is off", "entropy is off"] * 2
@@ -155,7 +160,36 @@ class TestTrainer:
         said = []
         monkeypatch.setattr(watches.logger, "warning", said.append)
         monkeypatch.setattr(watches, "collapse_signs", self.signs)
-        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, mask_strategy="none")
+        subject = trainer(tmp_path, tiny.length_reward, save_steps=50, **SLOW)
         subject.remove_callback(watches.CollapseWatch)
         subject.train()
         assert not said
+
+
+def test_ratios_that_begin_far_from_1_are_said_once(tmp_path, caplog, monkeypatch):
+    subject = trainer(tmp_path, total_episodes=24, logging_strategy="steps", logging_steps=1)
+    update = subject.update_policy
+
+    def disagreeing(rollout, estimates):
+        return dataclasses.replace(update(rollout, estimates), first_ratio_deviation=0.7)
+
+    monkeypatch.setattr(subject, "update_policy", disagreeing)
+    subject.train()
+    assert caplog.text.count("Importance ratios are up to 0.7 away from 1 before any learning") == 1
+
+
+def test_a_run_whose_ratios_begin_at_1_and_whose_weights_move_is_told_nothing(tmp_path, caplog):
+    trainer(tmp_path, total_episodes=24, logging_strategy="steps", logging_steps=1).train()
+    assert "Importance ratios" not in caplog.text
+    assert "No weight of the policy moved" not in caplog.text
+
+
+def test_a_policy_that_does_not_move_is_said_once(tmp_path, caplog):
+    # so small a step is rounded away in float32 too
+    trainer(tmp_path, total_episodes=24, learning_rate=1e-30).train()
+    assert caplog.text.count("No weight of the policy moved in the first update") == 1
+
+
+def test_a_warm_up_is_no_standstill(tmp_path, caplog):
+    trainer(tmp_path, total_episodes=24, warmup_steps=2, lr_scheduler_type="linear").train()
+    assert "No weight of the policy moved" not in caplog.text

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -51,6 +51,13 @@ _WARPER_OFF: dict[str, tuple[Any, ...]] = {
 _RESTRICTIONS = (
     "bad_words_ids", "begin_suppress_tokens", "encoder_no_repeat_ngram_size", "forced_bos_token_id",
     "forced_eos_token_id", "min_length", "min_new_tokens", "no_repeat_ngram_size", "suppress_tokens",
+)  # fmt: skip
+
+
+# Fields that count or compare the tokens of a row. `generate` would show them its padding, so each row gets its own.
+_OF_ROWS = (
+    "bad_words_ids", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "exponential_decay_length_penalty",
+    "min_length", "no_repeat_ngram_size", "sequence_bias",
 )  # fmt: skip
 
 
@@ -122,6 +129,16 @@ class SamplingSettings:
         return not self.do_sample or (self.generation_fields.get("num_beams") or 1) > 1
 
     @property
+    def looks_at_rows(self) -> bool:
+        """Whether some setting counts or compares the tokens of a row; see `row_processors`."""
+        return any(name in self.generation_fields for name in _OF_ROWS)
+
+    @property
+    def uses_cache(self) -> bool:
+        """Whether steps build on what earlier ones computed; slower without."""
+        return self.generation_fields.get("use_cache", True) is not False
+
+    @property
     def restricts_tokens(self) -> bool:
         """Whether something other than the masking policy can forbid a token."""
         return bool(self.warpers) or any(name in self.generation_fields for name in _RESTRICTIONS)
@@ -139,7 +156,7 @@ class SamplingSettings:
         return processors
 
     def generation_config(self, pad_token_id: int, forced_tokens: Mapping[str, Any]) -> GenerationConfig:
-        """What `generate` is left to do: everything but temperature, mask and warpers when sampling."""
+        """What `generate` is left to do: not what looks at rows; when sampling, no temperature, mask or warpers."""
         left_to_generate: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         if self.is_left_to_generate:
             warpers = {"temperature": self.temperature, "top_k": 0, **self.warpers} if self.do_sample else {}
@@ -150,8 +167,40 @@ class SamplingSettings:
             eos_token_id=list(self.stop_token_ids) or None,
             pad_token_id=pad_token_id,
             **left_to_generate,
-            **{**forced_tokens, **self.generation_fields},
+            **{
+                **forced_tokens,
+                **{name: value for name, value in self.generation_fields.items() if name not in _OF_ROWS},
+            },
         )
+
+    def row_processors(self, prompt_ids: torch.Tensor, is_encoder_decoder: bool) -> LogitsProcessorList:
+        """What looks at the tokens of a row, for rows with one prompt without padding.
+
+        Args:
+            prompt_ids (`torch.Tensor` of shape `(1, P)`): the prompt.
+            is_encoder_decoder (`bool`): whether the prompt stands apart from the completion.
+        """
+        fields, device = self.generation_fields, str(prompt_ids.device)
+        stops = torch.tensor(self.stop_token_ids, dtype=torch.long, device=prompt_ids.device)
+        prompt = cast("torch.LongTensor", prompt_ids)
+        found = LogitsProcessorList()
+        if size := fields.get("no_repeat_ngram_size"):
+            found.append(transformers.NoRepeatNGramLogitsProcessor(size))
+        if size := fields.get("encoder_no_repeat_ngram_size"):
+            found.append(transformers.EncoderNoRepeatNGramLogitsProcessor(size, prompt))
+        if words := fields.get("bad_words_ids"):
+            found.append(transformers.NoBadWordsLogitsProcessor(words, stops if len(stops) else None))
+        if len(stops) and (length := fields.get("min_length")):
+            found.append(transformers.MinLengthLogitsProcessor(length, stops, device=device))
+        # Evaluation only.
+        if (penalty := fields.get("encoder_repetition_penalty") or 1.0) != 1.0:
+            found.append(transformers.EncoderRepetitionPenaltyLogitsProcessor(penalty, prompt))
+        if bias := fields.get("sequence_bias"):
+            found.append(transformers.SequenceBiasLogitsProcessor(bias))
+        if len(stops) and (decay := fields.get("exponential_decay_length_penalty")):
+            start = 0 if is_encoder_decoder else prompt_ids.shape[1]
+            found.append(transformers.ExponentialDecayLengthPenalty(decay, stops, start))
+        return found
 
 
 def _check_fields(name: str, kwargs: Mapping[str, Any], for_evaluation: bool) -> None:

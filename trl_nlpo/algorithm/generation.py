@@ -71,11 +71,18 @@ def sample_completions(
     if actions.doubled:
         inputs = {name: tensor.repeat(2, 1) for name, tensor in inputs.items()}
         inputs["adapter_names"] = masking_policy.adapters_of_rows(len(prompt_ids)) if masking_policy else None
-    with _generation_config(policy, config):
+    restrictions = []
+    if sampling.looks_at_rows:
+        copies = 2 if actions.doubled else 1
+        rows = (prompt_ids.repeat(copies, 1), prompt_mask.repeat(copies, 1))
+        restrictions = [_OfRows(*rows, encoder_decoder, sampling)]
+    with own_settings_aside(policy, config):
         output = policy.generate(
             **inputs,
             generation_config=config,
-            logits_processor=LogitsProcessorList([] if sampling.is_left_to_generate else [actions]),
+            logits_processor=LogitsProcessorList(
+                [*restrictions, *([] if sampling.is_left_to_generate else [actions])]
+            ),
             # Weights are gathered, and processes may have different numbers of rows: none waits for another.
             synced_gpus=False,
         )
@@ -89,6 +96,34 @@ def sample_completions(
         prompt_ids, prompt_mask, completion_ids, completion_mask, encoder_decoder, packed, actions.vocab_size
     )
     return Sample(sequences, ended)
+
+
+class _OfRows(LogitsProcessor):
+    """Restrictions that look at the tokens of a row, and see each row without its padding.
+
+    So what a row may produce does not depend on the longer prompt beside it.
+    """
+
+    def __init__(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, encoder_decoder: bool, sampling: SamplingSettings
+    ):
+        lengths = prompt_mask.sum(-1).tolist()
+        width = prompt_ids.shape[1]
+        self.paddings = [0 if encoder_decoder else width - length for length in lengths]
+        self.processors = [
+            sampling.row_processors(row[width - length :][None], encoder_decoder)
+            for row, length in zip(prompt_ids, lengths, strict=True)
+        ]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
+        # Beams of a prompt lie beside one another.
+        num_beams = len(input_ids) // len(self.paddings)
+        parts = []
+        for index, (padding, processors) in enumerate(zip(self.paddings, self.processors, strict=True)):
+            rows = slice(index * num_beams, (index + 1) * num_beams)
+            ids = cast("torch.LongTensor", input_ids[rows, padding:])
+            parts.append(processors(ids, cast("torch.FloatTensor", scores[rows])))
+        return torch.cat(parts)
 
 
 class _ActionSampler(LogitsProcessor):
@@ -119,7 +154,7 @@ class _ActionSampler(LogitsProcessor):
         moved = self.mask is not None and masking_policy is not None and not masking_policy.is_current
         self.masking_policy = masking_policy if moved else None
         self.doubled = masking_policy is not None and moved and masking_policy.in_one_batch
-        self.masking_logits = StepwiseLogits(prompt_ids, prompt_mask)
+        self.masking_logits = StepwiseLogits(prompt_ids, prompt_mask, sampling.uses_cache)
         self.records = mask is not None and (self.mask is not None or sampling.restricts_tokens or forces_tokens)
         self.warpers = sampling.logits_warpers(prompt_ids.device)
         # Apple's GPUs have no float64.
@@ -195,7 +230,7 @@ class _ActionSampler(LogitsProcessor):
 
 
 @contextlib.contextmanager
-def _generation_config(policy: Any, config: GenerationConfig) -> Iterator[None]:
+def own_settings_aside(policy: Any, config: GenerationConfig) -> Iterator[None]:
     """Let none of the model's own generation settings leak: `generate` fills from there what `config` leaves unset."""
     holders = [policy, policy.get_base_model()] if hasattr(policy, "get_base_model") else [policy]
     own = [holder.generation_config for holder in holders]

@@ -9,7 +9,7 @@ from ..algorithm.distribution import SamplingSettings
 from ..algorithm.reward_models import as_reward_functions
 from ..errors import UserError
 from ..launch.processes import shared_out
-from ..models.checks import check_token_ids
+from ..models.checks import check_ends, check_token_ids
 from ..models.inputs import longest_prompt
 from ..models.modes import evaluation_mode
 from ..models.policy_and_value import completion_logits
@@ -54,6 +54,7 @@ def evaluate_policy(
     if not len(prompts):
         raise UserError(f"{prompts.name} is empty: there is nothing to evaluate on.")
     check_token_ids(prompts.prompt_ids, prompts.name, model, tokenizer)
+    check_ends(prompts.prompt_ids, prompts.name, model, tokenizer)
     functions = as_reward_functions(
         reward_funcs,
         reward_processing_classes,

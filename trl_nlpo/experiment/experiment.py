@@ -22,7 +22,7 @@ from ..launch.kinds import check_launch
 from ..launch.processes import failing_together
 from ..metrics.directions import direction
 from ..metrics.suite import fit_rewards, judge_samples
-from ..models.checks import check_special_tokens, check_token_ids
+from ..models.checks import check_ends, check_special_tokens, check_token_ids
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED, ZERO_SHOT
@@ -265,6 +265,7 @@ def _check_prompts(recipe: Recipe, splits: Splits, tokenizer: Any, model: PreTra
             reader = prompt_tokenizer(recipe.training, tokenizer, model)
             prompts = PromptDataset(rows, reader, f"the {name} split", longest)
             check_token_ids(prompts.prompt_ids, prompts.name, model, tokenizer)
+            check_ends(prompts.prompt_ids, prompts.name, model, tokenizer)
 
 
 def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:

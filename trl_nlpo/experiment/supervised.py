@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.rows import target_text
 from ..errors import UserError
 from ..launch.kinds import launch_of
+from ..models.adapters import make_savable
 from ..models.checks import HALF
 from ..prompts import prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED
@@ -44,6 +45,7 @@ def train_supervised(
     from transformers import set_seed
 
     dataset = _with_prompts_as_reinforced(dataset, tokenizer, recipe, model)
+    make_savable(model)
     if any(parameter.dtype in HALF for parameter in model.parameters()) and not recipe.model.use_peft:
         # In half precision small steps are rounded away.
         model.float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 
 logger = logging.get_logger(__name__)
@@ -54,7 +55,7 @@ def with_adapter(model: nn.Module, peft_config: Any) -> Any:
     # PEFT fills in target modules and the task in the configuration it is given.
     peft_config = copy.deepcopy(peft_config)
     peft_config.task_type = _task_type(model)
-    _remove_adapters(model)
+    _unload(model)
     try:
         return get_peft_model(model, peft_config)
     except ValueError as error:
@@ -87,25 +88,59 @@ def make_loadable(policy: Any) -> None:
         config.base_model_name_or_path = os.path.abspath(name) if name and os.path.isdir(name) else name
 
 
-def _remove_adapters(model: nn.Module) -> None:
-    """Take out the adapters that an earlier trainer left in a model, as when a notebook's cell is run again.
+def _unload(model: nn.Module) -> None:
+    """Take off the adapters that an earlier trainer, or `get_peft_model`, has put into a base model.
 
-    They are beside the base model's weights, which are as they were.
+    A notebook's cell that is run twice hands over such a model, whose own weights are those of the start.
+
+    Raises:
+        UserError: `transformers` loaded an adapter into the model, which belongs to it.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    left = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    for name in left:
-        parent, _, last = name.rpartition(".")
-        layer: Any = model.get_submodule(name)
-        setattr(model.get_submodule(parent), last, layer.get_base_layer())
-    if left:
-        if hasattr(model, "peft_config"):
-            del model.peft_config
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(
+            "model has an adapter that transformers loaded into it, and peft_config is given too: load the base model "
+            "with PeftModel.from_pretrained and pass that alone, or merge the adapter first."
+        )
+    layers = [(name, module) for name, module in model.named_modules() if name and isinstance(module, BaseTunerLayer)]
+    for name, layer in layers:
+        layer.unmerge()
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    if layers:
         logger.warning(
             f"{type(model).__name__} still had the adapters of an earlier trainer: they are removed, and a fresh one "
             "is trained. To train them further, pass the earlier trainer's policy_model without peft_config."
         )
+
+
+def remove_adapters_of_trainer(policy: Any) -> None:
+    """Take off the adapters that an earlier trainer has added to a PEFT model for itself.
+
+    Raises:
+        UserError: the model has an adapter of its own under a name that the trainer needs.
+    """
+    for name in getattr(policy, "adapters_of_trainer", ()):
+        if name in policy.peft_config:
+            policy.delete_adapter(name)
+    policy.adapters_of_trainer = set()
+    if VALUE_ADAPTER in policy.peft_config:
+        raise UserError(
+            f"The model has an adapter called {VALUE_ADAPTER!r}, which is the name of the value function's: load it "
+            "under another name (adapter_name)."
+        )
+
+
+def changes_base(peft_config: Any) -> bool:
+    """Whether making such an adapter changes the base model's own weights, so that only both together are the model.
+
+    PiSSA, OLoRA and their like move a part of the weights into the adapter.
+    """
+    initialization = getattr(peft_config, "init_lora_weights", None)
+    return isinstance(initialization, str) and initialization.lower().startswith(("pissa", "olora", "corda", "loftq"))
 
 
 def set_up_trained_adapter(policy: Any, trained: str, reference: str | None) -> None:
@@ -210,7 +245,16 @@ def _keeps_rows_apart(policy: Any) -> bool:
 
 def _copy_adapter(policy: Any, name: str, source: str, is_trained: bool) -> None:
     flags = {full_name: parameter.requires_grad for full_name, parameter in policy.named_parameters()}
-    policy.add_adapter(name, copy.deepcopy(policy.peft_config[source]))
+    config = copy.deepcopy(policy.peft_config[source])
+    # The weights are replaced below; some ways to begin would change the base model a second time.
+    plain = {"init_lora_weights": True, "layer_replication": None}
+    own = {field: getattr(config, field) for field in plain if getattr(config, field, None) is not None}
+    for field in own:
+        setattr(config, field, plain[field])
+    policy.add_adapter(name, config)
+    policy.adapters_of_trainer = {*getattr(policy, "adapters_of_trainer", ()), name}
+    for field, value in own.items():
+        setattr(policy.peft_config[name], field, value)
     originals = adapter_parameters(policy, source)
     for full_name, parameter in adapter_parameters(policy, name).items():
         original = _renamed(full_name, name, source)
@@ -287,7 +331,8 @@ def load_adapter_weights(policy: Any, name: str, folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def saving_only(policy: Any, name: str) -> Iterator[None]:
-    """Let `policy.save_pretrained` write one adapter instead of all."""
+    """Let `policy.save_pretrained` write one adapter instead of all, and generation settings that can be written."""
+    make_savable(policy)
     if not is_adapter_model(policy):
         yield
         return
@@ -297,3 +342,35 @@ def saving_only(policy: Any, name: str) -> Iterator[None]:
         yield
     finally:
         del policy.save_pretrained
+
+
+def make_savable(model: Any) -> str | None:
+    """Mend generation settings that `transformers` refuses to write, as a temperature without `do_sample`.
+
+    Scripts set them, and old models come with them; every save would fail, also the last one of a run. Nothing that
+    is generated in a run depends on them.
+
+    Returns:
+        a line about what was changed, or None.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = getattr(base, "generation_config", None)
+    if config is None or (error := _save_error(config)) is None:
+        return None
+    # They were meant for sampling.
+    config.do_sample = True
+    if _save_error(config) is None:
+        return (
+            "generation_config.do_sample is now True: its other settings are of no use without, and cannot be saved."
+        )
+    base.generation_config = type(config).from_model_config(base.config)
+    return f"generation_config was reset, as it cannot be saved: {one_line(error, 200)}"
+
+
+def _save_error(config: Any) -> ValueError | None:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config.save_pretrained(folder)
+    except ValueError as error:
+        return error
+    return None

@@ -56,6 +56,31 @@ def check_token_ids(rows: Sequence[Sequence[int]], name: str, policy: Any, token
             )
 
 
+def check_ends(rows: Sequence[Sequence[int]], name: str, policy: Any, tokenizer: Any) -> None:
+    """Refuse prompts of a decoder-only policy that all end with EOS, or that all begin with BOS twice.
+
+    The first would be asked to go on after the end; the second were rendered with a chat template, and the tokenizer
+    adds its own to text.
+
+    Raises:
+        UserError: as an encoder-decoder model's prompts may be, but not these.
+    """
+    end, begin = tokenizer.eos_token_id, getattr(tokenizer, "bos_token_id", None)
+    if is_encoder_decoder(policy) or not rows:
+        return
+    if end is not None and all(row[-1] == end and len(row) > 1 for row in rows):
+        raise UserError(
+            f"every prompt of {name} ends with the EOS token {_named(end, tokenizer)}, so that the policy would be "
+            "asked to go on after the end: load the tokenizer with add_eos_token=False, or take the token off the "
+            "prompts."
+        )
+    if begin is not None and all(list(row[:2]) == [begin, begin] for row in rows):
+        raise UserError(
+            f"every prompt of {name} begins with the BOS token {_named(begin, tokenizer)} twice: the text has it "
+            "already, and the tokenizer adds one; take it off the text, or give messages instead of rendered text."
+        )
+
+
 def check_special_tokens(policy: Any, tokenizer: Any, ids: Mapping[str, Iterable[int]]) -> None:
     """Refuse tokens that a completion is to end, begin or be made with, and that the policy cannot produce.
 

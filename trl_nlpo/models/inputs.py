@@ -162,10 +162,12 @@ class StepwiseLogits:
 
     Args:
         prompt_ids, prompt_mask (`(B, P)` long / bool): prompts padded on the left; True = real token.
+        use_cache (`bool`): False computes every step from the whole row, for families without a cache that fits.
     """
 
-    def __init__(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor):
+    def __init__(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, use_cache: bool = True):
         self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask
+        self.use_cache = use_cache
         self._cache: Any = None
         self._encoded: BaseModelOutput | None = None
         self._num_cached = 0
@@ -173,6 +175,9 @@ class StepwiseLogits:
     def next_logits(self, model: Any, ids: torch.Tensor) -> torch.Tensor:
         """Logits `(B, V)` of the token after `ids` `(B, L)`: prompt and completion, or what the decoder has so far."""
         inputs = self._decoder_inputs(model, ids) if is_encoder_decoder(model) else self._causal_inputs(model, ids)
+        if not self.use_cache:
+            logits: torch.Tensor = model(**inputs, use_cache=False, return_dict=True).logits
+            return logits[:, -1].float()
         # transformers called the cache past_key_values before 5.24, and models from elsewhere still do.
         name = "cache" if "cache" in forward_parameters(model) else "past_key_values"
         output = model(**inputs, **{name: self._cache}, use_cache=True, return_dict=True)

@@ -49,7 +49,7 @@ from .logs import averaged, completion_rows, update_metrics
 from .prompt_sets import PromptSets
 from .run_state import NLPOTrainerState, Run
 from .setup import check_optimizer, ddp_settings, fill_in_batch_sizes
-from .watches import CollapseWatch, LeakingMaskWatch
+from .watches import CollapseWatch, FirstRatioWatch, LeakingMaskWatch, StandstillWatch
 
 
 logger = logging.get_logger(__name__)
@@ -92,7 +92,7 @@ class HuggingFaceTrainer(TrainerBase):
         self.run = Run(kl_coef=float(args.kl_coef))
         self.resumes_by_force = False
         """Whether to resume from a checkpoint that was written with other batches or another number of processes."""
-        for watch in (CollapseWatch(), LeakingMaskWatch()):
+        for watch in (CollapseWatch(), LeakingMaskWatch(), FirstRatioWatch(), StandstillWatch()):
             self.add_callback(watch)
         self.state = self._new_state()
 

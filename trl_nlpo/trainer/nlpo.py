@@ -13,18 +13,21 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
 from ..algorithm import advantages, rollout, scoring, update
 from ..algorithm.distribution import MaskSettings, SamplingSettings
 from ..algorithm.draws import seeded
 from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
+from ..algorithm.self_test import can_use_cache, trial_rows
 from ..config import NLPOConfig
 from ..functional.rewards import adapt_kl_coef
 from ..launch.kinds import check_launch
 from ..launch.processes import failing_together, of_all
-from ..models.adapters import is_adapter_model
+from ..models.adapters import changes_base, is_adapter_model
 from ..models.masking_policy import MaskingPolicy
+from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
 from ..models.reference import Reference
 from ..prompts import PromptDataset, decoder
@@ -39,6 +42,9 @@ from .setup import as_nlpo_config, check_arguments, prepare_policy
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+
+logger = logging.get_logger(__name__)
 
 
 class NLPOTrainer(HuggingFaceTrainer):
@@ -158,13 +164,14 @@ class NLPOTrainer(HuggingFaceTrainer):
             tokenizer=processing_class,
             prompt_sets=self.prompt_sets,
         )
+        self._settle_sampling(policy)
         self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
         self.reference = Reference(
             policy,
             ref_model,
             adapter=policy_and_value.adapter,
             ref_adapter=args.ref_adapter_name,
-            is_fresh=peft_config is not None,
+            is_fresh=peft_config is not None and not changes_base(peft_config),
             device=self.accelerator.device,
             dtype=self.launch.copies_dtype,
         )
@@ -182,6 +189,23 @@ class NLPOTrainer(HuggingFaceTrainer):
         self.objective = Objective.from_config(args)
         evaluator = Evaluator(args, processing_class, self.reward_functions, self.reference)
         self._assemble(masking_policy, evaluator, self.mask_settings.always_allowed)
+
+    def _settle_sampling(self, policy: Any) -> None:
+        """Test the policy on a few tokens, and do without its cache in rollouts and evaluations if that is wrong."""
+        rows = trial_rows([ids for prompts in self.prompt_sets.all for ids in prompts.prompt_ids], policy)
+        with seeded(self.args.seed, self.accelerator.device), evaluation_mode(policy):
+            if can_use_cache(policy, rows):
+                return
+        if self.is_world_process_zero():
+            logger.warning(
+                f"{type(policy).__name__} computes other logits step by step with its cache than in one pass: every "
+                "step is computed from the whole row, which is slower."
+            )
+        for name in ("generation_kwargs", "eval_generation_kwargs"):
+            kwargs = getattr(self.args, name)
+            if kwargs is not None or name == "generation_kwargs":
+                setattr(self.args, name, {**(kwargs or {}), "use_cache": False})
+        self.sampling = SamplingSettings.from_config(self.args, self.processing_class, policy)
 
     # The algorithm
 

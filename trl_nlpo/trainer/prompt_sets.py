@@ -10,7 +10,7 @@ from torch import nn
 
 from ..config import NLPOConfig
 from ..errors import UserError
-from ..models.checks import check_token_ids
+from ..models.checks import check_ends, check_token_ids
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
 from ..tabular import is_columns
@@ -54,7 +54,12 @@ class PromptSets:
     @property
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt of all."""
-        return max(len(ids) for prompts in (self.train, *self.held_out.values()) for ids in prompts.prompt_ids)
+        return max(len(ids) for prompts in self.all for ids in prompts.prompt_ids)
+
+    @property
+    def all(self) -> list[PromptDataset]:
+        """Training prompts, then held-out ones."""
+        return [self.train, *self.held_out.values()]
 
     def to_evaluate(self, eval_dataset: Any = None) -> dict[str, PromptDataset]:
         """Prompts to evaluate on.
@@ -88,6 +93,7 @@ class PromptSets:
         }
         for rows in prompts.values():
             check_token_ids(rows.prompt_ids, rows.name, self._policy, self.tokenizer.tokenizer)
+            check_ends(rows.prompt_ids, rows.name, self._policy, self.tokenizer.tokenizer)
         return prompts
 
 

@@ -21,6 +21,8 @@ from ..models.adapters import (
     add_value_adapter,
     can_hold_several,
     is_adapter_model,
+    make_savable,
+    remove_adapters_of_trainer,
     set_up_trained_adapter,
     with_adapter,
 )
@@ -129,6 +131,7 @@ def _prepared(
     prepare_quantized(policy, has_adapter)
     adapter, value_adapter = "", None
     if has_adapter:
+        remove_adapters_of_trainer(policy)
         adapter = args.model_adapter_name or policy.active_adapter
         set_up_trained_adapter(policy, adapter, args.ref_adapter_name)
         if value_model is None and can_hold_several(policy):
@@ -140,8 +143,8 @@ def _prepared(
         if module is not None:
             disable_dropout(module)
     trained = PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone, adapter)
-    for line in (*check_trainable(trained), *train_in_float32(trained)):
-        if args.process_index == 0:
+    for line in (make_savable(policy), *check_trainable(trained), *train_in_float32(trained)):
+        if line is not None and args.process_index == 0:
             logger.warning(line)
     return trained
 

@@ -1,4 +1,5 @@
-"""Callbacks that watch the log for a run that goes wrong: reward hacking, and a policy that leaks out of an old mask.
+"""Callbacks that watch a run for what goes wrong: reward hacking, a policy that leaks out of an old mask, ratios that
+begin far from 1, and a policy that does not move.
 
 What they have said is kept in checkpoints, so that a resumed run does not say it again. The bounds are meant to be
 crossed by runs that anybody would stop, not to find the first hint; look at samples in any case.
@@ -11,6 +12,8 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
@@ -32,6 +35,16 @@ KL_PER_TOKEN = 1.0
 
 ENTROPY_SHARE, ENTROPY_LEFT = 0.1, 0.1
 """The policy hardly chooses any more when its entropy is below this share of its first, and below this many nats."""
+
+
+FIRST_RATIO = 0.1
+"""Deviation from 1 of a ratio before any learning that rounding in half precision does not explain."""
+
+SMALLEST_MOVE = 1e-12
+"""Weights that are 0 follow any step, however small; below this they have not moved."""
+
+WEIGHTS_LOOKED_AT = 256
+"""Weights of each parameter that are compared before and after an update."""
 
 
 class _Watch(TrainerCallback, ExportableState):
@@ -82,6 +95,64 @@ class LeakingMaskWatch(_Watch):
                 "mask_sync_steps or learning_rate."
             )
             self._warn_once("leaking", message, state)
+
+
+class FirstRatioWatch(_Watch):
+    """Warns once that rollout and update disagree about the policy, before it has moved."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        deviation = (logs or {}).get("nlpo/first_ratio_deviation", 0.0)
+        if not deviation > FIRST_RATIO:
+            return
+        message = (
+            f"Importance ratios are up to {deviation:.2g} away from 1 before any learning "
+            "(nlpo/first_ratio_deviation): rollout and update compute the policy differently. Set bf16=False, or look "
+            "for what changes the model between them."
+        )
+        self._warn_once("first ratio", message, state)
+
+
+class StandstillWatch(_Watch):
+    """Warns once when the first update with a learning rate moved no weight of the policy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: dict[str, torch.Tensor] | None = None
+        self._is_done = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self._before, self._is_done = None, False
+
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        # A warm-up begins with updates at a learning rate of 0.
+        if not self._is_done and optimizer is not None and any(group["lr"] for group in optimizer.param_groups):
+            self._before = _some_weights(model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        before, self._before = self._before, None
+        if not before:
+            return
+        self._is_done = True
+        after = _some_weights(model)
+        moved = (float((after[name] - weight).abs().max()) for name, weight in before.items() if name in after)
+        if all(change < SMALLEST_MOVE for change in moved):
+            message = (
+                "No weight of the policy moved in the first update: every advantage was 0 (all rewards alike?), every "
+                "step was skipped, or learning_rate is too small."
+            )
+            self._warn_once("standstill", message, state)
+
+
+def _some_weights(model: Any) -> dict[str, torch.Tensor]:
+    """A few of each trained parameter of the policy; none of sharded ones, of which a process has a share."""
+    return {
+        name: parameter.detach().flatten()[:WEIGHTS_LOOKED_AT].clone()
+        for name, parameter in model.policy.named_parameters()
+        if parameter.requires_grad and parameter.numel() and type(parameter) is nn.Parameter
+    }
 
 
 def collapse_signs(history: Sequence[dict[str, float]]) -> dict[str, str]:
