@@ -43,13 +43,14 @@ OURS: dict[str, set[str]] = {
     "recipes": {"config", "hub", "launch", "metrics", "rewards", "tasks"},
     # Training.
     "trainer": {
-        "algorithm", "config", "evaluation", "functional", "hub", "launch", "models", "prompts", "records", "storage",
-        "tabular", "_trl",
+        "algorithm", "config", "evaluation", "functional", "hub", "launch", "models", "names_elsewhere", "prompts",
+        "records", "storage", "tabular", "_trl",
     },
     # The trainer pushes, and a recipe prints the line that loads what was saved or pushed.
     "hub": set(),
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
-    "config": {"inherited_settings", "launch", "_trl"},
+    "config": {"inherited_settings", "launch", "names_elsewhere", "_trl"},
+    "names_elsewhere": set(),
     "inherited_settings": set(),
     "prompts": {"messages", "records", "tabular", "tokenized"},
     "messages": {"tokenized"},
@@ -107,6 +108,7 @@ PACKAGES: dict[str, set[str]] = {
     "tabular": set(),
     "tokenized": set(),
     "inherited_settings": set(),
+    "names_elsewhere": set(),
     "algorithm": {"torch"},
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},

@@ -17,8 +17,10 @@ from ._trl import PPOConfig
 from .errors import UserError
 from .inherited_settings import check_inherited
 from .launch.zero import disable_sharded_loading
+from .names_elsewhere import SETTINGS, knows_other_names
 
 
+@knows_other_names(SETTINGS)
 @dataclass
 class NLPOConfig(PPOConfig):  # type: ignore[misc]
     r"""

@@ -590,6 +590,20 @@ class TestBadInput:
     def test_a_data_set_without_prompts(self, tmp_path):
         self.refused(tmp_path, "needs a column 'prompt'", train=Dataset.from_list([{"text": "w1"}] * 8))
 
+    def test_an_empty_prompt(self, tmp_path):
+        rows = [{"prompt": "w1"}, {"prompt": ""}] * 4
+        tokenizer = tiny.tokenizer()
+        tokenizer.eos_token = None
+        says = "row 1 has an empty prompt, and the tokenizer has neither a BOS nor an EOS token"
+        with pytest.raises(UserError, match=says):
+            NLPOTrainer(
+                args=NLPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True),
+                processing_class=tokenizer,
+                model=tiny.policy(),
+                reward_funcs=tiny.length_reward,
+                train_dataset=Dataset.from_list(rows),
+            )
+
     def test_a_prompt_longer_than_the_context(self, tmp_path):
         rows = [{"prompt": "w1"}, {"prompt": "w2 " * 60}] * 4
         self.refused(tmp_path, "row 1 has a prompt of 60 tokens", train=Dataset.from_list(rows))

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers.trainer import SCHEDULER_NAME
-from transformers.trainer_utils import HubStrategy, SaveStrategy, TrainOutput
+from transformers.trainer_utils import HubStrategy, PredictionOutput, SaveStrategy, TrainOutput
 from transformers.utils import logging
 
 from .._trl import TrainerBase, init_transformers_trainer
 from ..algorithm.batch_plan import BatchPlan
 from ..config import NLPOConfig
+from ..errors import UserError
 from ..hub.card import CardFacts, hub_id, model_card
 from ..hub.loading import Loading, loading
 from ..hub.upload import HubRefusal, HubUpload, check_repository
@@ -315,20 +316,57 @@ class HuggingFaceTrainer(TrainerBase):
             `dict[str, float]`: those of [`evaluation.summary.Evaluation`] with the prefix, `<prefix>_<name>_*` for a
             named data set, and `<prefix>_runtime`.
         """
+        metrics, _ = self._completed(eval_dataset, metric_key_prefix)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Complete prompts without a mask and score them, as [`evaluate`] does, and log nothing.
+
+        Args:
+            test_dataset: as `eval_dataset` of [`evaluate`].
+            ignore_keys: taken for the signature's sake; there is nothing to ignore.
+            metric_key_prefix (`str`): of the metrics.
+
+        Returns:
+            `PredictionOutput`: `predictions`, a completion (text or messages) for each prompt in order, `label_ids`
+            None, and `metrics`.
+        """
+        metrics, samples = self._completed(test_dataset, metric_key_prefix)
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        completions: Any = [sample["completion"] for sample in samples]
+        return PredictionOutput(predictions=completions, label_ids=None, metrics=metrics)
+
+    def _completed(self, dataset: Any, metric_key_prefix: str) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Metrics of held-out prompts, and a sample for each prompt."""
         start = time.time()
         metrics: dict[str, float] = {}
-        for name, prompts in self.prompt_sets.to_evaluate(eval_dataset).items():
+        samples: list[dict[str, Any]] = []
+        for name, prompts in self.prompt_sets.to_evaluate(dataset).items():
             prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
             with self._generation_model() as module:
                 evaluation = self.evaluator(module, prompts, self.state)
             metrics |= {f"{prefix}_{key}": value for key, value in evaluation.metrics.items()}
+            samples += evaluation.samples
             if self.args.log_completions and self.is_world_process_zero():
                 title = f"{prefix}, update {self.state.global_step}"
                 print_completions(evaluation.samples, title, self.args.num_completions_to_print)
         metrics[f"{metric_key_prefix}_runtime"] = round(time.time() - start, 4)
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return metrics, samples
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """What `transformers.Trainer` has for trainers that build their model anew.
+
+        Raises:
+            UserError: always, with what to do instead.
+        """
+        raise UserError(
+            "hyperparameter_search would train on with the weights of the trial before: build a model and a trainer "
+            "in each trial of a search, or use `trl-nlpo grue`."
+        )
 
     def _evaluate_and_track(self) -> None:
         """Evaluate, remember the best, and decide on saving where that depends on it."""

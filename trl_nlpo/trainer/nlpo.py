@@ -22,6 +22,7 @@ from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
 from ..algorithm.self_test import can_use_cache, trial_rows
 from ..config import NLPOConfig
+from ..errors import UserError
 from ..functional.rewards import adapt_kl_coef
 from ..launch.kinds import check_launch
 from ..launch.processes import failing_together, of_all
@@ -30,6 +31,7 @@ from ..models.masking_policy import MaskingPolicy
 from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
 from ..models.reference import Reference
+from ..names_elsewhere import ARGUMENTS, knows_other_names
 from ..prompts import PromptDataset, decoder
 from ..records import Estimates, PromptBatch, Rollout, Scores, UpdateStats
 from .evaluator import Evaluator
@@ -37,7 +39,7 @@ from .huggingface import HuggingFaceTrainer
 from .inspection import inspect_models
 from .prompt_sets import PromptSets
 from .run_state import Run
-from .setup import as_nlpo_config, check_arguments, prepare_policy
+from .setup import as_nlpo_config, check_arguments, loaded, prepare_policy
 
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 
+@knows_other_names(ARGUMENTS)
 class NLPOTrainer(HuggingFaceTrainer):
     """Trainer for Natural Language Policy Optimization (NLPO), and for PPO with `mask_strategy="none"`.
 
@@ -59,9 +62,10 @@ class NLPOTrainer(HuggingFaceTrainer):
         args ([`NLPOConfig`]):
             Training arguments. A `PPOConfig` of TRL works too and gets NLPO's defaults for what it lacks.
         processing_class ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the policy; needs a pad token, which may be the EOS token.
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The policy to train.
+            Tokenizer of the policy; needs a pad token, which may be the EOS token. `None` with the path of a model:
+            the tokenizer that is there.
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`], or `str`):
+            The policy to train, or the path or Hub id of one, which is loaded in float32.
         ref_model ([`~transformers.PreTrainedModel`], *optional*):
             Reference policy of the KL penalty. `None`: a copy of the policy; with PEFT, the policy without its
             adapter.
@@ -107,8 +111,8 @@ class NLPOTrainer(HuggingFaceTrainer):
     def __init__(
         self,
         args: NLPOConfig,
-        processing_class: PreTrainedTokenizerBase,
-        model: PreTrainedModel | nn.Module,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        model: PreTrainedModel | nn.Module | str | None = None,
         ref_model: PreTrainedModel | nn.Module | None = None,
         reward_model: Any = None,
         train_dataset: Any = None,
@@ -124,8 +128,9 @@ class NLPOTrainer(HuggingFaceTrainer):
         args = as_nlpo_config(args)
         check_launch(args)
         args.world_size = PartialState().num_processes
-        check_arguments(processing_class, model, ref_model, reward_model, reward_funcs, train_dataset)
-        policy_and_value = prepare_policy(model, args, peft_config, value_model, ref_model)
+        given, processing_class = loaded(model, processing_class)
+        check_arguments(processing_class, given, ref_model, reward_model, reward_funcs, train_dataset)
+        policy_and_value = prepare_policy(given, args, peft_config, value_model, ref_model)
         policy = policy_and_value.policy
         self.sampling = SamplingSettings.from_config(args, processing_class, policy)
         self.mask_settings = MaskSettings.from_config(args, processing_class, policy, self.sampling)
@@ -421,6 +426,17 @@ class NLPOTrainer(HuggingFaceTrainer):
     @kl_coef.setter
     def kl_coef(self, value: float) -> None:
         self.run.kl_coef = float(value)
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """What TRL's PPO had until 0.11.
+
+        Raises:
+            UserError: always, with what to call instead.
+        """
+        raise UserError(
+            "NLPOTrainer has no step(queries, responses, scores): call train(), or collect_rollout, score_rollout, "
+            "estimate_advantages and update_policy in a loop of your own."
+        )
 
     # Deprecated names, which go with 0.2
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging
 
 from ..algorithm.batch_plan import BatchPlan
 from ..algorithm.draws import seeded
 from ..config import NLPOConfig
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..models.adapters import (
     VALUE_ADAPTER,
     add_value_adapter,
@@ -69,6 +71,37 @@ def _from_ppo_config(args: Any) -> NLPOConfig:
     return NLPOConfig(**{name: value for name, value in values.items() if name in known and not name.startswith("_")})
 
 
+def loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """A policy and its tokenizer, loaded where the policy is given by its path or Hub id.
+
+    Args:
+        model: a model, which is returned as it is, or a name: its weights are loaded in float32, so that small steps
+            move them.
+        tokenizer: the policy's; None for the one that is with the named model, padded by EOS if it has no pad token.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    if not isinstance(model, (str, os.PathLike)):
+        return model, tokenizer
+    name = os.fspath(model)
+    if os.path.isfile(os.path.join(name, "adapter_config.json")):
+        raise UserError(
+            f"model {name!r} is an adapter: load it, with "
+            "peft.AutoPeftModelForCausalLM.from_pretrained(..., is_trainable=True) for example."
+        )
+    try:
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+        is_encoder_decoder = getattr(AutoConfig.from_pretrained(name), "is_encoder_decoder", False)
+        auto_model = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+        return auto_model.from_pretrained(name, dtype=torch.float32), tokenizer
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(f"model {name!r} cannot be loaded: {one_line(error, 300)}") from error
+
+
 def check_arguments(
     processing_class: Any, model: Any, ref_model: Any, reward_model: Any, reward_funcs: Any, train_dataset: Any
 ) -> None:
@@ -76,7 +109,8 @@ def check_arguments(
         raise UserError("`train_dataset` is required.")
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"model must be a loaded model, not {type(model).__name__}: use AutoModelForCausalLM.from_pretrained."
+            f"model must be a model or the path of one, not {type(model).__name__}: use "
+            "AutoModelForCausalLM.from_pretrained."
         )
     if ref_model is model:
         raise UserError(
