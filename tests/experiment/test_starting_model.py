@@ -47,7 +47,9 @@ def test_an_adapter_of_another_base_is_a_users_mistake(llama, other, capsys):
     build_model(
         AutoTokenizer.from_pretrained(llama), sizes["model_type"], sizes["hidden_size"], 1, 4, 192
     ).save_pretrained(llama)
-    with pytest.raises(UserError, match="does not fit the base model 'base': it was trained on another one") as caught:
+    with pytest.raises(
+        UserError, match=r"does not fit the base model '.*base': it was trained on another one"
+    ) as caught:
         run_experiment(tiny(algorithm="nlpo", model_name_or_path=str(folder), output_dir="other"))
     assert "\n" not in str(caught.value)
 
