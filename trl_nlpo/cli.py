@@ -12,6 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from . import __version__
+from .display import printable
 from .errors import UserError
 from .launch.environment import is_first_process, is_set
 from .secrets import note_words, redacted_output, redacted_words
@@ -110,7 +111,7 @@ def _exit_with_the_others(codes: list[int]) -> None:
 
 def _print_error(message: str, code: int) -> int:
     """Print a line on stderr; of several processes, on one of them."""
-    line = f"trl-nlpo: {' '.join(message.split())}"
+    line = f"trl-nlpo: {printable(' '.join(message.split()))}"
     if _are_several():
         from .launch.exits import say_once
 
@@ -191,7 +192,7 @@ def evaluate(
     for name, value in scores.metrics.items():
         typer.echo(f"{name:<{width}}  {value:.4f}")
     for name, reason in scores.unavailable.items():
-        typer.echo(f"without {name}: {reason}")
+        typer.echo(printable(f"without {name}: {reason}"))
     if out is not None:
         scores.write(Path(out))
         typer.echo(f"Scores and samples are in {out}.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+from .display import printable
 from .secrets import redacted
 
 
@@ -79,5 +80,8 @@ class StoppedRunError(UserError):
 
 
 def one_line(error: BaseException, longest: int | None = None) -> str:
-    """What an error says, without line breaks, truncated to `longest` characters; its class where it says nothing."""
-    return " ".join(str(error).split())[:longest] or type(error).__name__
+    """What an error says, without line breaks, truncated to `longest` characters; its class where it says nothing.
+
+    Control characters, as of data that it quotes, are written out ([`display.printable`]).
+    """
+    return printable(" ".join(str(error).split())[:longest]) or type(error).__name__

@@ -208,6 +208,19 @@ def test_a_language_model_is_no_reward_model(tmp_path):
         as_reward_functions(folder, device="cpu")
 
 
+def test_an_adapter_is_loaded_with_its_own_head_on_a_base_that_has_none(tmp_path):
+    tiny.policy("llama").save_pretrained(tmp_path / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", init_lora_weights=False)
+    model = peft.get_peft_model(base, config).eval()
+    folder = tiny.saved(model, tiny.tokenizer(), tmp_path / "judge")
+    (reward,) = as_reward_functions(folder, device="cpu")
+    assert reward.__name__ == "judge"
+    given = completions(texts=("w8", "w9", "w10"), prompt_texts=("w1 ", "w2 ", "w3 "))
+    expected = [score_alone(model.get_base_model(), row) for row in ([4, 11], [5, 12], [6, 13])]
+    assert reward.score_completions(given) == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_folder_that_lacks_a_layer_is_refused(tmp_path):
     folder = tiny.saved(tiny.classifier("llama"), tiny.tokenizer(), tmp_path / "judge")
     weights = load_file(f"{folder}/model.safetensors")

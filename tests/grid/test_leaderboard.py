@@ -13,7 +13,7 @@ from trl_nlpo.errors import UserError
 from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.grid import leaderboard
 from trl_nlpo.grid.grid import Grid, parse_variant, run_grid
-from trl_nlpo.grid.leaderboard import write_leaderboard
+from trl_nlpo.grid.leaderboard import as_markdown, write_leaderboard
 from trl_nlpo.storage.results import RunResults
 
 
@@ -239,3 +239,23 @@ def test_a_run_records_which_way_its_columns_are_better_and_the_leaderboard_read
     assert header == (
         "| | reward ↑ | reward grammatical ↑ | reward wer ↑ | mean_length | ter ↓ | wer ↓ | perplexity ↓ | tokens |"
     )
+
+
+def test_nothing_in_a_name_or_an_error_is_markup_of_the_leaderboard():
+    entry = {"mean": 0.5, "std": 0.0, "seeds": 1}
+    comparison = {"first": "nlpo|x", "second": "ppo", "difference": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.5}
+    text = as_markdown({
+        "command": "trl-nlpo grue --out `a`",
+        "versions": {},
+        "tasks": {"my*task*": {"nlpo|x": {"rewards/a|b/mean": entry}}},
+        "better": {"my*task*": {"rewards/a|b/mean": "higher"}},
+        "comparisons": {"my*task*": [comparison]},
+        "failed": {"runs/`x`": "first\n| second <img src=x> \x1b[2J"},
+    })  # fmt: skip
+    assert r"## my\*task\*" in text
+    assert r"| | reward a\|b ↑ |" in text
+    assert r"| nlpo\|x | " in text
+    assert r"| nlpo\|x - ppo | +0.100 |" in text
+    assert "`` trl-nlpo grue --out `a` ``" in text
+    assert r"- `` runs/`x` ``: first \| second \<img src=x\> \\x1b[2J" in text
+    assert "\x1b" not in text

@@ -26,6 +26,15 @@ def test_cells_titles_and_names_of_columns_are_printed_as_they_are(capsys, text)
         assert f"{part}{text}" in printed
 
 
+def test_no_control_character_of_a_prompt_or_completion_reaches_the_terminal(capsys):
+    evil = "\x1b[2J\r\u202e\ud83d"
+    messages = [{"role": "user", "content": evil}]
+    print_completions([{"prompt": messages, f"k{evil}": evil, "list": [evil]}], title=evil, limit=1)
+    printed = capsys.readouterr().out
+    assert not set(evil[:1] + evil[4:]) & set(printed)
+    assert r"\x1b[2J\r\u202e\ud83d" in printed
+
+
 def test_messages_are_a_line_each_numbers_are_short_and_rows_are_limited(capsys):
     messages = [{"role": "user", "content": "[/b] Hi"}, {"role": "assistant", "content": "Ho"}]
     print_completions([{"prompt": messages, "score": 0.123456}, {"prompt": "second", "score": 1.0}], "t", limit=1)

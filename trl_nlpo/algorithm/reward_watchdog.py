@@ -98,7 +98,7 @@ def watch(pid: int) -> None:
             return
         elif "grace" in task:
             # Anew after the limit: both processes may have been asleep, as after Ctrl-Z, until now.
-            task = {**task, "seconds": task.pop("grace")}
+            task["seconds"] = task.pop("grace")
         elif task:
             os.write(2, f"{task['line']}\n".encode())
             os.kill(pid, signal.SIGKILL)

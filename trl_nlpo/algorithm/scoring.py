@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..display import printable
 from ..errors import RewardError, UserError
 from ..records import Completions, Scores
 from .reward_calls import FunctionFailedError, RewardFunction, call_all
@@ -303,7 +304,7 @@ def _shown(value: Any) -> str:
     """A value in a message: one line, and short."""
     try:
         # Python refuses to write integers with thousands of digits.
-        return " ".join(repr(value).split())[:60]
+        return printable(" ".join(repr(value).split())[:60])
     except ValueError:
         return "an integer beyond all floats"
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..data.splits import Splits, load_splits
+from ..display import printable
 from ..evaluation.policy import evaluate_policy
 from ..hub.loading import loading_of
 from ..hub.upload import HubUpload
@@ -285,7 +286,7 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
     for name, reason in judged.unavailable.items():
         if name not in run.reported:
             run.reported.add(name)
-            run.console.print(escape(f"  without {name}: {reason}"), soft_wrap=True)
+            run.console.print(escape(printable(f"  without {name}: {reason}")), soft_wrap=True)
     better = {column: direction(column) for column in evaluation.metrics} | judged.better
     run.folder.add_result(stage, evaluation.metrics | judged.metrics, judged.samples, training_seconds, better)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..display import markdown, markdown_code
 from ..metrics.directions import direction
 from ..recipes.algorithms import Algorithm
 from ..storage.files import replace_file
@@ -147,13 +148,18 @@ def as_markdown(board: dict[str, Any]) -> str:
     Args:
         board (`dict`): as [`write_leaderboard`] writes it in JSON.
     """
-    lines = ["# Leaderboard", "", f"`{board['command']}`", ""]
+    lines = ["# Leaderboard", "", markdown_code(board["command"]), ""]
     lines += [", ".join(f"{package} {version}" for package, version in board["versions"].items()), ""]
     for task, rows in board["tasks"].items():
-        lines += [f"## {task}", "", *_table(rows, board["better"][task]), ""]
+        lines += [f"## {markdown(task)}", "", *_table(rows, board["better"][task]), ""]
         lines += _comparison_lines(board["comparisons"][task])
     if board["failed"]:
-        lines += ["## Failed", "", *(f"- `{folder}`: {error}" for folder, error in board["failed"].items()), ""]
+        lines += [
+            "## Failed",
+            "",
+            *(f"- {markdown_code(folder)}: {markdown(str(error))}" for folder, error in board["failed"].items()),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -163,11 +169,11 @@ def _table(rows: Rows, better: Directions) -> list[str]:
     higher = [name for name in shown if name.startswith("metrics/") and better[name] == "higher"]
     names = _ordered(shown - {f"rewards/{_short(name)}/mean" for name in higher})
     best = {name: _best(name, rows, better[name]) for name in names}
-    header = [_short(name) + _ARROWS[better[name]] for name in names]
+    header = [markdown(_short(name)) + _ARROWS[better[name]] for name in names]
     lines = ["| | " + " | ".join(header) + " |", "|---" * (len(names) + 1) + "|"]
     for label, row in rows.items():
         cells = [_cell(row.get(name), label in best[name]) for name in names]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        lines.append(f"| {markdown(label)} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -218,7 +224,7 @@ def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|",
     ]
     rows = [
-        f"| {entry['first']} - {entry['second']} | {entry['difference']:+.3f} | "
+        f"| {markdown(entry['first'])} - {markdown(entry['second'])} | {entry['difference']:+.3f} | "
         f"{entry['low']:+.3f} to {entry['high']:+.3f} | {entry['p_value']:.4f} |"
         for entry in comparisons
     ]

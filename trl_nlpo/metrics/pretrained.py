@@ -210,7 +210,7 @@ class Pretrained:
         model, device = self._model_source, self.device_name
         if isinstance(model, str):
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            model, loading = self._load(self.auto_class, model, output_loading_info=True)
+            model, loading = self._load_adapter() or self._load(self.auto_class, model, output_loading_info=True)
             # Base models come without the pooler, which no metric reads; a classifier's head may read it.
             is_base = self.auto_class == "AutoModel"
             missing = sorted(key for key in loading["missing_keys"] if not (is_base and "pooler" in key))
@@ -220,6 +220,29 @@ class Pretrained:
                     f"as {self.auto_class.removeprefix('AutoModelFor')}; give one that was."
                 )
         return (model if device is None else model.to(device)).eval()
+
+    def _load_adapter(self) -> tuple[Any, dict[str, Any]] | None:
+        """A classifier saved as an adapter, and what is missing of it; None where the source is no adapter.
+
+        The base model has no head, and its config another number of labels: both are the adapter's.
+        """
+        if "SequenceClassification" not in self.auto_class or not is_adapter(self.name):
+            return None
+        import peft
+
+        try:
+            weights = peft.load_peft_weights(self.name, device="cpu")
+            base = peft.PeftConfig.from_pretrained(self.name).base_model_name_or_path
+        except Exception as error:
+            raise UserError(
+                f"{self.who}: adapter {self.name!r} cannot be loaded: {_advice(self.name)} ({one_line(error, 200)})"
+            ) from error
+        own = {key.removeprefix("base_model.model."): value for key, value in weights.items() if "lora_" not in key}
+        heads = [value for key, value in own.items() if key.endswith(_HEADS)]
+        labels = {"num_labels": heads[-1].shape[0]} if heads else {}
+        model, loading = self._load(self.auto_class, base, output_loading_info=True, **labels)
+        loading["missing_keys"] = [key for key in loading["missing_keys"] if key not in own]
+        return peft.PeftModel.from_pretrained(model, self.name), loading
 
     def _load(self, class_name: str, name: str, **options: Any) -> Any:
         import transformers
@@ -233,6 +256,21 @@ class Pretrained:
             raise UserError(
                 f"{self.who}: {what or 'model'} {name!r} cannot be loaded: {_advice(name)} ({reason}.)"
             ) from error
+
+
+_HEADS = ("score.weight", "classifier.weight", "out_proj.weight")
+"""Ends of the names of a classifier's last layer, whose rows are its labels."""
+
+
+def is_adapter(source: str) -> bool:
+    """Whether a local folder, or a repository on the Hub, holds an adapter instead of a model."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    try:
+        return find_adapter_config_file(source) is not None
+    except Exception:
+        # What is wrong with the source is said when it is loaded as a model.
+        return False
 
 
 def context_length(model: Any) -> int | None:

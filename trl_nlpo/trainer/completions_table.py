@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..display import printable
 from ..storage.json_lines import write_json_lines
 
 
@@ -17,9 +18,9 @@ def print_completions(rows: list[dict[str, Any]], title: str, limit: int) -> Non
     if not rows or limit <= 0:
         return
     # As `Text`, because in a string rich reads markup, which completions may hold: [/b], \[x\].
-    table = Table(title=Text(title), show_lines=True)
+    table = Table(title=Text(printable(title)), show_lines=True)
     for key in rows[0]:
-        table.add_column(Text(key), overflow="fold")
+        table.add_column(Text(printable(key)), overflow="fold")
     for row in rows[:limit]:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     Console().print(table)
@@ -46,4 +47,4 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list) and value and isinstance(value[0], dict) and "content" in value[0]:
         value = "\n".join(f"{message['role']}: {message['content']}" for message in value)
-    return str(value)
+    return printable(str(value))
