@@ -209,6 +209,40 @@ def test_a_dry_run_finds_a_reward_that_does_not_exist(recipe):
     assert "did you mean 'rougeL'" in str(result.exception)
 
 
+def test_a_dry_run_runs_no_code_that_the_recipe_names(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine.py").write_text("open('ran', 'w')\ndef reward(completions, **kwargs): ...\n")
+    result = runner.invoke(cli.app, ["run", str(recipe), "--dry-run", "--rewards", "mine.reward"])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.py", "own.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--report_to", "dvclive"], "package is not installed"),
+        (["--learning_rate", "-1"], "Invalid learning rate"),
+        (["--push_to_hub", "true", "--hub_model_id", "a b/c"], "is no name of a repository"),
+        (["--gradient_accumulation_steps", "0"], "must be at least 1"),
+        (["--resume_from_checkpoint", "nowhere"], "is not there"),
+        (["--output_dir", "own.yaml"], "is a file"),
+    ],
+)
+def test_a_dry_run_finds_what_would_fail_after_the_first_stage(recipe, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(cli.app, ["run", str(recipe), "--dry-run", *words])
+    assert isinstance(result.exception, UserError)
+    assert says in str(result.exception)
+
+
+def test_a_grid_is_refused_under_a_launcher(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = runner.invoke(cli.app, ["grue", "--tasks", "commongen"])
+    assert isinstance(result.exception, UserError)
+    assert "start it without torchrun" in str(result.exception)
+
+
 @pytest.mark.slow
 def test_the_commands_evaluate_tasks_and_grue(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -122,7 +122,7 @@ def test_of_many_processes_that_find_a_dead_ones_lock_one_gets_the_folder(tmp_pa
 def test_a_place_that_cannot_be_written_into_is_one_line(tmp_path, place):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(UserError, match=r"output_dir .* (cannot be written into|is a file)"),
+        pytest.raises(UserError, match=r"output_dir .* (cannot be written|is a file)"),
         lock_on(tmp_path / place),
     ):
         pass

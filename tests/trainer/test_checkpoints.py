@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from support import tiny
+from support.resumable import trainer
 from trl_nlpo import UserError
 from trl_nlpo.algorithm.batch_plan import BatchPlan
 from trl_nlpo.launch.launch import Launch
@@ -244,3 +245,31 @@ def test_other_batches_or_another_number_of_processes_are_refused_in_a_line_unle
 def test_more_updates_are_no_other_batches(tmp_path):
     save(checkpoints(), tmp_path)
     checkpoints(seed=1, plan=(*PLAN[:-1], 20)).load_run(tmp_path)
+
+
+def test_checkpoints_of_an_earlier_run_in_the_same_folder_stay(tmp_path):
+    trainer(tmp_path, tiny.length_reward, max_steps=2).train()
+    before = {step: written_at(tmp_path / f"checkpoint-{step}") for step in (1, 2)}
+    trainer(tmp_path, tiny.length_reward, max_steps=2, save_steps=2, save_total_limit=1).train()
+    (aside,) = (tmp_path / "_earlier").glob("*/checkpoint-2")
+    assert {1: written_at(tmp_path / "checkpoint-1"), 2: written_at(aside)} == before
+    assert written_at(tmp_path / "checkpoint-2") != before[2]
+
+
+def test_a_resumed_run_is_the_same_run_and_removes_what_it_had_no_time_to_remove(tmp_path):
+    trainer(tmp_path, tiny.length_reward, max_steps=3).train()
+    trainer(tmp_path, tiny.length_reward, max_steps=4, save_steps=50, save_total_limit=1).train(
+        resume_from_checkpoint=True
+    )
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4"]
+
+
+def test_two_trainers_do_not_write_into_one_folder(tmp_path):
+    subject = trainer(tmp_path, tiny.length_reward, max_steps=2)
+    (tmp_path / "_lock.json").write_text('{"host": "elsewhere", "pid": 7}')
+    with pytest.raises(UserError, match="process 7 on elsewhere is writing a run there"):
+        subject.train()
+
+
+def written_at(checkpoint):
+    return json.loads((checkpoint / "manifest.json").read_text())["written"]

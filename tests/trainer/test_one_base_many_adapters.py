@@ -339,3 +339,12 @@ def test_replicated_layers_are_trained_from_the_model_that_they_make(tmp_path):
     rollout, stats = one_update(subject)
     torch.testing.assert_close(rollout.raw_logprobs, rollout.ref_logprobs)
     assert stats.first_ratio_deviation < 1e-4
+
+
+def test_a_second_trainer_on_the_same_base_begins_anew(tmp_path):
+    base = tiny.policy("llama")
+    one_update(trainer(tmp_path, model=base))
+    second, fresh = (trainer(tmp_path, model=model) for model in (base, tiny.policy("llama")))
+    ours, theirs = (subject.policy_and_value.state_dict() for subject in (second, fresh))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
