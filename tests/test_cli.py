@@ -223,7 +223,7 @@ def test_a_dry_run_runs_no_code_that_the_recipe_names(recipe, tmp_path, monkeypa
     [
         (["--report_to", "dvclive"], "package is not installed"),
         (["--learning_rate", "-1"], "Invalid learning rate"),
-        (["--push_to_hub", "true", "--hub_model_id", "a b/c"], "is no name of a repository"),
+        (["--push_to_hub", "true", "--hub_model_id", "a b/c"], "a repository on the Hub cannot be called so"),
         (["--gradient_accumulation_steps", "0"], "must be at least 1"),
         (["--resume_from_checkpoint", "nowhere"], "is not there"),
         (["--output_dir", "own.yaml"], "is a file"),

@@ -105,7 +105,8 @@ def _unload(model: nn.Module) -> None:
         )
     layers = [(name, module) for name, module in model.named_modules() if name and isinstance(module, BaseTunerLayer)]
     for name, layer in layers:
-        layer.unmerge()
+        if layer.merged:
+            layer.unmerge()
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, layer.get_base_layer())
     if hasattr(model, "peft_config"):
