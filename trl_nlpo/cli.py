@@ -63,7 +63,7 @@ def _main() -> None:
         code = _print_error("interrupted.", _INTERRUPTED)
     except Exception as error:
         code = _say_what_failed(error)
-    if code and _are_several():
+    if _are_several():
         # Registered before what the libraries register, so called after it.
         leaving.append(code)
     sys.exit(code)
@@ -99,11 +99,17 @@ def _are_several() -> bool:
 
 
 def _exit_with_the_others(codes: list[int]) -> None:
-    """End a process that fails at the same moment as the others, before the launcher ends it with a signal."""
+    """End one of several processes; one that fails at the same moment as the others.
+
+    A launcher that sees one fail ends the others with a signal. Without taking Python's interpreter down: a thread of
+    PyTorch's process group that is still there then aborts the process (SIGABRT), seen once in many runs, and the
+    launcher reports a finished run as failed.
+    """
     if codes:
         from .launch.exits import meet
 
-        meet("leaving")
+        if codes[0]:
+            meet("leaving")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(codes[0])
