@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..errors import UserError, one_line
-from ..messages import read_prompt
+from ..prompts.messages import read_prompt
 from ..recipes.arguments import RecipeArguments
 
 

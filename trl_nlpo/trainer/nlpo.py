@@ -22,6 +22,7 @@ from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
 from ..algorithm.self_test import can_use_cache, trial_rows
 from ..config import NLPOConfig
+from ..config.names_elsewhere import ARGUMENTS, knows_other_names
 from ..errors import UserError
 from ..functional.rewards import adapt_kl_coef
 from ..launch.kinds import check_launch
@@ -31,7 +32,6 @@ from ..models.masking_policy import MaskingPolicy
 from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
 from ..models.reference import Reference
-from ..names_elsewhere import ARGUMENTS, knows_other_names
 from ..prompts import PromptDataset, decoder
 from ..records import Estimates, PromptBatch, Rollout, Scores, UpdateStats
 from .evaluator import Evaluator

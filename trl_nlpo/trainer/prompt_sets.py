@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..models.checks import check_ends, check_token_ids
 from ..models.inputs import longest_prompt
 from ..prompts import PromptDataset, prompt_tokenizer
-from ..tabular import is_columns
+from ..prompts.tabular import is_columns
 
 
 class PromptSets:

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import torch
 
-from ._trl import PPOConfig
-from .errors import UserError
+from .._trl import PPOConfig
+from ..errors import UserError
+from ..launch.zero import disable_sharded_loading
 from .inherited_settings import check_inherited
-from .launch.zero import disable_sharded_loading
 from .names_elsewhere import SETTINGS, knows_other_names
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from support import tiny
 from trl_nlpo import UserError
-from trl_nlpo.messages import read_prompt
 from trl_nlpo.prompts import PromptDataset, PromptTokenizer
+from trl_nlpo.prompts.messages import read_prompt
 
 
 PLAIN = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"

@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from typing import Any
 
-from .errors import UserError
+from ..errors import UserError
 
 
 WORKING = frozenset({

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import UserError
+from ..errors import UserError
 
 
 def as_list(value: Any) -> Any:

@@ -11,7 +11,7 @@ from transformers import DataCollatorWithPadding
 from support import tiny
 from trl_nlpo import UserError
 from trl_nlpo.prompts import PromptDataset, PromptTokenizer
-from trl_nlpo.tokenized import read_token_ids, without_padding
+from trl_nlpo.prompts.tokenized import read_token_ids, without_padding
 
 
 REAL = [[3, 4], [5, 6, 7], [8, 9]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import UserError, one_line
+from ..errors import UserError, one_line
 from .tokenized import as_list
 
 

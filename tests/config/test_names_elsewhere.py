@@ -10,7 +10,7 @@ import pytest
 from support import tiny
 from support.trainers import DEFAULTS
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
-from trl_nlpo.names_elsewhere import ARGUMENTS, SETTINGS
+from trl_nlpo.config.names_elsewhere import ARGUMENTS, SETTINGS
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from .errors import UserError
-from .naming import did_you_mean
+from ..errors import UserError
+from ..naming import did_you_mean
 
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from support.slow import slow_except
 from trl_nlpo import UserError
 from trl_nlpo.experiment.supervised import _with_prompts_as_reinforced
 from trl_nlpo.prompts import RESERVED_COLUMNS, PromptDataset, PromptTokenizer, UpdateSampler, collate_prompts
-from trl_nlpo.tokenized import start_token
+from trl_nlpo.prompts.tokenized import start_token
 
 
 def read(rows, **settings):

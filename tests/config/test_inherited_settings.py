@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from trl_nlpo import NLPOConfig, UserError
 from trl_nlpo._trl import PPOConfig
-from trl_nlpo.inherited_settings import ALWAYS_SO, FOR_SCRIPTS, REFUSED, WITHOUT_EFFECT, WORKING
+from trl_nlpo.config.inherited_settings import ALWAYS_SO, FOR_SCRIPTS, REFUSED, WITHOUT_EFFECT, WORKING
 from trl_nlpo.trainer.setup import as_nlpo_config
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from .errors import UserError
+from ..errors import UserError
+from ..records import PromptBatch, concatenate_columns
 from .messages import read_prompt, rendered
-from .records import PromptBatch, concatenate_columns
 from .tabular import as_rows, check_row
 from .tokenized import read_token_ids, start_token, without_padding
 

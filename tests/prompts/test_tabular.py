@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import BatchEncoding
 
 from trl_nlpo import UserError
-from trl_nlpo.tabular import as_rows, check_row, is_columns
+from trl_nlpo.prompts.tabular import as_rows, check_row, is_columns
 
 
 ROWS = [{"prompt": "w0", "gold": "a"}, {"prompt": "w1", "gold": None}]
