@@ -25,12 +25,12 @@ GROUND = {"display", "errors", "naming", "secrets"}
 
 OURS: dict[str, set[str]] = {
     # The face.
-    "__init__": {"config", "trainer"},
+    "__init__": {"config", "former_names", "trainer"},
     "__main__": {"cli"},
     "cli": {"experiment", "grid", "launch", "recipes", "reward_training", "tasks", "unexpected", "__version__"},
     # What the command line says of errors that are no `UserError`.
     "unexpected": set(),
-    "signals": set(),
+    "former_names": set(),
     # From a recipe to a run, and to many.
     "grid": {"launch", "metrics", "recipes", "storage"},
     "experiment": {
@@ -98,7 +98,7 @@ OURS: dict[str, set[str]] = {
 """Part -> parts of ours. A part is a file or a folder; the longest name that fits a file is its row."""
 
 PACKAGES: dict[str, set[str]] = {
-    "__init__": set(), "__main__": set(), "signals": set(), "display": set(), "errors": set(), "naming": set(),
+    "__init__": set(), "__main__": set(), "former_names": set(), "display": set(), "errors": set(), "naming": set(),
     "secrets": set(), "unexpected": set(),
     "hub": {"huggingface_hub"},
     "functional": {"torch"},
