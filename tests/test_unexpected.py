@@ -76,3 +76,11 @@ def test_the_traceback_is_kept_in_the_runs_folder_or_else_with_temporary_files(t
     elsewhere = write_traceback(error, str(tmp_path / "not there"))
     assert elsewhere.parent == tmp_path
     assert "overrides.py" in elsewhere.read_text()
+
+
+def test_a_traceback_has_nothing_secret_in_it(tmp_path):
+    error = raising(RuntimeError("401 for https://ann:swordfish@example.org/api with hf_" + "a1B2" * 9))
+    text = write_traceback(error, str(tmp_path)).read_text()
+    assert "RuntimeError: 401 for https://" in text
+    assert "swordfish" not in text
+    assert "a1B2a1B2" not in text

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from .errors import one_line
+from .secrets import redacted
 
 
 _LONGEST = 400
@@ -71,7 +72,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 
 def write_traceback(error: BaseException, folder: str | None = None) -> Path:
-    """Keep an error's traceback as `traceback.txt`.
+    """Keep an error's traceback as `traceback.txt`, without what is secret in it.
 
     Args:
         error (`BaseException`)
@@ -80,7 +81,7 @@ def write_traceback(error: BaseException, folder: str | None = None) -> Path:
     Returns:
         `Path`: the file.
     """
-    text = "".join(traceback.format_exception(error))
+    text = redacted("".join(traceback.format_exception(error)))
     name = "traceback.txt"
     if folder is not None and Path(folder).is_dir():
         try:
