@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers.utils import logging
 
 from support.small_runs import assert_is_what_was_evaluated, lines, stages, tiny
 from trl_nlpo.errors import UserError
+from trl_nlpo.experiment import experiment
 from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.experiment.summary import load_command
 from trl_nlpo.recipes.recipe import load_recipe
@@ -47,6 +49,21 @@ def test_a_complete_run_leaves_model_recipe_metrics_results_and_samples(capsys):
     scope: dict = {}
     exec(command, scope)
     assert scope["model"].config.vocab_size <= 300
+
+
+def test_all_processes_have_looked_at_the_folder_before_one_takes_it(monkeypatch):
+    seen = []
+
+    @contextmanager
+    def together():
+        yield
+        seen.append("all are here")
+
+    monkeypatch.setattr(experiment, "failing_together", together)
+    for name in ("check_before_start", "lock_on", "_run_in_folder"):
+        monkeypatch.setattr(experiment, name, lambda *_, name=name: (seen.append(name), nullcontext())[1])
+    run_experiment(tiny())
+    assert seen == ["check_before_start", "all are here", "lock_on", "all are here", "_run_in_folder"]
 
 
 @pytest.mark.slow

@@ -102,6 +102,8 @@ def run_experiment(recipe: Recipe, force: bool = False, overwrite: bool = False)
             if resuming:
                 check_resumed_recipe(recipe, force)
             check_before_start(recipe, overwrite)
+        # All processes have looked at the folder before one of them takes it.
+        with failing_together():
             lock.enter_context(lock_on(str(recipe.training.output_dir), is_main))
         with _without_library_output():
             return _run_in_folder(recipe, resuming, force, overwrite)
