@@ -37,7 +37,7 @@ OURS: dict[str, set[str]] = {
         "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
         "storage", "trainer", "_trl",
     },
-    "reward_training": {"data", "models"},
+    "reward_training": {"data", "models", "storage"},
     "data": {"prompts/messages", "recipes", "storage", "tasks"},
     # A name that no repository can have is a mistake in the recipe.
     "recipes": {"config", "hub", "launch", "metrics", "rewards", "tasks"},

@@ -236,6 +236,26 @@ def test_a_dry_run_finds_what_would_fail_after_the_first_stage(recipe, tmp_path,
     assert says in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["grue", "--tasks", "commongen", "--out", "taken"],
+        ["grue", "--tasks", "commongen", "--out", "taken/below"],
+        ["train-classifier", "nowhere", "--out", "taken"],
+        ["evaluate", "nowhere", "--task", "commongen", "--out", "taken/scores.json"],
+        ["evaluate", "nowhere", "--task", "commongen", "--out", "folder"],
+    ],
+)
+def test_an_output_that_cannot_be_written_is_known_before_anything_is_done(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").touch()
+    (tmp_path / "folder").mkdir()
+    result = runner.invoke(cli.app, words)
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith("--out")
+    assert {path.name for path in tmp_path.iterdir()} == {"taken", "folder"}
+
+
 def test_a_grid_is_refused_under_a_launcher(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = runner.invoke(cli.app, ["grue", "--tasks", "commongen"])

@@ -193,14 +193,13 @@ def evaluate(
 
     from .experiment.systems import evaluate_on_task
 
-    scores = evaluate_on_task(arguments[0], task, arguments[1:])
+    scores = evaluate_on_task(arguments[0], task, arguments[1:], Path(out) if out else None)
     width = max(map(len, scores.metrics), default=0)
     for name, value in scores.metrics.items():
         typer.echo(f"{name:<{width}}  {value:.4f}")
     for name, reason in scores.unavailable.items():
         typer.echo(printable(f"without {name}: {reason}"))
-    if out is not None:
-        scores.write(Path(out))
+    if out:
         typer.echo(f"Scores and samples are in {out}.")
 
 

@@ -20,7 +20,10 @@ from .secrets import redacted
 _LONGEST = 400
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT)
+_NOT_ALLOWED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ENOENT,
+)  # fmt: skip
 _DAMAGED = (json.JSONDecodeError, UnicodeDecodeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError)
 _DAMAGED_NAMES = (
     "SafetensorError",
@@ -57,8 +60,6 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"{found.filename} cannot be used ({found.strerror}): see to the path and its permissions.", 2
     if any(map(_is_damaged_file, causes)):
         return f"A file that was to be read is broken ({said}): restore it, or download it again.", 2
-    if "metric_for_best_model" in said:
-        return f"metric_for_best_model names no metric of the evaluation ({said}).", 2
     if _is_loading(error):
         return f"A model or tokenizer cannot be loaded, its files or its name are wrong ({said}).", 2
     if place := _users_own_code(error):

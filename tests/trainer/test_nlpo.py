@@ -584,6 +584,14 @@ class TestBadInput:
     def test_an_empty_data_set(self, tmp_path):
         self.refused(tmp_path, "train_dataset is empty", train=Dataset.from_list([]))
 
+    @pytest.mark.parametrize("name", ["loss", "eval_rewards/length_rewards/mean"])
+    def test_a_best_metric_that_no_evaluation_has(self, tmp_path, name):
+        self.refused(tmp_path, "metric_for_best_model: an evaluation has no", metric_for_best_model=name)
+
+    @pytest.mark.parametrize("name", ["perplexity", "eval_reward", "rewards/length_reward/mean"])
+    def test_a_best_metric_that_every_evaluation_has_is_taken(self, tmp_path, name):
+        assert trainer(tmp_path, metric_for_best_model=name).args.metric_for_best_model == name
+
     def test_a_data_set_smaller_than_a_batch(self, tmp_path):
         self.refused(tmp_path, "train_dataset has 3 rows, but one update takes 8", train=tiny.prompts(3))
 

@@ -6,7 +6,6 @@ names is written, loaded or imported for it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from accelerate import PartialState
@@ -16,6 +15,7 @@ from ..data.splits import Splits
 from ..errors import UserError, one_line
 from ..recipes.recipe import Recipe
 from ..storage.checkpoint_folder import damage
+from ..storage.files import check_folder
 from ..storage.run_folder import check_free
 from ..storage.run_lock import check_not_taken
 from ..trainer.checkpoints import check_resumable, is_checkpoint
@@ -54,11 +54,7 @@ def _check_folder(recipe: Recipe, overwrite: bool) -> None:
         raise UserError("--resume and --overwrite are two opposite things: give one of them.")
     check_not_taken(folder)
     check_free(folder, bool(resumed), overwrite)
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(
-            f"output_dir {folder} cannot be written into: give another, or see to the permissions of {parent}."
-        )
+    check_folder(folder, "output_dir")
     if isinstance(resumed, str):
         _check_checkpoint(resumed)
     for key, name in _models(recipe).items():

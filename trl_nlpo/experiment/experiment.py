@@ -33,6 +33,7 @@ from ..storage.checkpoint_folder import newest_complete_checkpoint
 from ..storage.files import explain_full_disk
 from ..storage.run_folder import RunFolder
 from ..storage.run_lock import lock_on
+from ..trainer.best_metric import check_best_metric
 from ..trainer.nlpo import NLPOTrainer
 from .before_start import check_batches, check_before_start
 from .callbacks import MetricsLog, showing_progress
@@ -117,6 +118,8 @@ def _run_in_folder(recipe: Recipe, resuming: bool, force: bool, overwrite: bool)
         console.print(escape(problem), soft_wrap=True)
     splits = load_splits(recipe.arguments, recipe.training.seed)
     check_batches(recipe, splits)
+    if recipe.algorithm.reinforces:
+        check_best_metric(recipe.training, rewards)
     fit_rewards(rewards, splits.train)
     tokenizer = starting_tokenizer(recipe, splits)
     given = recipe.arguments.supervised_model

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ..algorithm.reward_calls import FunctionFailedError, call_all
 from ..algorithm.scoring import as_rows, check_weights, finite_number, reward_names
 from ..data.splits import load_splits
-from ..errors import RewardError
+from ..errors import RewardError, UserError
 from ..evaluation.policy import evaluate_policy
 from ..metrics.suite import fit_rewards, judge_samples, metric_columns
 from ..recipes.algorithms import ZERO_SHOT
 from ..recipes.recipe import Recipe, load_recipe
-from ..storage.files import replace_file
+from ..storage.files import check_folder, replace_file
 from .predictions import matched_predictions
 from .starting_model import starting_model, starting_tokenizer
 
@@ -50,7 +50,9 @@ class TaskScores:
         replace_file(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 
-def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = ()) -> TaskScores:
+def evaluate_on_task(
+    system: str, recipe_name: str, overrides: Sequence[str] = (), out: Path | None = None
+) -> TaskScores:
     """Score a system on the test split of a task's recipe.
 
     Args:
@@ -58,10 +60,16 @@ def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = (
             prompt with `prediction` (or `completion`), in the split's order, or all with their `id` or `prompt`.
         recipe_name (`str`): a recipe, by name or file.
         overrides (`Sequence[str]`): keys of the recipe.
+        out (`Path`, *optional*): a file for scores and samples.
 
     Raises:
-        UserError: the recipe, the model or the predictions do not exist, or do not fit the test split.
+        UserError: `out` cannot be written, or the recipe, the model or the predictions do not exist, or do not fit
+            the test split.
     """
+    if out is not None:
+        check_folder(out.absolute().parent, "--out: the folder")
+        if out.is_dir():
+            raise UserError(f"--out {out} is a folder: give a file.")
     is_file = system.endswith(".jsonl")
     # A system is scored as it is; a recipe's use_peft is about the adapter that a run would add to it.
     words = [*overrides, "--algorithm", ZERO_SHOT.name, "--use_peft", "false"]
@@ -72,7 +80,10 @@ def evaluate_on_task(system: str, recipe_name: str, overrides: Sequence[str] = (
     score = _score_predictions if is_file else _score_model
     metrics, samples, unavailable = score(system, recipe, rewards, splits.test)
     judged = judge_samples(recipe.arguments.metric_specs, samples, splits.test)
-    return TaskScores(metrics | judged.metrics, unavailable | judged.unavailable, judged.samples)
+    found = TaskScores(metrics | judged.metrics, unavailable | judged.unavailable, judged.samples)
+    if out is not None:
+        found.write(out)
+    return found
 
 
 _Scored = tuple[dict[str, float], list[dict[str, Any]], dict[str, str]]

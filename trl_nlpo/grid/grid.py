@@ -23,7 +23,7 @@ from ..recipes.algorithms import Algorithm
 from ..recipes.files import find_recipe
 from ..recipes.recipe import load_recipe
 from ..secrets import is_secret_name, redacted, redacted_words
-from ..storage.files import read_json, replace_file
+from ..storage.files import check_folder, read_json, replace_file
 from ..storage.results import CELL_NAME, RunResults, read_cell
 from ..storage.run_lock import FolderTakenError, check_not_taken, lock_on
 
@@ -172,6 +172,7 @@ def run_grid(grid: Grid, run: Callable[[Any], Any], say: Callable[[str], None]) 
     Raises:
         UserError: the folder has a grid with other settings, or a recipe is wrong from the start, or was edited since.
     """
+    check_folder(grid.folder, "--out")
     cells = grid.cells()
     # A misspelt key or task is known before the first cell has run for hours.
     fingerprints = {cell: _fingerprint(grid, cell) for cell in cells}

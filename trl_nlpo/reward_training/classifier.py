@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.files import read_rows
 from ..errors import UserError, one_line
 from ..models.from_scratch import train_tokenizer
+from ..storage.files import check_folder
 
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def train_classifier(arguments: ClassifierArguments) -> dict[str, float]:
     import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
+    check_folder(arguments.out, "--out")
     splits = {name: _examples(arguments, name) for name in ("train", "validation", "test")}
     train = splits["train"]
     if not train:

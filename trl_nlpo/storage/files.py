@@ -40,6 +40,26 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
     return False
 
 
+def check_folder(path: str | Path, setting: str) -> None:
+    """Refuse a folder that cannot be made, or not be written into, before there is anything to write.
+
+    Args:
+        path (`str` or `Path`): need not exist.
+        setting (`str`): what the user calls it.
+
+    Raises:
+        UserError: it, or a folder that it would be in, is a file or must not be written into.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{setting} {path} is a file: give a folder.")
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{setting} {path} cannot be written into: give another, or see to the permissions of {parent}."
+        )
+
+
 @contextlib.contextmanager
 def explain_full_disk(folder: Path, what: str, last_checkpoint: Path | None = None) -> Iterator[None]:
     """Turn the error of a full disk into one line.

@@ -34,6 +34,7 @@ from ..models.policy_and_value import PolicyAndValue
 from ..models.reference import Reference
 from ..prompts import PromptDataset, decoder
 from ..records import Estimates, PromptBatch, Rollout, Scores, UpdateStats
+from .best_metric import check_best_metric
 from .evaluator import Evaluator
 from .huggingface import HuggingFaceTrainer
 from .inspection import inspect_models
@@ -161,6 +162,7 @@ class NLPOTrainer(HuggingFaceTrainer):
             trained=policy_and_value,
             chat_template_kwargs=args.chat_template_kwargs,
         )
+        check_best_metric(args, self.reward_functions, self.prompt_sets.held_out)
         inspect_models(
             policy_and_value,
             ref_model,
