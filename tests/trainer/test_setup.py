@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from support import tiny
 from trl_nlpo import NLPOConfig, NLPOTrainer, UserError
 from trl_nlpo._trl import PPOConfig
-from trl_nlpo.trainer.setup import as_nlpo_config
+from trl_nlpo.trainer.setup import as_nlpo_config, loaded
 
 
 SETTINGS = {
@@ -80,15 +82,6 @@ def test_deprecated_names_still_work_and_say_the_new_one(tmp_path):
         assert module is subject.policy_and_value
 
 
-def test_the_deprecated_module_of_signals_gives_the_errors_of_today():
-    from trl_nlpo import errors, signals
-
-    with pytest.warns(FutureWarning, match=r"trl_nlpo\.errors\.Interrupted"):
-        assert signals.Interrupted is errors.Interrupted
-    with pytest.raises(AttributeError):
-        signals.Nothing  # noqa: B018
-
-
 def test_the_kl_coefficient_can_be_set_from_outside(tmp_path):
     subject = trainer(NLPOConfig(output_dir=str(tmp_path), **SETTINGS), 8)
     subject.kl_coef = 0.5
@@ -96,3 +89,48 @@ def test_the_kl_coefficient_can_be_set_from_outside(tmp_path):
     estimates = subject.estimate_advantages(rollout, subject.score_rollout(rollout))
     assert estimates.kl_coef == 0.5
     assert torch.isfinite(estimates.advantages).all()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model that was saved in half precision, with its tokenizer."""
+    return tiny.saved(tiny.policy("llama").to(torch.bfloat16), tiny.tokenizer(), tmp_path / "model")
+
+
+def test_a_policy_given_by_its_path_is_loaded_in_float32_with_its_tokenizer(folder):
+    policy, tokenizer = loaded(folder, None)
+    assert policy.dtype == torch.float32
+    assert torch.equal(policy.lm_head.weight, tiny.policy("llama").lm_head.weight.bfloat16().float())
+    assert tokenizer.padding_side == "left"
+
+
+def test_a_policy_that_is_a_model_is_taken_as_it_is():
+    policy, tokenizer = tiny.policy(), tiny.tokenizer()
+    assert loaded(policy, tokenizer) == (policy, tokenizer)
+
+
+def test_files_that_lack_weights_are_refused(folder):
+    weights = load_file(f"{folder}/model.safetensors")
+    save_file(
+        {name: weight for name, weight in weights.items() if "layers.1" not in name}, f"{folder}/model.safetensors"
+    )
+    with pytest.raises(UserError, match=r"model '.*' lacks \d+ weights of a LlamaForCausalLM"):
+        loaded(folder, None)
+
+
+def test_weights_of_another_size_are_refused(folder):
+    weights = load_file(f"{folder}/model.safetensors")
+    save_file(weights | {"lm_head.weight": torch.zeros(3, 32)}, f"{folder}/model.safetensors")
+    with pytest.raises(UserError, match=r"model '.*' (lacks|cannot be loaded)"):
+        loaded(folder, None)
+
+
+def test_an_adapter_by_its_path_is_refused_with_what_loads_it(tmp_path):
+    peft.get_peft_model(tiny.policy("llama"), peft.LoraConfig(target_modules="all-linear")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is an adapter: load it"):
+        loaded(tmp_path, None)
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="nowhere' cannot be loaded"):
+        loaded(tmp_path / "nowhere", tiny.tokenizer())

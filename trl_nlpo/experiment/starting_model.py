@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers.utils import logging
 
 from .._trl import peft_config_from, quantization_config_from
 from ..data.rows import target_text
 from ..errors import UserError, one_line
+from ..models.checks import check_loaded
 from ..models.from_scratch import build_model, train_tokenizer
 from ..recipes.recipe import Recipe
 
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.splits import Splits
-
-
-logger = logging.get_logger(__name__)
-
-_HEADS = ("score", "classifier", "classification_head", "qa_outputs")
-"""Modules of classifiers, which a language model does not have."""
 
 
 def starting_tokenizer(recipe: Recipe, splits: Splits | None = None) -> PreTrainedTokenizerBase:
@@ -98,38 +91,8 @@ def _language_model(name: str, recipe: Recipe, options: dict[str, Any]) -> Any:
     is_encoder_decoder = getattr(_loaded("AutoConfig", name, recipe), "is_encoder_decoder", False)
     class_name = "AutoModelForSeq2SeqLM" if is_encoder_decoder else "AutoModelForCausalLM"
     model, found = _loaded(class_name, name, recipe, output_loading_info=True, **options)
-    check_loaded(name, model, found)
+    check_loaded(f"model_name_or_path {name!r}", model, found)
     return model
-
-
-def check_loaded(name: str, model: Any, found: Mapping[str, Any]) -> None:
-    """Refuse a model whose weights were not all in its files: `transformers` draws the others at random.
-
-    Args:
-        name (`str`): where it was loaded from.
-        model: what was loaded.
-        found: from `from_pretrained(..., output_loading_info=True)`.
-
-    Raises:
-        UserError: weights are missing or have another size, or the files are those of a classifier.
-    """
-    lost = sorted(found.get("missing_keys") or ()) + sorted(str(key) for key in found.get("mismatched_keys") or ())
-    if lost:
-        raise UserError(
-            f"model_name_or_path {name!r} lacks {len(lost)} weights of a {type(model).__name__} ({lost[0]}, …), "
-            "which would be random: the files are not complete, or belong to another kind of model."
-        )
-    extra = sorted(found.get("unexpected_keys") or ())
-    heads = [key for key in extra if key.split(".")[0] in _HEADS]
-    if heads:
-        raise UserError(
-            f"model_name_or_path {name!r} is no language model: it has the head of a classifier ({heads[0]}), and its "
-            "backbone was trained for that."
-        )
-    if extra:
-        logger.warning(
-            f"{name}: {len(extra)} weights have no place in a {type(model).__name__} and are left out ({extra[0]}, …)."
-        )
 
 
 def _with_saved_adapter(folder: str, recipe: Recipe, options: dict[str, Any]) -> Any:

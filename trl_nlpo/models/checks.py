@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from ..errors import UserError
 from .adapters import adapter_parameters, is_adapter_model
 from .inputs import context_length, decoder_start_token, is_encoder_decoder
 from .policy_and_value import PolicyAndValue, output_layer
 
+
+logger = logging.get_logger(__name__)
 
 HALF = (torch.bfloat16, torch.float16)
 """Data types whose rounding swallows the steps of a usual learning rate: 3e-6 moves no weight above 0.001."""
@@ -243,3 +246,37 @@ def _adapters_in_float32(model: Any) -> None:
             for parameter in module.parameters():
                 if id(parameter) in own and parameter.requires_grad and parameter.dtype in HALF:
                     parameter.data = parameter.data.float()
+
+
+_HEADS = ("score", "classifier", "classification_head", "qa_outputs")
+"""Modules of classifiers, which a language model does not have."""
+
+
+def check_loaded(name: str, model: Any, found: Mapping[str, Any]) -> None:
+    """Refuse a model whose weights were not all in its files: `transformers` draws the others at random.
+
+    Args:
+        name (`str`): where it was loaded from, and what that setting is called.
+        model: what was loaded.
+        found: from `from_pretrained(..., output_loading_info=True)`.
+
+    Raises:
+        UserError: weights are missing or have another size, or the files are those of a classifier.
+    """
+    lost = sorted(found.get("missing_keys") or ()) + sorted(str(key) for key in found.get("mismatched_keys") or ())
+    if lost:
+        raise UserError(
+            f"{name} lacks {len(lost)} weights of a {type(model).__name__} ({lost[0]}, …), "
+            "which would be random: the files are not complete, or belong to another kind of model."
+        )
+    extra = sorted(found.get("unexpected_keys") or ())
+    heads = [key for key in extra if key.split(".")[0] in _HEADS]
+    if heads:
+        raise UserError(
+            f"{name} is no language model: it has the head of a classifier ({heads[0]}), and its "
+            "backbone was trained for that."
+        )
+    if extra:
+        logger.warning(
+            f"{name}: {len(extra)} weights have no place in a {type(model).__name__} and are left out ({extra[0]}, …)."
+        )

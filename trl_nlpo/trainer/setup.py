@@ -28,7 +28,7 @@ from ..models.adapters import (
     set_up_trained_adapter,
     with_adapter,
 )
-from ..models.checks import check_trainable, train_in_float32
+from ..models.checks import check_loaded, check_trainable, train_in_float32
 from ..models.dropout import disable_dropout
 from ..models.policy_and_value import PolicyAndValue, check_value_model, output_layer
 from ..models.quantized import prepare_quantized
@@ -80,7 +80,7 @@ def loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
         tokenizer: the policy's; None for the one that is with the named model, padded by EOS if it has no pad token.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or not all of its weights are there.
     """
     if not isinstance(model, (str, os.PathLike)):
         return model, tokenizer
@@ -97,9 +97,11 @@ def loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
                 tokenizer.pad_token = tokenizer.eos_token
         is_encoder_decoder = getattr(AutoConfig.from_pretrained(name), "is_encoder_decoder", False)
         auto_model = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
-        return auto_model.from_pretrained(name, dtype=torch.float32), tokenizer
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        policy, found = auto_model.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model {name!r} cannot be loaded: {one_line(error, 300)}") from error
+    check_loaded(f"model {name!r}", policy, found)
+    return policy, tokenizer
 
 
 def check_arguments(
