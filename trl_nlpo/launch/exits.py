@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -46,12 +47,14 @@ def meet(place: str) -> int | None:
 
 
 def _launcher_store() -> Any:
-    """The key-value store of torchrun or `accelerate launch`; None under other launchers."""
+    """The key-value store of torchrun or `accelerate launch`; None under other launchers, and of one that is gone."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     try:
-        return torch.distributed.TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=_PATIENCE)
-        )
-    except (KeyError, ValueError, RuntimeError):
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # A launcher that was killed leaves its workers behind. This is refused at once then, where PyTorch would try
+        # again and again, and print its stack each time.
+        socket.create_connection((host, port), timeout=_PATIENCE).close()
+        return torch.distributed.TCPStore(host, port, timeout=timedelta(seconds=_PATIENCE))
+    except (KeyError, ValueError, OSError, RuntimeError):
         return None

@@ -96,7 +96,7 @@ def loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
         is_encoder_decoder = getattr(AutoConfig.from_pretrained(name), "is_encoder_decoder", False)
-        auto_model = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+        auto_model: Any = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
         policy, found = auto_model.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model {name!r} cannot be loaded: {one_line(error, 300)}") from error
