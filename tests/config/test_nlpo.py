@@ -153,3 +153,15 @@ def test_every_setting_can_be_given_on_a_command_line(tmp_path):
 def test_a_setting_that_cannot_work_is_refused_before_training(tmp_path, name, value):
     with pytest.raises(UserError, match=name):
         config(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["learning_rate", "kl_coef", "temperature", "vf_coef", "weight_decay"])
+def test_a_setting_that_is_no_finite_number_is_refused(tmp_path, name, value):
+    with pytest.raises(UserError, match=f"{name} is {value}, but must be"):
+        NLPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **{name: value})
+
+
+def test_infinity_is_no_limit_where_there_may_be_one(tmp_path):
+    args = NLPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", cliprange_value=float("inf"))
+    assert args.cliprange_value == float("inf")

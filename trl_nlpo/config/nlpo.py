@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import os
 import textwrap
 from collections.abc import Callable
@@ -224,12 +225,19 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
             raise _refusal("mask_top_k", self.mask_top_k, "a positive integer with mask_strategy='top_k'")
         if self.stop_token and self.stop_token_id is not None:
             raise _refusal("stop_token", self.stop_token, "unset when stop_token_id is set")
+        for field_ in dataclasses.fields(self):
+            value = getattr(self, field_.name, None)
+            if isinstance(value, float) and not math.isfinite(value) and field_.name not in _MAY_BE_INFINITE:
+                raise _refusal(field_.name, value, "a finite number")
         for names, holds, wanted in _RULES:
             for name in names:
                 value = getattr(self, name)
                 if not holds(value):
                     raise _refusal(name, value, wanted)
 
+
+_MAY_BE_INFINITE = ("cliprange", "cliprange_value", "max_grad_norm")
+"""Settings of which infinity says that there is no limit."""
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("mask_top_p",), lambda value: 0.0 < value <= 1.0, "a number in (0, 1]"),

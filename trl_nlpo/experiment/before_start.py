@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from ..algorithm.batch_plan import BatchPlan
 from ..data.splits import Splits
-from ..errors import UserError, one_line
+from ..errors import UserError
 from ..recipes.recipe import Recipe
 from ..storage.checkpoint_folder import damage
 from ..storage.files import check_folder
@@ -23,7 +23,7 @@ from ..trainer.optimizer_settings import check_optimizer_settings
 
 
 def check_before_start(recipe: Recipe, overwrite: bool = False) -> None:
-    """Check folder, models' paths, trackers, optimizer and repository of a run.
+    """Check folder, models' paths, trackers and optimizer of a run.
 
     Args:
         recipe ([`Recipe`])
@@ -39,7 +39,6 @@ def check_before_start(recipe: Recipe, overwrite: bool = False) -> None:
     _check_ranges(recipe)
     if recipe.algorithm.reinforces:
         check_optimizer_settings(recipe.training)
-        _check_repository(recipe)
 
 
 def check_batches(recipe: Recipe, splits: Splits) -> None:
@@ -125,17 +124,3 @@ def _check_ranges(recipe: Recipe) -> None:
         value = getattr(recipe.training, name)
         if value is not None and value < least:
             raise UserError(f"{name} is {value!r}, but must be at least {least:g}.")
-
-
-def _check_repository(recipe: Recipe) -> None:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    training = recipe.training
-    if not training.push_to_hub:
-        return
-    key = "hub_model_id" if training.hub_model_id else "the name of output_dir, which names the repository,"
-    name = training.hub_model_id or Path(str(training.output_dir)).absolute().name
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise UserError(f"{key} {name!r} is no name of a repository on the Hub: {one_line(error, 200)}") from None
