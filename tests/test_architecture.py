@@ -88,6 +88,8 @@ OURS: dict[str, set[str]] = {
     "tasks": {"metrics", "rewards"},
     "rewards": {"metrics"},
     "metrics": {"storage/json_lines"},
+    # How much a model can read is asked in one place.
+    "metrics/pretrained": {"models/inputs"},
     "storage": set(),
     "display": set(),
     "naming": set(),

@@ -131,6 +131,18 @@ def test_the_best_model_is_the_one_with_the_largest_reward_unless_said_otherwise
     assert config(tmp_path).metric_for_best_model is None
 
 
+@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "greedy"])
+def test_a_scheduler_that_follows_evaluations_lowers_the_rate_when_what_is_better_stops(tmp_path, name):
+    follows = {"eval_strategy": "steps", "lr_scheduler_type": name}
+    subject = config(tmp_path, **follows)
+    assert (subject.metric_for_best_model, subject.lr_scheduler_kwargs) == ("reward", {"mode": "max"})
+    lower = config(tmp_path, **follows, metric_for_best_model="perplexity", greater_is_better=False)
+    assert lower.lr_scheduler_kwargs == {"mode": "min"}
+    own = config(tmp_path, **follows, lr_scheduler_kwargs={"mode": "min", "patience": 3})
+    assert own.lr_scheduler_kwargs == {"mode": "min", "patience": 3}
+    assert "mode" not in (config(tmp_path).lr_scheduler_kwargs or {})
+
+
 def test_every_setting_can_be_given_on_a_command_line(tmp_path):
     words = [
         "--output_dir", str(tmp_path), "--use_cpu", "true", "--mask_strategy", "top_k", "--mask_top_k", "7",

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
+    SchedulerType,
     TrainerCallback,
 )
 
@@ -470,14 +471,25 @@ class TestSavingAndResuming:
                 optimizers=(torch.optim.SGD(policy.parameters(), lr=0.1), None),
             )  # fmt: skip
 
-    def test_a_plateau_scheduler_follows_the_evaluations(self, tmp_path):
+    @pytest.mark.parametrize(("slope", "rate"), [(0.0, 5e-4), (1.0, 1e-3), (-1.0, 5e-4)])
+    def test_a_plateau_scheduler_lowers_the_rate_unless_rewards_rise(self, tmp_path, slope, rate):
+        def judge(completions, trainer_state, **kwargs):
+            return [slope * trainer_state.global_step] * len(completions)
+
         subject = trainer(
-            tmp_path, lambda completions, **kwargs: [1.0] * len(completions), eval_dataset=tiny.prompts(3),
-            eval_strategy="steps", eval_steps=1, lr_scheduler_type="reduce_lr_on_plateau",
-            metric_for_best_model="reward", lr_scheduler_kwargs={"patience": 1, "factor": 0.5},
+            tmp_path, judge, eval_dataset=tiny.prompts(3), eval_strategy="steps", eval_steps=1,
+            lr_scheduler_type="reduce_lr_on_plateau", lr_scheduler_kwargs={"patience": 1, "factor": 0.5},
         )  # fmt: skip
         subject.train()
-        assert subject.state.log_history[-2]["lr"] == pytest.approx(5e-4)
+        assert subject.state.log_history[-2]["lr"] == pytest.approx(rate)
+
+    def test_a_greedy_scheduler_is_stepped_by_evaluations(self, tmp_path):
+        if "greedy" not in [kind.value for kind in SchedulerType]:
+            pytest.skip("this transformers has no such scheduler")
+        subject = trainer(tmp_path, eval_dataset=tiny.prompts(3), eval_strategy="steps", eval_steps=1,
+                          lr_scheduler_type="greedy")  # fmt: skip
+        subject.train()
+        assert subject.lr_scheduler.last_epoch == subject.state.global_step
 
     def test_callbacks_hear_of_every_step(self, tmp_path):
         heard = []

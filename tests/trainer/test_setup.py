@@ -134,3 +134,9 @@ def test_an_adapter_by_its_path_is_refused_with_what_loads_it(tmp_path):
 def test_a_path_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="nowhere' cannot be loaded"):
         loaded(tmp_path / "nowhere", tiny.tokenizer())
+
+
+def test_the_metric_that_transformers_fills_into_a_ppo_config_becomes_the_reward(tmp_path):
+    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    args = as_nlpo_config(PPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, **settings))
+    assert (args.metric_for_best_model, args.greater_is_better) == ("reward", True)

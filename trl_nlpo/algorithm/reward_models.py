@@ -11,8 +11,8 @@ from torch import nn
 
 from ..errors import RewardError, UserError
 from ..metrics.classifier import SequenceClassifier
-from ..metrics.pretrained import context_length
 from ..metrics.texts import joined
+from ..models.inputs import context_length
 from ..models.policy_and_value import backbone_hidden_states
 from ..records import Completions
 

@@ -36,7 +36,8 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
     > Defaults that differ from `PPOConfig`: `gamma` 0.95 instead of 1.0; `logging_steps` 1 instead of 10 (TRL's PPO
     > ignores it and logs every update); `gradient_checkpointing` `False` (TRL's PPO ignores its `True`); `bf16` is on
     > only where an accelerator computes in it (TRL's PPO ignores it with transformers 5); with
-    > `load_best_model_at_end`, `metric_for_best_model` is `"reward"`, greater is better.
+    > `load_best_model_at_end`, or a scheduler that follows evaluations, `metric_for_best_model` is `"reward"`,
+    > greater is better, and such a scheduler takes its direction (`mode`) from `greater_is_better`.
     """
 
     # `help` is the only description of a field: the list of parameters above is made from it (at the end of this
@@ -208,7 +209,9 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
             self.bf16 = not self.fp16 and not self.use_cpu and torch.cuda.is_available() and _bf16_is_supported()
         for name in ("generation_kwargs", "eval_generation_kwargs", "chat_template_kwargs"):
             setattr(self, name, _as_dict(name, getattr(self, name)))
-        if self.load_best_model_at_end and getattr(self, "metric_for_best_model", None) is None:
+        follows_evaluations = self.lr_scheduler_type in _FOLLOWING_EVALUATIONS
+        if (self.load_best_model_at_end or follows_evaluations) and self.metric_for_best_model is None:
+            # `transformers` would take the loss, which an evaluation does not have.
             self.metric_for_best_model: str | None = "reward"
             self.greater_is_better: bool | None = True
         # `transformers` works out DeepSpeed's batch sizes with it, long before the trainer fills it in.
@@ -216,6 +219,9 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
         self.world_size: Any = given or int(os.environ.get("WORLD_SIZE", "1"))
         super().__post_init__()
         self.world_size = given
+        if follows_evaluations:
+            direction = {"mode": "max" if self.greater_is_better else "min"}
+            self.lr_scheduler_kwargs: Any = direction | dict(self.lr_scheduler_kwargs or {})
         if getattr(self, "deepspeed_plugin", None) is not None:
             disable_sharded_loading()
         self._validate()
@@ -235,6 +241,9 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
                 if not holds(value):
                     raise _refusal(name, value, wanted)
 
+
+_FOLLOWING_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
+"""Schedulers that lower the learning rate when `metric_for_best_model` stops getting better."""
 
 _MAY_BE_INFINITE = ("cliprange", "cliprange_value", "max_grad_norm")
 """Settings of which infinity says that there is no limit."""

@@ -14,11 +14,9 @@ from ..algorithm.batch_plan import BatchPlan
 from ..data.splits import Splits
 from ..errors import UserError
 from ..recipes.recipe import Recipe
-from ..storage.checkpoint_folder import damage
-from ..storage.files import check_folder
 from ..storage.run_folder import check_free
 from ..storage.run_lock import check_not_taken
-from ..trainer.checkpoints import check_resumable, is_checkpoint
+from ..trainer.checkpoints import check_checkpoint
 from ..trainer.optimizer_settings import check_optimizer_settings
 
 
@@ -53,23 +51,11 @@ def _check_folder(recipe: Recipe, overwrite: bool) -> None:
         raise UserError("--resume and --overwrite are two opposite things: give one of them.")
     check_not_taken(folder)
     check_free(folder, bool(resumed), overwrite)
-    check_folder(folder, "output_dir")
     if isinstance(resumed, str):
-        _check_checkpoint(resumed)
+        check_checkpoint(resumed)
     for key, name in _models(recipe).items():
         if overwrite and folder.resolve() in (Path(name).resolve(), *Path(name).resolve().parents):
             raise UserError(f"{key} {name!r} lies in output_dir, which --overwrite replaces: give another output_dir.")
-
-
-def _check_checkpoint(checkpoint: str) -> None:
-    if not Path(checkpoint).is_dir():
-        raise UserError(f"resume_from_checkpoint {checkpoint!r} is not there: give a folder, or true for the newest.")
-    found = damage(checkpoint) if is_checkpoint(checkpoint) else None
-    if found is not None:
-        raise UserError(
-            f"resume_from_checkpoint {checkpoint!r} is damaged ({found}): give another, or true for the newest."
-        )
-    check_resumable(checkpoint)
 
 
 def _models(recipe: Recipe) -> dict[str, str]:

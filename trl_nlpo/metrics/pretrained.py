@@ -100,6 +100,8 @@ class Pretrained:
 
     def max_length(self) -> int | None:
         """Tokens that the model can read at once, or None where nothing limits it."""
+        from ..models.inputs import context_length
+
         limits = [] if (limit := context_length(self.model)) is None else [limit]
         if self.tokenizer.model_max_length < _NO_LIMIT:
             limits.append(self.tokenizer.model_max_length)
@@ -271,29 +273,6 @@ def is_adapter(source: str) -> bool:
     except Exception:
         # What is wrong with the source is said when it is loaded as a model.
         return False
-
-
-def context_length(model: Any) -> int | None:
-    """Tokens that a model can read at once, or None where nothing limits it.
-
-    Args:
-        model: of transformers, loaded, with or without an adapter; nothing is known of others.
-    """
-    config: Any = getattr(model, "config", None)
-    if not hasattr(config, "get_text_config"):
-        return None
-    config = config.get_text_config()
-    positions = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
-    # RoBERTa and its kin count positions from after the padding's.
-    reserved = max(
-        (
-            module.padding_idx + 1
-            for name, module in model.named_modules()
-            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-        ),
-        default=0,
-    )
-    return min((limit - reserved for limit in positions if isinstance(limit, int) and limit > 0), default=None)
 
 
 def _local_or_hub(source: Any, who: str) -> Any:

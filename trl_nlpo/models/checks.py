@@ -140,16 +140,15 @@ def check_companion(name: str, model: Any, policy: Any, longest_row: int, num_to
             f"{name} knows {known} tokens, but the policy's tokens are up to {num_tokens}: it must have the policy's "
             "vocabulary, as it reads the policy's tokens."
         )
-    contexts = [context_length(model)] if getattr(model, "config", None) is not None else []
     # An encoder-decoder companion reads the prompt and the completion apart, as the policy does, which was looked at.
     if is_encoder_decoder(policy):
         return
-    for context in contexts:
-        if context is not None and context < longest_row:
-            raise UserError(
-                f"{name} has a context of {context} tokens, but prompt and completion have up to {longest_row}: give "
-                "a model with a longer context, or lower response_length or max_prompt_length."
-            )
+    context = context_length(model)
+    if context is not None and context < longest_row:
+        raise UserError(
+            f"{name} has a context of {context} tokens, but prompt and completion have up to {longest_row}: give "
+            "a model with a longer context, or lower response_length or max_prompt_length."
+        )
 
 
 def check_separate(trained: PolicyAndValue, others: Mapping[str, Any]) -> None:

@@ -45,10 +45,10 @@ def context_length(model: Any, of_encoder: bool = False) -> int | None:
     """Most tokens of a row, by whatever name the model's family gives it; None where there is no limit.
 
     Args:
-        model: any model with a configuration.
+        model: any model; nothing is known of one without a configuration.
         of_encoder (`bool`): of an encoder-decoder model, the encoder's; otherwise the decoder's.
     """
-    config = model.config
+    config = getattr(model, "config", None)
     part = "encoder" if of_encoder else "decoder"
     for name in (part, "text_config"):
         if hasattr(getattr(config, name, None), "to_dict"):

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import UserError
 from .checkpoint_folder import checkpoints_by_age, run_of
-from .files import explain_full_disk, replace_file
+from .files import check_folder, explain_full_disk, replace_file
 from .json_lines import json_line, write_json_lines
 from .results import LOG_NAME, RESULTS_NAME, SAMPLES_NAME, read_results, read_samples
 
@@ -66,10 +66,9 @@ def check_free(path: str | Path, resume: bool, overwrite: bool) -> None:
         resume, overwrite (`bool`): as [`RunFolder`] takes them.
 
     Raises:
-        UserError: the folder holds results, a log, checkpoints or a model; or it is a file.
+        UserError: the folder holds results, a log, checkpoints or a model; or it cannot be written into.
     """
-    if Path(path).exists() and not Path(path).is_dir():
-        raise UserError(f"output_dir {path} is a file: give a folder.")
+    check_folder(path, "output_dir")
     if resume or overwrite or not (found := contents(path)):
         return
     raise UserError(

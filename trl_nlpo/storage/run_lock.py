@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import UserError, one_line
-from .files import explain_full_disk
+from .files import check_folder, explain_full_disk
 
 
 LOCK_NAME = "_lock.json"
@@ -139,10 +139,8 @@ def _take(folder: Path) -> None:
                 _write_new(folder / LOCK_NAME)
             return
         except FileExistsError:
-            if folder.is_dir():
-                # Another process was faster.
-                continue
-            raise UserError(f"output_dir {folder} is a file: give a folder.") from None
+            # A file is in the way; or there is a folder, and another process was faster.
+            check_folder(folder, "output_dir")
         except OSError as error:
             raise UserError(
                 f"output_dir {folder} cannot be written into ({error.strerror or one_line(error)}): give another, or "

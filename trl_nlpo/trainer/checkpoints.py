@@ -214,15 +214,20 @@ class Checkpoints:
                 raise UserError(f"There is no checkpoint to resume from in {self.args.output_dir}.")
             check_resumable(newest)
             return str(newest)
-        if not os.path.isdir(wanted):
-            raise UserError(f"The checkpoint {wanted} does not exist: give a folder, or True for the newest.")
-        found = damage(wanted) if is_checkpoint(wanted) else None
-        if found is not None:
-            raise UserError(
-                f"The checkpoint {wanted} is damaged ({found}): give another, or True for the newest undamaged one."
-            )
-        check_resumable(wanted)
+        check_checkpoint(wanted)
         return str(wanted)
+
+
+def check_checkpoint(folder: str | Path) -> None:
+    """Raise a `UserError` for a checkpoint that is not there, is damaged, or cannot be resumed from."""
+    if not os.path.isdir(folder):
+        raise UserError(f"The checkpoint {folder} is not there: give a folder, or true for the newest.")
+    found = damage(folder) if is_checkpoint(folder) else None
+    if found is not None:
+        raise UserError(
+            f"The checkpoint {folder} is damaged ({found}): give another, or true for the newest undamaged one."
+        )
+    check_resumable(folder)
 
 
 def is_checkpoint(folder: str | Path) -> bool:

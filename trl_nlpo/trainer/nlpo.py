@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import textwrap
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -135,18 +136,13 @@ class NLPOTrainer(HuggingFaceTrainer):
         policy = policy_and_value.policy
         self.sampling = SamplingSettings.from_config(args, processing_class, policy)
         self.mask_settings = MaskSettings.from_config(args, processing_class, policy, self.sampling)
+        prompt_sets = PromptSets(
+            args, processing_class, policy, self.sampling.max_new_tokens, train_dataset, eval_dataset, data_collator
+        )
         super().__init__(
             model=policy_and_value,
             args=args,
-            prompt_sets=PromptSets(
-                args,
-                processing_class,
-                policy,
-                self.sampling.max_new_tokens,
-                train_dataset,
-                eval_dataset,
-                data_collator,
-            ),
+            prompt_sets=prompt_sets,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -163,14 +159,8 @@ class NLPOTrainer(HuggingFaceTrainer):
             chat_template_kwargs=args.chat_template_kwargs,
         )
         check_best_metric(args, self.reward_functions, self.prompt_sets.held_out)
-        inspect_models(
-            policy_and_value,
-            ref_model,
-            self.reward_functions,
-            args=args,
-            tokenizer=processing_class,
-            prompt_sets=self.prompt_sets,
-        )
+        models = policy_and_value, ref_model, self.reward_functions
+        inspect_models(*models, args=args, tokenizer=processing_class, prompt_sets=self.prompt_sets)
         self._settle_sampling(policy)
         self.reward_weights = scoring.check_weights(args.reward_weights, len(self.reward_functions))
         self.reference = Reference(
@@ -330,8 +320,8 @@ class NLPOTrainer(HuggingFaceTrainer):
         self.run.num_updates += 1
         self.masking_policy.policy_moved()
         self.run.learning_rate = self.lr_scheduler.get_last_lr()[0]
-        # A scheduler that waits for a plateau is stepped by evaluations instead.
-        if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        # One that waits for a plateau is stepped by evaluations instead.
+        if "metrics" not in inspect.signature(self.lr_scheduler.step).parameters:
             self.lr_scheduler.step()
         return dataclasses.replace(stats, first_ratio_deviation=max(of_all([stats.first_ratio_deviation])))
 

@@ -63,6 +63,9 @@ def _from_ppo_config(args: Any) -> NLPOConfig:
     known = {field.name for field in dataclasses.fields(NLPOConfig) if field.init}
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
     values["remove_unused_columns"] = False
+    if values["metric_for_best_model"] == "loss":
+        # What `transformers` fills in; TRL's PPO never evaluates.
+        values["metric_for_best_model"] = values["greater_is_better"] = None
     # TRL's PPO on a CPU computes in float32, whatever its default of bf16 says.
     values["bf16"] = (values.get("bf16") and torch.cuda.is_available()) or None
     if not values["bf16"] and getattr(args, "bf16", False):
