@@ -256,6 +256,15 @@ def test_an_output_that_cannot_be_written_is_known_before_anything_is_done(words
     assert {path.name for path in tmp_path.iterdir()} == {"taken", "folder"}
 
 
+@pytest.mark.parametrize(("codes", "seen"), [([0], ["left with 0"]), ([2], ["met", "left with 2"]), ([], [])])
+def test_one_of_several_processes_leaves_with_its_code_and_waits_for_the_others_only_to_fail(codes, seen, monkeypatch):
+    found = []
+    monkeypatch.setattr("trl_nlpo.launch.exits.meet", lambda place: found.append("met"))
+    monkeypatch.setattr(os, "_exit", lambda code: found.append(f"left with {code}"))
+    cli._exit_with_the_others(codes)
+    assert found == seen
+
+
 def test_a_grid_is_refused_under_a_launcher(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = runner.invoke(cli.app, ["grue", "--tasks", "commongen"])

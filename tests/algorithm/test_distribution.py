@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import GenerationConfig, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -42,6 +44,27 @@ def test_generation_kwargs_go_before_the_configuration():
 )
 def test_stop_tokens(changes, expected):
     assert settings(**changes).stop_token_ids == expected
+
+
+@pytest.mark.parametrize(("ends", "expected"), [([2, 7], (1, 2, 7)), (2, (1, 2)), ([1, 40, -1], (1,)), (None, (1,))])
+def test_end_tokens_of_the_model_stop_too_unless_its_vocabulary_lacks_them(ends, expected):
+    policy = SimpleNamespace(
+        config=SimpleNamespace(vocab_size=40), generation_config=SimpleNamespace(eos_token_id=ends)
+    )
+    found = SamplingSettings.from_config(config(), tiny.tokenizer(), policy)
+    assert found.stop_token_ids == expected
+
+
+@pytest.mark.parametrize(
+    ("is_encoder_decoder", "num_tokens", "raised"), [(False, 5, False), (False, 6, True), (True, 3, True)]
+)
+def test_a_growing_wish_to_end_counts_the_tokens_of_the_completion(is_encoder_decoder, num_tokens, raised):
+    decay = {"exponential_decay_length_penalty": (2, 1.5)}
+    found = settings(for_evaluation=True, eval_generation_kwargs={"do_sample": False, **decay})
+    processors = found.row_processors(torch.tensor([[5, 6, 7]]), is_encoder_decoder)
+    scores = torch.ones(1, 9)
+    ids = torch.full((1, num_tokens), 4)
+    assert (processors(ids, scores.clone())[0, 1] > scores[0, 1]) == raised
 
 
 def test_a_tokenizer_without_an_end_token_cannot_stop_at_it():

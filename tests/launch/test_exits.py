@@ -39,6 +39,14 @@ def test_without_a_launcher_the_first_process_speaks(port, monkeypatch):
     assert said == [0]
 
 
+@pytest.mark.parametrize(("number", "speaks"), [(1, True), (2, False)])
+def test_with_a_launcher_the_first_to_get_there_speaks(port, monkeypatch, number, speaks):
+    said = []
+    monkeypatch.setattr(exits, "meet", lambda place: number)
+    exits.say_once(lambda: said.append(number))
+    assert bool(said) == speaks
+
+
 def test_with_a_launcher_all_meet_and_each_has_a_number(port):
     store = torch.distributed.TCPStore(
         "127.0.0.1", port, is_master=True, timeout=timedelta(seconds=30), wait_for_workers=False

@@ -212,3 +212,10 @@ def test_positions_of_a_nested_configuration_and_of_roberta_are_counted_as_they_
         part, transformers.BertConfig(max_position_embeddings=30)
     )
     assert (context_length(both), context_length(both, of_encoder=True)) == (30, 20)
+
+
+@pytest.mark.parametrize("max_new_tokens", [64, 65])
+def test_a_completion_that_fills_the_context_leaves_no_room_for_a_prompt(max_new_tokens):
+    assert longest_prompt(tiny.policy("gpt2"), 63) == 1
+    with pytest.raises(UserError, match=f"response_length is {max_new_tokens}, but the model's context has only 64"):
+        longest_prompt(tiny.policy("gpt2"), max_new_tokens)
