@@ -13,6 +13,9 @@ from .pretrained import Pretrained
 Direction = Literal["higher", "lower"]
 """Which way a number is better; None in its place: neither, as for lengths."""
 
+Measurement = float | list[float]
+"""What a [`RowMetric`] keeps of a row: JSON has it."""
+
 
 class Metric(ABC):
     """A metric, from which a reward function ([`rewards.get_reward`]) and an `evaluate.Metric` ([`load`]) are made.
@@ -104,6 +107,53 @@ class Metric(ABC):
                 raise UserError(
                     f"metric {self.name!r}: {column} has {len(rows)} entries for {len(predictions)} predictions."
                 )
+
+
+class RowMetric(Metric):
+    """A metric that measures every row by itself, and whose scores and table are made of the measurements alone.
+
+    So rows can be shared out over processes, and what a model measured can be kept.
+
+    Attributes:
+        rows_alone (`bool`, defaults to `True`): False for an instance whose measurement of a row depends on the other
+            rows it is given.
+    """
+
+    rows_alone: bool = True
+
+    @abstractmethod
+    def measure(self, predictions: Sequence[str], **columns: Any) -> list[Measurement | None]:
+        """What is measured of each row: a number, or a list of numbers; None where the metric does not apply.
+
+        Args:
+            predictions (`Sequence[str]`)
+            columns: as for [`score`].
+        """
+
+    def score_of(self, measurement: Any) -> float | None:
+        """The score of a row from its measurement; by default the measurement, which is a number then."""
+        return float(measurement)
+
+    def table_of(self, measurements: Sequence[Any]) -> dict[str, float]:
+        """The numbers for a table from the measurements of the rows that have one; by default the mean of the scores.
+
+        Args:
+            measurements (`Sequence`): one at least, and no None.
+        """
+        return {self.name: mean_score([self.score_of(measurement) for measurement in measurements]) or 0.0}
+
+    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
+        measured = self.measure(predictions, **columns)
+        return [None if measurement is None else self.score_of(measurement) for measurement in measured]
+
+    def compute(self, predictions: Sequence[str], **columns: Any) -> dict[str, float]:
+        known = [measurement for measurement in self.measure(predictions, **columns) if measurement is not None]
+        if not known:
+            raise UserError(f"metric {self.name!r} applies to no row: {self._what_is_empty()} are empty.")
+        return self.table_of(known)
+
+    def _what_is_empty(self) -> str:
+        return " and ".join(self.columns) or "the texts"
 
 
 def require_column(columns: dict[str, Any], column: str, who: str) -> Any:
