@@ -88,6 +88,10 @@ OURS: dict[str, set[str]] = {
     "tasks": {"metrics", "rewards"},
     "rewards": {"metrics"},
     "metrics": {"storage/json_lines"},
+    # Rows are shared out over the processes of a run.
+    "metrics/measuring": {"launch/processes", "metrics"},
+    # A score of an earlier version is not taken for one of this.
+    "metrics/score_cache": {"metrics", "__version__"},
     # How much a model can read is asked in one place.
     "metrics/pretrained": {"models/inputs"},
     "storage": set(),

@@ -47,6 +47,31 @@ def of_all(items: list[T]) -> list[T]:
     return gather_object(items) if PartialState().num_processes > 1 else items
 
 
+def num_processes() -> int:
+    """How many processes the run has."""
+    return PartialState().num_processes
+
+
+def process_index() -> int:
+    """The number of this process, from 0."""
+    return PartialState().process_index
+
+
+def share_of(num_rows: int) -> range:
+    """Which of the rows 0 … n - 1 are this process's: every one has as many as the others, or one less."""
+    state = PartialState()
+    return range(num_rows)[state.process_index :: state.num_processes]
+
+
+def in_order(numbered: list[tuple[int, T]]) -> list[T]:
+    """What all processes have made of their rows, in the order of the rows' numbers, on all of them.
+
+    Args:
+        numbered (`list`): the number of each row of this process, and what it made of it, which can be pickled.
+    """
+    return [item for _, item in sorted(of_all(numbered), key=lambda pair: pair[0])]
+
+
 def shared_out(num_rows: int, compute: Callable[[Sequence[int]], list[T]]) -> list[T]:
     """Something for each of the rows 0 … n - 1, of which every process computes its share; in order, on all of them.
 
@@ -54,12 +79,10 @@ def shared_out(num_rows: int, compute: Callable[[Sequence[int]], list[T]]) -> li
         num_rows (`int`): n; may be less than the number of processes.
         compute: from numbers of rows to a list of as many items, which can be pickled.
     """
-    state = PartialState()
-    indices = range(num_rows)[state.process_index :: state.num_processes]
+    indices = share_of(num_rows)
     with failing_together():
         items = compute(indices)
-    numbered = of_all(list(zip(indices, items, strict=True)))
-    return [item for _, item in sorted(numbered, key=lambda pair: pair[0])]
+    return in_order(list(zip(indices, items, strict=True)))
 
 
 @torch.no_grad()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import UserError
-from .base import Direction, Metric, mean_score, require_column
-from .registry import get_metric
+from .base import Direction, Metric
+from .measuring import Measured, measure_all
+from .score_cache import ScoreCache, cache_path
 from .texts import completion_text
 
 
@@ -47,16 +48,28 @@ class JudgedSamples:
 
 
 def compute_metrics(specs: Sequence[Any], predictions: Sequence[str], columns: dict[str, list[Any]]) -> SuiteResult:
-    """Compute each metric; one that cannot be (a package, model or column is missing) does not stop the others.
+    """Compute each metric; one that cannot be, whatever it raises, does not stop the others.
+
+    With several processes, all of them call this with the same arguments: each scores its share of the rows, tables
+    that are more than a mean of scores are dealt out, and all get the whole result.
 
     Args:
-        specs: what the recipe's `metrics` name ([`recipes.specs.RewardSpec`]: name and options).
+        specs: what the recipe's `metrics` name ([`recipes.specs.RewardSpec`]: name and options; `label`, the name of
+            its column, and `by`, a column for each of whose values there are numbers too, where they are).
         predictions (`Sequence[str]`): completions.
         columns (`dict[str, list]`): `prompts` and the columns of the data, one entry per prediction.
+
+    A second metric of one name has its numbers as `<name>_2`, unless its spec has a `label`.
     """
     result = SuiteResult()
-    for spec in specs:
-        _add(spec, predictions, columns, result)
+    cache = ScoreCache(cache_path())
+    for place, spec in enumerate(_without_repetition(specs)):
+        label = _free(getattr(spec, "label", None) or spec.name, {*result.rows, *result.unavailable})
+        found = measure_all(spec, predictions, columns, cache, turn=place)
+        if isinstance(found, str):
+            result.unavailable[label] = found
+        else:
+            _add(spec, found, result)
     return result
 
 
@@ -95,28 +108,33 @@ def fit_rewards(rewards: Sequence[Any], train: Any) -> None:
             metric.fit(list(train[metric.fit_column]))
 
 
-def _add(spec: Any, predictions: Sequence[str], columns: dict[str, list[Any]], result: SuiteResult) -> None:
-    try:
-        metric = get_metric(spec.name, **spec.options)
-        scores, numbers = _compute(metric, predictions, columns)
-    except UserError as error:
-        result.unavailable[spec.name] = str(error)
-        return
-    result.metrics.update(numbers)
-    result.better.update(dict.fromkeys(numbers, metric.better))
-    result.rows[metric.name] = scores
+def _add(spec: Any, found: Measured, result: SuiteResult) -> None:
+    label = getattr(spec, "label", None)
+    for name, number in found.numbers.items():
+        free = _free(_relabelled(name, found.name, label), result.metrics)
+        result.metrics[free] = number
+        result.better[free] = found.better
+    result.rows[_free(label or found.name, result.rows)] = found.scores
 
 
-def _compute(
-    metric: Metric, predictions: Sequence[str], columns: dict[str, list[Any]]
-) -> tuple[list[float | None], dict[str, float]]:
-    """The score of every prediction, and the numbers for a table."""
-    metric.check(predictions, columns)
-    if metric.fit_column is not None:
-        # Word frequencies are counted in the table's own references, for rows and total.
-        metric.fit(require_column(columns, metric.fit_column, f"metric {metric.name!r}"))
-    scores = metric.score(predictions, **columns)
-    if not metric.table_is_mean:
-        return scores, metric.compute(predictions, **columns)
-    mean = mean_score(scores)
-    return scores, {} if mean is None else {metric.name: mean}
+def _relabelled(name: str, metric: str, label: str | None) -> str:
+    """A number's name where the recipe calls its metric otherwise: `bertscore_recall` as `mine` is `mine_recall`."""
+    if label is None:
+        return name
+    return label + name.removeprefix(metric) if name == metric or name.startswith(f"{metric}_") else f"{label}_{name}"
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """The name, or the first of `<name>_2`, `<name>_3`, ... that is not taken."""
+    if name not in taken:
+        return name
+    return next(other for number in itertools.count(2) if (other := f"{name}_{number}") not in taken)
+
+
+def _without_repetition(specs: Sequence[Any]) -> list[Any]:
+    """Specs without those that say the same as one before them."""
+    kept: list[Any] = []
+    for spec in specs:
+        if spec not in kept:
+            kept.append(spec)
+    return kept

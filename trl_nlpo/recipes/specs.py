@@ -10,11 +10,21 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """One entry of `rewards`: a name, a weight and the function's own options."""
+    """One entry of `rewards` or `metrics`.
+
+    Attributes:
+        name (`str`): of the function or metric.
+        weight (`float`): in the sum of rewards.
+        options (`dict`): the function's own.
+        label (`str`, *optional*): of a metric, the name of its column, which a recipe gives as `as`.
+        by (`str`, *optional*): of a metric, a column of the data for each of whose values there are numbers too.
+    """
 
     name: str
     weight: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
+    label: str | None = None
+    by: str | None = None
 
 
 def parse_rewards(rewards: list | dict | str | None, key: str = "rewards") -> list[RewardSpec]:
@@ -32,8 +42,18 @@ def _parse_reward(entry: Any, key: str) -> RewardSpec:
         return RewardSpec(entry.strip())
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise UserError(f"{key} has the entry {entry!r}: write a name, or {{name: rougeL, weight: 2.0}}.")
-    options = {str(option): value for option, value in entry.items() if option not in ("name", "weight")}
+    ours = ("name", "weight", *(_OF_METRICS if key == "metrics" else ()))
+    options = {str(option): value for option, value in entry.items() if option not in ours}
     weight = entry.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise UserError(f"{key}: the weight of {entry['name']!r} is {weight!r}, but must be a number.")
-    return RewardSpec(entry["name"], float(weight), options)
+    if key != "metrics":
+        return RewardSpec(entry["name"], float(weight), options)
+    for option in _OF_METRICS:
+        if not isinstance(entry.get(option, "x"), str) or not entry.get(option, "x").strip():
+            raise UserError(f"metrics: {option!r} of {entry['name']!r} is {entry[option]!r}, but must be a name.")
+    return RewardSpec(entry["name"], float(weight), options, entry.get("as"), entry.get("by"))
+
+
+_OF_METRICS = ("as", "by")
+"""What an entry of `metrics` may say besides the metric's own options."""
