@@ -56,7 +56,7 @@ def test_a_run_that_died_before_the_judge_was_heard_on_zero_shot_asks_it(monkeyp
 
     def die(run, stage, *args, **kwargs):
         calls.append(stage)
-        if len(calls) == 3:
+        if stage == "zero-shot":
             raise SystemExit
         real(run, stage, *args, **kwargs)
 
@@ -65,7 +65,8 @@ def test_a_run_that_died_before_the_judge_was_heard_on_zero_shot_asks_it(monkeyp
         run_experiment(tiny(algorithm="supervised"))
     monkeypatch.setattr(experiment, "_evaluate", real)
     folder = run_experiment(tiny(algorithm="supervised", resume_from_checkpoint="true"))
-    assert calls == ["zero-shot", "supervised", "zero-shot"]
+    assert calls == ["supervised", "zero-shot"]
+    assert list(stages(folder)) == ["zero-shot", "supervised"]
     assert all("perplexity" in stage for stage in stages(folder).values())
 
 

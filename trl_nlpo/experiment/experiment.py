@@ -40,6 +40,7 @@ from .callbacks import MetricsLog, showing_progress
 from .starting_model import adapter_config, starting_model, starting_tokenizer
 from .summary import load_command, results_table
 from .supervised import train_supervised
+from .zero_shot import TakenOver, zero_shot_of
 
 
 if TYPE_CHECKING:
@@ -175,11 +176,26 @@ def _run_stages(run: _Run, model: PreTrainedModel) -> NLPOTrainer | None:
     """All stages that are left; returns the trainer of the reinforced model, if there is one."""
     algorithm, given = run.recipe.algorithm, run.recipe.arguments.supervised_model
     _introduce(run, model)
-    if given is None and not run.has_finished(ZERO_SHOT.last_stage):
-        _evaluate(run, ZERO_SHOT.last_stage, model, judge=_judge(run, None if algorithm.supervised else model))
+    # Without a judge of its own it waits for the supervised model, which will be the judge of all stages.
+    has_judge = run.recipe.arguments.judge_model is not None or not algorithm.supervised
+    if given is None and has_judge and not run.has_finished(ZERO_SHOT.last_stage):
+        _zero_shot(run, model, _judge(run, model))
     if algorithm.supervised and given is None:
         model = _supervised_stage(run, model)
     return _reinforcement_stage(run, model) if algorithm.reinforces else None
+
+
+def _zero_shot(run: _Run, model: PreTrainedModel, judge: Any) -> None:
+    """Evaluate the starting model, or take the results of another run that has done so."""
+    folder = run.recipe.arguments.zero_shot_results
+    if folder is not None:
+        found = zero_shot_of(Path(folder), run.recipe, list(run.splits.test["prompt"]))
+        if isinstance(found, TakenOver):
+            run.console.print(escape(f"Zero-shot results are those of {folder}."), soft_wrap=True)
+            run.folder.add_result(ZERO_SHOT.last_stage, found.metrics, found.samples, 0.0, found.better, first=True)
+            return
+        run.console.print(escape(f"Zero-shot is evaluated here: {found}."), soft_wrap=True)
+    _evaluate(run, ZERO_SHOT.last_stage, model, judge=judge, first=True)
 
 
 def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
@@ -194,11 +210,8 @@ def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
     model = starting_model(run.recipe, run.tokenizer, saved)
     if not is_done:
         _evaluate(run, SUPERVISED.last_stage, model, judge=_judge(run, model), training_seconds=seconds)
-    if "perplexity" not in run.folder.results[ZERO_SHOT.last_stage]:
-        run.console.print(
-            "The supervised model is the judge of perplexity for all stages, so zero-shot is evaluated again:"
-        )
-        _evaluate(run, ZERO_SHOT.last_stage, starting_model(run.recipe, run.tokenizer), judge=model)
+    if "perplexity" not in run.folder.results.get(ZERO_SHOT.last_stage, {}):
+        _zero_shot(run, starting_model(run.recipe, run.tokenizer), _judge(run, model))
     return model
 
 
@@ -274,7 +287,9 @@ def _check_prompts(recipe: Recipe, splits: Splits, tokenizer: Any, model: PreTra
             check_ends(prompts.prompt_ids, prompts.name, model, tokenizer)
 
 
-def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0) -> None:
+def _evaluate(
+    run: _Run, stage: str, model: Any, judge: Any, training_seconds: float = 0.0, first: bool = False
+) -> None:
     test, arguments = run.splits.test, run.recipe.arguments
     run.console.print(f"Evaluating [bold]{stage}[/bold] on {len(test)} prompts of the test split ...")
     evaluation = evaluate_policy(
@@ -293,7 +308,7 @@ def _evaluate(run: _Run, stage: str, model: Any, judge: Any, training_seconds: f
             run.reported.add(name)
             run.console.print(escape(printable(f"  without {name}: {reason}")), soft_wrap=True)
     better = {column: direction(column) for column in evaluation.metrics} | judged.better
-    run.folder.add_result(stage, evaluation.metrics | judged.metrics, judged.samples, training_seconds, better)
+    run.folder.add_result(stage, evaluation.metrics | judged.metrics, judged.samples, training_seconds, better, first)
 
 
 def _introduce(run: _Run, model: PreTrainedModel) -> None:

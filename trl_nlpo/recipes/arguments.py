@@ -68,6 +68,13 @@ class RecipeArguments:
         default=None,
         metadata={"help": "Folder with the supervised model of another run, to start from instead of training one."},
     )
+    zero_shot_results: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a run whose zero-shot results are taken instead of evaluating again, where model, data, "
+            "seed, evaluation and metrics are the same. A grid sets it."
+        },
+    )
     dataset_name: str | None = field(
         default=None,
         metadata={

@@ -22,7 +22,7 @@ _FREE = (
     "per_device_eval_batch_size", "num_sample_generations", "num_completions_to_print", "load_best_model_at_end",
     "metric_for_best_model", "greater_is_better", "resume_from_checkpoint", "push_to_hub", "report_to",
     "eval_strategy", "eval_steps", "eval_on_start", "eval_delay", "eval_accumulation_steps", "include_for_metrics",
-    "metrics", "judge_model", "stop_on_collapse", "max_skipped_steps", "reward_timeout",
+    "metrics", "judge_model", "zero_shot_results", "stop_on_collapse", "max_skipped_steps", "reward_timeout",
 )  # fmt: skip
 _FREE_BEGINNINGS = ("log_", "logging_", "save_", "hub_", "dataloader_")
 """Keys that do not change the weights: what is written, logged, evaluated, saved and pushed, and how often."""

@@ -121,6 +121,28 @@ class RunFolder:
                 self._keep_results()
 
     @property
+    def samples(self) -> list[dict[str, Any]]:
+        """A row per test prompt: `prompt`, and by stage its completion and scores."""
+        return self._samples
+
+    def replace_metrics(
+        self, judged: Mapping[str, tuple[dict[str, Any], list[dict[str, Any]], Mapping[str, str | None]]]
+    ) -> None:
+        """Put other numbers of the task's metrics in the place of those that are there.
+
+        Args:
+            judged (`dict`): by stage its columns, a row of scores (`metrics`) per test prompt, and of each column
+                which way it is better.
+        """
+        for stage, (metrics, rows, better) in judged.items():
+            self.results[stage] = _plain(metrics)
+            self.better.update(better)
+            for row, scores in zip(self._samples, rows, strict=True):
+                row[stage]["metrics"] = _plain(scores)
+        write_json_lines(self.path / SAMPLES_NAME, self._samples, default=str)
+        self._keep_results()
+
+    @property
     def supervised_model(self) -> Path:
         """Where the supervised stage saves its model."""
         return self.path / "supervised"
@@ -188,6 +210,7 @@ class RunFolder:
         samples: list[dict[str, Any]],
         seconds: float,
         better: Mapping[str, str | None] | None = None,
+        first: bool = False,
     ) -> None:
         """Keep the evaluation of a stage; a second one of the same stage replaces the first.
 
@@ -197,6 +220,7 @@ class RunFolder:
             samples (`list[dict]`): a row per test prompt.
             seconds (`float`): that the stage trained.
             better (`dict`, *optional*): of each column, `"higher"`, `"lower"` or, where neither is better, None.
+            first (`bool`): the stage comes before those that are there.
         """
         self.results[stage] = {**_plain(metrics), "seconds": round(seconds, 1)}
         self.better.update(better or {})
@@ -204,6 +228,9 @@ class RunFolder:
             self._samples = [{"prompt": sample["prompt"]} for sample in samples]
         for row, sample in zip(self._samples, samples, strict=True):
             row[stage] = _plain({key: value for key, value in sample.items() if key != "prompt"})
+        if first:
+            self.results = {stage: self.results[stage], **self.results}
+            self._samples = [{"prompt": row["prompt"], stage: row[stage], **row} for row in self._samples]
         self.log(stage, 0, {f"test_{key}": value for key, value in metrics.items()})
         if self.writes:
             # Reward functions may have logged anything.
