@@ -32,7 +32,7 @@ OURS: dict[str, set[str]] = {
     "unexpected": set(),
     "former_names": set(),
     # From a recipe to a run, and to many.
-    "grid": {"launch", "metrics", "recipes", "storage"},
+    "grid": {"data", "launch", "metrics", "recipes", "storage"},
     "experiment": {
         "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
         "storage", "trainer", "_trl",

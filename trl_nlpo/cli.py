@@ -181,19 +181,23 @@ def env() -> None:
 
 @app.command(
     context_settings={"ignore_unknown_options": True},
-    help="Score a model, an adapter, or a .jsonl file of predictions on a task's test split with all its "
-    "metrics: trl-nlpo evaluate runs/commongen --task commongen --dataset_name FOLDER",
+    help="Score a model, an adapter, a .jsonl file of predictions or a run's samples.jsonl on a task's test split "
+    "with all its metrics: trl-nlpo evaluate runs/commongen --task commongen --dataset_name FOLDER",
 )
 def evaluate(
     arguments: Annotated[list[str], typer.Argument(metavar="MODEL_OR_PREDICTIONS [--KEY VALUE]...")],
     task: Annotated[str, typer.Option(help="A task's recipe: its name or file.")],
     out: Annotated[Optional[str], typer.Option(help="Also write scores and samples to this JSON file.")] = None,  # noqa: UP045
+    stage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of a run's samples.jsonl: whose completions. Default: the last stage's."),
+    ] = None,
 ) -> None:
     from pathlib import Path
 
     from .experiment.systems import evaluate_on_task
 
-    scores = evaluate_on_task(arguments[0], task, arguments[1:], Path(out) if out else None)
+    scores = evaluate_on_task(arguments[0], task, arguments[1:], Path(out) if out else None, stage)
     width = max(map(len, scores.metrics), default=0)
     for name, value in scores.metrics.items():
         typer.echo(f"{name:<{width}}  {value:.4f}")
@@ -206,8 +210,9 @@ def evaluate(
 @app.command(
     context_settings={"ignore_unknown_options": True},
     help="Run a grid of tasks, algorithms and seeds and write a leaderboard. The same command resumes a grid that "
-    "was stopped, inside a cell too, and several at once share the cells. Any key of a recipe may follow: trl-nlpo "
-    "grue --tasks commongen,imdb --seeds 3 --preset tiny",
+    "was stopped, inside a cell too, and several at once share the cells; with --rescore it only scores the samples "
+    "of finished cells again. Any key of a recipe may follow: trl-nlpo grue --tasks commongen,imdb --seeds 3 --preset "
+    "tiny",
 )
 def grue(
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="[--KEY VALUE]...")] = None,  # noqa: UP045
@@ -221,6 +226,14 @@ def grue(
     ] = "zero_shot,supervised,ppo,nlpo,supervised+ppo,supervised+nlpo",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every cell, with the seeds 0, 1, ...")] = 3,
     out: Annotated[str, typer.Option(help="Folder of the cells and the leaderboard.")] = "runs/grue",
+    rescore: Annotated[
+        bool,
+        typer.Option(
+            "--rescore",
+            help="Run nothing: score the samples of finished cells by the metrics that the recipes (or --metrics) "
+            "have now, and write the leaderboard again.",
+        ),
+    ] = False,
 ) -> None:
     import shlex
     from pathlib import Path
@@ -233,8 +246,10 @@ def grue(
     _trace_into(out)
 
     from .experiment.experiment import run_experiment
-    from .grid.grid import Grid, known_recipes, known_variants, run_grid, split_names
+    from .grid.cells import Grid, known_recipes, known_variants, split_names
+    from .grid.grid import run_grid
     from .grid.leaderboard import write_leaderboard
+    from .grid.rescore import rescore_grid
     from .launch.signals import ending_with_a_line
     from .tasks import task_names
 
@@ -242,10 +257,12 @@ def grue(
     variants = known_variants(split_names(algorithms))
     grid = Grid(recipes, variants, seeds, Path(out), tuple(arguments or ()))
     with ending_with_a_line("The same command resumes the grid."):
-        failed = run_grid(grid, run_experiment, typer.echo)
+        failed = rescore_grid(grid, typer.echo) if rescore else run_grid(grid, run_experiment, typer.echo)
     path = write_leaderboard(grid, f"trl-nlpo {shlex.join(redacted_words(sys.argv[1:]))}")
     typer.echo(path.read_text(encoding="utf-8"))
-    typer.echo(f"The leaderboard is {path}; leaderboard.json and learning_curves.csv are beside it.")
+    typer.echo(f"The leaderboard is {path}; beside it, the same as .json, .csv and .tex, and learning_curves.csv.")
+    if failed and rescore:
+        raise UserError(f"{len(failed)} cells could not be scored again (see above); their numbers stay as they were.")
     if failed:
         raise UserError(f"{len(failed)} cells failed (see above): the same command tries them again.")
 

@@ -10,7 +10,8 @@ from support.grids import VARIANTS, FakeRun
 from support.grids import made_up_grid as grid
 from trl_nlpo.errors import Terminated, UserError
 from trl_nlpo.grid import grid as grids
-from trl_nlpo.grid.grid import Grid, Variant, known_recipes, known_variants, parse_variant, run_grid, split_names
+from trl_nlpo.grid.cells import Grid, Variant, known_recipes, known_variants, parse_variant, split_names
+from trl_nlpo.grid.grid import run_grid
 from trl_nlpo.grid.leaderboard import write_leaderboard
 from trl_nlpo.recipes.algorithms import Algorithm
 

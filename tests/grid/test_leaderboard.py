@@ -12,7 +12,8 @@ from support.grids import made_up_grid as grid
 from trl_nlpo.errors import UserError
 from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.grid import leaderboard
-from trl_nlpo.grid.grid import Grid, parse_variant, run_grid
+from trl_nlpo.grid.cells import Grid, parse_variant
+from trl_nlpo.grid.grid import run_grid
 from trl_nlpo.grid.leaderboard import as_markdown, write_leaderboard
 from trl_nlpo.storage.results import RunResults
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.grid.grid import Grid, parse_variant
+from trl_nlpo.grid.cells import Grid, parse_variant
 
 
 VARIANTS = tuple(map(parse_variant, ["zero_shot", "supervised+ppo", "supervised+nlpo[mask_sync_steps=null]"]))

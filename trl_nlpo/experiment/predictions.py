@@ -1,4 +1,4 @@
-"""A file of predictions, matched with the rows of the test split."""
+"""A file of predictions, or of a run's samples, matched with the rows of the test split."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.files import read_file
 from ..errors import UserError
+from ..metrics.texts import completion_text
+from ..naming import did_you_mean
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def matched_predictions(path: Path, test: Dataset) -> list[str]:
+def matched_predictions(path: Path, test: Dataset, stage: str | None = None) -> list[str]:
     """Predictions of a file in the order of the test split: by `id` or `prompt`, or by order where no row has either.
 
     Several rows of the split with the same prompt get its predictions in the order of the file.
 
+    Args:
+        path (`Path`): a row per prompt with `prediction` or `completion`; or the `samples.jsonl` of a run, which has
+            the completions of every stage.
+        test (`Dataset`): the test split.
+        stage (`str`, *optional*): of a run's samples, whose completions; the last stage's by default.
+
     Raises:
-        UserError: the file is not there, a row has no prediction, or the rows are not those of the split.
+        UserError: the file is not there, a row has no prediction, there is no such stage, or the rows are not those
+            of the split.
     """
-    rows = _prediction_rows(path)
+    rows = _prediction_rows(path, stage)
     name = _matched_by(path, rows, test.column_names)
     if name is None:
         if len(rows) != len(test):
@@ -74,13 +83,32 @@ def _as_key(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _prediction_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, row in enumerate(read_file(path), 1):
-        text = row.get("prediction", row.get("completion"))
-        if not isinstance(text, str):
-            raise UserError(f"{path}, row {number}: a row needs the text of a `prediction`.")
-        rows.append({**row, "prediction": text})
+def _prediction_rows(path: Path, stage: str | None) -> list[dict[str, Any]]:
+    rows = list(read_file(path))
     if not rows:
         raise UserError(f"{path} is empty.")
-    return rows
+    stages = _stages_of(rows[0])
+    if stage is not None and not stages:
+        raise UserError(f"{path} has no stages, as a run's samples.jsonl has: leave out --stage.")
+    if stage is not None and stage not in stages:
+        raise UserError(f"{path} has no stage {stage!r}{did_you_mean(stage, stages)}; it has: {', '.join(stages)}.")
+    chosen = stage or next(reversed(stages), None)
+    found = []
+    for number, row in enumerate(rows, 1):
+        given = row if chosen is None else row.get(chosen)
+        text = given.get("prediction", given.get("completion")) if isinstance(given, dict) else None
+        if isinstance(text, list) and chosen is not None:
+            # Messages, as a run writes them.
+            text = completion_text(text)
+        if not isinstance(text, str):
+            what = "`prediction`" if chosen is None else f"completion of the stage {chosen!r}"
+            raise UserError(f"{path}, row {number}: a row needs the text of a {what}.")
+        found.append({**row, "prediction": text})
+    return found
+
+
+def _stages_of(row: dict[str, Any]) -> list[str]:
+    """The stages of a row of a run's samples, in their order; none where the row is not of that kind."""
+    if "prediction" in row or "completion" in row:
+        return []
+    return [name for name, value in row.items() if isinstance(value, dict) and "completion" in value]

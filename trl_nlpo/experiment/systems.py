@@ -51,16 +51,22 @@ class TaskScores:
 
 
 def evaluate_on_task(
-    system: str, recipe_name: str, overrides: Sequence[str] = (), out: Path | None = None
+    system: str,
+    recipe_name: str,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    stage: str | None = None,
 ) -> TaskScores:
     """Score a system on the test split of a task's recipe.
 
     Args:
         system (`str`): folder or Hub id of a model or adapter, or a `.jsonl` file of predictions: a row per test
-            prompt with `prediction` (or `completion`), in the split's order, or all with their `id` or `prompt`.
+            prompt with `prediction` (or `completion`), in the split's order, or all with their `id` or `prompt`; or
+            the `samples.jsonl` of a run.
         recipe_name (`str`): a recipe, by name or file.
         overrides (`Sequence[str]`): keys of the recipe.
         out (`Path`, *optional*): a file for scores and samples.
+        stage (`str`, *optional*): of a run's samples, the stage whose completions are scored; the last by default.
 
     Raises:
         UserError: `out` cannot be written, or the recipe, the model or the predictions do not exist, or do not fit
@@ -71,14 +77,19 @@ def evaluate_on_task(
         if out.is_dir():
             raise UserError(f"--out {out} is a folder: give a file.")
     is_file = system.endswith(".jsonl")
+    if stage is not None and not is_file:
+        raise UserError(f"--stage is for the samples.jsonl of a run, and {system} is a model: leave it out.")
     # A system is scored as it is; a recipe's use_peft is about the adapter that a run would add to it.
     words = [*overrides, "--algorithm", ZERO_SHOT.name, "--use_peft", "false"]
     recipe = load_recipe(recipe_name, words if is_file else [*words, "--model_name_or_path", system])
     splits = load_splits(recipe.arguments, recipe.training.seed)
     rewards = recipe.arguments.reward_functions()
     fit_rewards(rewards, splits.train)
-    score = _score_predictions if is_file else _score_model
-    metrics, samples, unavailable = score(system, recipe, rewards, splits.test)
+    if is_file:
+        predictions = matched_predictions(Path(system), splits.test, stage)
+        metrics, samples, unavailable = _score_predictions(predictions, recipe, rewards, splits.test)
+    else:
+        metrics, samples, unavailable = _score_model(recipe, rewards, splits.test)
     judged = judge_samples(recipe.arguments.metric_specs, samples, splits.test)
     found = TaskScores(metrics | judged.metrics, unavailable | judged.unavailable, judged.samples)
     if out is not None:
@@ -89,7 +100,7 @@ def evaluate_on_task(
 _Scored = tuple[dict[str, float], list[dict[str, Any]], dict[str, str]]
 
 
-def _score_model(system: str, recipe: Recipe, rewards: list[Any], test: Dataset) -> _Scored:
+def _score_model(recipe: Recipe, rewards: list[Any], test: Dataset) -> _Scored:
     judge = recipe.arguments.judge_model
     evaluation = evaluate_policy(
         starting_model(recipe),
@@ -103,11 +114,11 @@ def _score_model(system: str, recipe: Recipe, rewards: list[Any], test: Dataset)
     return evaluation.metrics, evaluation.samples, {}
 
 
-def _score_predictions(system: str, recipe: Recipe, rewards: list[Any], test: Dataset) -> _Scored:
+def _score_predictions(predictions: list[str], recipe: Recipe, rewards: list[Any], test: Dataset) -> _Scored:
     """Rewards of texts without tokens; a function that needs tokens, or fails, is reported and left out of the sum."""
     completions = [
         text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-        for prompt, text in zip(test["prompt"], matched_predictions(Path(system), test), strict=True)
+        for prompt, text in zip(test["prompt"], predictions, strict=True)
     ]
     weights = check_weights(recipe.training.reward_weights, len(rewards))
     weighted = [pair for pair in zip(rewards, weights, strict=True) if callable(pair[0])]

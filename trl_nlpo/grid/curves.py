@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..storage.results import RunResults
-from .grid import Cell
+from .cells import Cell
 
 
 _CURVES = ("reward", "eval_reward", "objective/kl", "perplexity", "eval_perplexity", "nlpo/mask_mass")

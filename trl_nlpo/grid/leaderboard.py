@@ -15,8 +15,8 @@ from ..metrics.directions import direction
 from ..recipes.algorithms import Algorithm
 from ..storage.files import replace_file
 from ..storage.results import RunResults
+from .cells import SUPERVISED, Cell, Grid
 from .curves import write_curves
-from .grid import SUPERVISED, Cell, Grid
 from .significance import Comparison, paired_bootstrap
 
 

@@ -71,8 +71,8 @@ class RecipeArguments:
     zero_shot_results: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of a run whose zero-shot results are taken instead of evaluating again, where model, data, "
-            "seed, evaluation and metrics are the same. A grid sets it."
+            "help": "Folder of a run whose zero-shot results are taken instead of evaluating again, where model, "
+            "data, seed, evaluation and metrics are the same. A grid sets it."
         },
     )
     dataset_name: str | None = field(
