@@ -25,6 +25,12 @@ def fixed_random_state():
 
 
 @pytest.fixture(autouse=True)
+def own_score_cache(tmp_path, monkeypatch):
+    """What a model of one test said is not taken for what another says, nor left in the user's own cache."""
+    monkeypatch.setenv("TRL_NLPO_SCORE_CACHE", str(tmp_path / "scores.sqlite"))
+
+
+@pytest.fixture(autouse=True)
 def own_path():
     """What a test adds to the path, such as its working directory, is not there for others."""
     before = [*sys.path]

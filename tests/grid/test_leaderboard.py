@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -11,10 +12,11 @@ from support.grids import VARIANTS, FakeRun
 from support.grids import made_up_grid as grid
 from trl_nlpo.errors import UserError
 from trl_nlpo.experiment.experiment import run_experiment
-from trl_nlpo.grid import leaderboard
+from trl_nlpo.grid import leaderboard, tables
 from trl_nlpo.grid.cells import Grid, parse_variant
 from trl_nlpo.grid.grid import run_grid
-from trl_nlpo.grid.leaderboard import as_markdown, write_leaderboard
+from trl_nlpo.grid.leaderboard import write_leaderboard
+from trl_nlpo.grid.tables import as_csv, as_latex, as_markdown
 from trl_nlpo.storage.results import RunResults
 
 
@@ -99,7 +101,8 @@ def test_a_leaderboard_has_means_deviations_the_best_in_bold_comparisons_and_cur
     cells = ["**0.750 ± 0.071**", "0.0000 ± 0.0000", "80.0 ± 0.0", "5.000 ± 0.000", "9.250 ± 0.071 |"]
     assert line.split(" | ")[1:] == cells
     assert "reward ↑" in text
-    assert "perplexity ↓" in text
+    assert "judge's perplexity ↓" in text
+    assert "low" not in rows["zero_shot"]["reward"]
     compared = {(entry["first"], entry["second"]): entry for entry in board["comparisons"]["imdb"]}
     nlpo = "supervised+nlpo[mask_sync_steps=null]"
     assert set(compared) == {("supervised+ppo", "supervised"), (nlpo, "supervised"), (nlpo, "supervised+ppo")}
@@ -165,7 +168,7 @@ def test_a_reward_that_is_also_a_metric_has_one_column_unless_it_is_turned_aroun
     names = ["rewards/bleu/mean", "metrics/bleu", "rewards/ter/mean", "metrics/ter"]
     rows = {"nlpo": {name: {"mean": 1.0, "std": 0.0, "seeds": 1} for name in names}}
     better = dict.fromkeys(names, "higher") | {"metrics/ter": "lower"}
-    assert leaderboard._table(rows, better)[0] == "| | reward ter ↑ | bleu ↑ | ter ↓ |"
+    assert tables._table(rows, better, {})[0] == "| | reward ter ↑ | bleu ↑ | ter ↓ |"
 
 
 @pytest.mark.parametrize(
@@ -238,16 +241,19 @@ def test_a_run_records_which_way_its_columns_are_better_and_the_leaderboard_read
     assert {"reward_std", "completions/mean_length", "metrics/mean_length"} <= set(better)
     header = next(line for line in write_leaderboard(subject, "command").read_text().splitlines() if "wer" in line)
     assert header == (
-        "| | reward ↑ | reward grammatical ↑ | reward wer ↑ | mean_length | ter ↓ | wer ↓ | perplexity ↓ | tokens |"
+        "| | reward ↑ | reward grammatical ↑ | reward wer ↑ | mean_length | ter ↓ | wer ↓ | judge's perplexity ↓ | "
+        "tokens |"
     )
 
 
 def test_nothing_in_a_name_or_an_error_is_markup_of_the_leaderboard():
     entry = {"mean": 0.5, "std": 0.0, "seeds": 1}
-    comparison = {"first": "nlpo|x", "second": "ppo", "difference": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.5}
+    comparison = {"first": "nlpo|x", "second": "ppo", "difference": 0.1, "low": 0.0, "high": 0.2}
+    comparison |= {"score": "score", "p_value": 0.5, "p_adjusted": 0.5}
     text = as_markdown({
         "command": "trl-nlpo grue --out `a`",
         "versions": {},
+        "seeds": 1,
         "tasks": {"my*task*": {"nlpo|x": {"rewards/a|b/mean": entry}}},
         "better": {"my*task*": {"rewards/a|b/mean": "higher"}},
         "comparisons": {"my*task*": [comparison]},
@@ -256,7 +262,91 @@ def test_nothing_in_a_name_or_an_error_is_markup_of_the_leaderboard():
     assert r"## my\*task\*" in text
     assert r"| | reward a\|b ↑ |" in text
     assert r"| nlpo\|x | " in text
-    assert r"| nlpo\|x - ppo | +0.100 |" in text
+    assert r"| nlpo\|x - ppo | reward | +0.100 |" in text
     assert "`` trl-nlpo grue --out `a` ``" in text
     assert r"- `` runs/`x` ``: first \| second \<img src=x\> \\x1b[2J" in text
     assert "\x1b" not in text
+
+
+def finished(tmp_path, edit_rows):
+    """A grid of PPO and NLPO with two seeds whose rows have scores of metrics."""
+    subject = Grid(("commongen",), tuple(map(parse_variant, ["ppo", "nlpo"])), 2, tmp_path / "grid")
+    run_grid(subject, FakeRun(), lambda line: None)
+    edit_samples(subject.folder, edit_rows)
+    return subject
+
+
+def with_meteor(folder, number, row):
+    better = 0.25 if folder.parent.name == "nlpo" else 0.0
+    row[folder.parent.name]["metrics"] = {"meteor": number / 10 + better, "wer": None if number else 1.0}
+    return row
+
+
+def test_every_metric_with_scores_of_rows_is_compared_and_all_are_one_family(tmp_path):
+    board = board_of(finished(tmp_path, with_meteor))
+    compared = {entry["score"]: entry for entry in board["comparisons"]["commongen"]}
+    assert list(compared) == ["score", "metrics/meteor", "metrics/wer"]
+    assert compared["metrics/meteor"]["difference"] == pytest.approx(0.25)
+    assert compared["metrics/wer"]["num_prompts"] == 1
+    assert all(entry["p_adjusted"] >= entry["p_value"] for entry in compared.values())
+
+
+def test_a_column_that_is_the_mean_of_its_rows_has_an_interval_and_another_has_none(tmp_path):
+    subject = finished(tmp_path, with_meteor)
+
+    def edit(cell, results):
+        mean = 0.25 + (0.25 if cell.variant.label == "nlpo" else 0.0)
+        results["stages"][cell.stage] |= {"metrics/meteor": mean, "metrics/wer": 7.0}
+
+    rewrite_results(subject, edit)
+    board = board_of(subject)
+    row = board["tasks"]["commongen"]["nlpo"]
+    assert row["metrics/meteor"]["low"] < 0.5 < row["metrics/meteor"]["high"]
+    assert "low" not in row["metrics/wer"]
+    lines = as_markdown(board).splitlines()
+    start = lines.index("95 % intervals over prompts, scores averaged over seeds:")
+    assert lines[start + 2] == "| | meteor |"
+
+
+def test_an_algorithm_without_all_of_its_seeds_is_marked_wherever_it_stands(tmp_path):
+    subject = finished(tmp_path, with_meteor)
+    next(cell for cell in subject.cells() if (cell.variant.label, cell.seed) == ("nlpo", 1)).folder.joinpath(
+        "cell.json"
+    ).write_text('{"status": "failed", "error": "out of luck"}')
+    board = board_of(subject)
+    text = (subject.folder / "leaderboard.md").read_text()
+    assert r"| nlpo\* (1 of 2 seeds) | " in text
+    assert r"\* Not all of the 2 seeds are there." in text
+    assert "| ppo | " in text
+    assert board["runs"]["commongen"] == {"ppo": 2, "nlpo": 1}
+    assert "nlpo* (1 of 2 seeds) & " in (subject.folder / "leaderboard.tex").read_text()
+
+
+def test_the_same_numbers_are_in_csv_and_latex(tmp_path):
+    subject = finished(tmp_path, with_meteor)
+    board = board_of(subject)
+    rows = list(csv.DictReader((subject.folder / "leaderboard.csv").read_text().splitlines()))
+    reward = next(row for row in rows if (row["algorithm"], row["column"], row["against"]) == ("nlpo", "reward", ""))
+    assert float(reward["mean"]) == board["tasks"]["commongen"]["nlpo"]["reward"]["mean"]
+    assert reward["better"] == "higher"
+    against = next(row for row in rows if row["against"] == "ppo" and row["column"] == "metrics/meteor")
+    assert float(against["mean"]) == pytest.approx(0.25)
+    latex = (subject.folder / "leaderboard.tex").read_text()
+    assert r"\textbf{0.750 $\pm$ 0.071}" in latex
+    assert r"judge's perplexity $\downarrow$" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
+
+
+def test_nothing_in_a_name_is_a_command_of_latex():
+    entry = {"mean": 0.5, "std": 0.0, "seeds": 1}
+    board = {
+        "seeds": 1,
+        "tasks": {"a_b": {r"nlpo[x=\input{y}]": {"metrics/50%_&": entry}}},
+        "better": {"a_b": {"metrics/50%_&": None}},
+        "comparisons": {"a_b": []},
+    }
+    text = as_latex(board)
+    assert r"nlpo[x=\textbackslash{}input\{y\}]" in text
+    assert r"50\%\_\&" in text
+    assert r"\caption{a\_b." in text
+    assert len(list(csv.DictReader(as_csv(board).splitlines()))) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.grid.significance import paired_bootstrap
+from trl_nlpo.grid.significance import interval_of_mean, paired_bootstrap, paired_bootstraps
 
 
 def test_the_interval_is_about_that_of_the_normal_approximation():
@@ -57,3 +58,61 @@ def test_other_prompts_are_refused():
         paired_bootstrap([1.0, 2.0], [1.0])
     with pytest.raises(UserError, match="0 and 0 scores"):
         paired_bootstrap([], [])
+
+
+def a_family(number, rng, effect=0.0):
+    """Independent comparisons of 60 prompts, the first of which differs by `effect` standard deviations."""
+    pairs = []
+    for index in range(number):
+        noise = [rng.gauss(0, 1) for _ in range(60)]
+        pairs.append(([value + (effect if index == 0 else 0.0) for value in noise], [0.0] * 60))
+    return pairs
+
+
+def test_a_family_finds_a_difference_where_there_is_none_in_a_twentieth_of_experiments_not_in_most():
+    rng, found, uncorrected = random.Random(0), 0, 0
+    for _ in range(60):
+        family = paired_bootstraps(a_family(20, rng), num_resamples=400)
+        found += any(one.p_adjusted < 0.05 for one in family)
+        uncorrected += any(one.p_value < 0.05 for one in family)
+    # Of twenty true hypotheses one is rejected at least with 1 - 0.95^20 = 64 % where nothing is corrected.
+    assert found <= 9
+    assert uncorrected >= 30
+
+
+def test_a_large_difference_survives_the_correction_and_its_interval_leaves_out_zero():
+    first, *others = paired_bootstraps(a_family(20, random.Random(1), effect=1.0))
+    assert first.p_adjusted < 0.001
+    assert first.low > 0
+    assert first.p_value <= first.p_adjusted
+    assert all(one.low < 0 < one.high for one in others)
+
+
+def test_comparisons_that_go_together_cost_less_than_independent_ones():
+    rng = random.Random(2)
+    one = a_family(1, rng, effect=0.35)[0]
+    same, apart = paired_bootstraps([one] * 20), paired_bootstraps([one, *a_family(19, rng)])
+    # Twenty times the same comparison is one comparison: nothing is to be corrected.
+    assert same[0].p_adjusted == pytest.approx(same[0].p_value, abs=0.002)
+    assert apart[0].p_adjusted > 2 * apart[0].p_value
+
+
+def test_a_prompt_without_a_score_counts_in_no_comparison_but_its_own():
+    whole = ([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 3.5])
+    gaps = ([1.0, None, 3.0, 4.0], [0.0, 1.0, None, 3.5])
+    first, second = paired_bootstraps([whole, gaps])
+    assert (first.num_prompts, second.num_prompts) == (4, 2)
+    assert (first.difference, second.difference) == (0.875, 0.75)
+
+
+def test_systems_that_never_differ_and_those_that_always_do_by_as_much_need_no_luck():
+    same, always = paired_bootstraps([([1.0, 2.0], [1.0, 2.0]), ([1.5, 2.5], [1.0, 2.0])], num_resamples=99)
+    assert (same.low, same.high, same.p_adjusted) == (0.0, 0.0, 1.0)
+    assert (always.low, always.high, always.p_adjusted) == (0.5, 0.5, 0.01)
+
+
+def test_the_interval_of_a_mean_is_about_that_of_the_normal_approximation():
+    low, high = interval_of_mean([1.0, 0.0] * 200)
+    assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.006)
+    assert high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.006)
+    assert interval_of_mean([0.5, None, 0.5]) == (0.5, 0.5)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from datasets import Dataset
 
+from trl_nlpo.errors import Terminated
 from trl_nlpo.metrics.suite import compute_metrics, fit_rewards, judge_samples
 from trl_nlpo.recipes.specs import parse_rewards
 from trl_nlpo.rewards import get_reward
@@ -22,6 +25,22 @@ class WordErrors(Metric):
 
     def score(self, predictions, **columns):
         return [float(text != row) for text, row in zip(predictions, columns[self.columns[0]])]
+
+class Stubborn(Metric):
+    name = "stubborn"
+
+    def __init__(self, how):
+        self.how = how
+
+    def score(self, predictions, **columns):
+        if self.how == "raises":
+            return [1 / 0]
+        if self.how == "exits":
+            raise SystemExit(3)
+        return {"short": [], "words": ["high"] * len(predictions), "nan": [float("nan")] * len(predictions)}[self.how]
+
+    def compute(self, predictions, **columns):
+        return self.how
 
 class Longest(Metric):
     name = "longest"
@@ -47,7 +66,7 @@ def own_metrics(tmp_path, monkeypatch):
 
 
 def suite(metrics, predictions=("a dog", "a cat"), **columns):
-    return compute_metrics(parse_rewards(metrics), list(predictions), columns)
+    return compute_metrics(parse_rewards(metrics, "metrics"), list(predictions), columns)
 
 
 def test_every_number_of_every_metric_is_there_and_each_rows_score():
@@ -119,3 +138,77 @@ def test_judged_samples_have_their_scores_and_columns_their_prefix():
     assert judged.better == {"metrics/ter": "lower"}
     assert [sample["metrics"] for sample in judged.samples] == [{"ter": 0.0}, {"ter": None}]
     assert list(judged.unavailable) == ["no_such_metric"]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("raises", r"it raised ZeroDivisionError: division by zero \(own_suite\.py, line \d+\)\."),
+        ("exits", "it raised SystemExit: 3"),
+        ("short", "metric 'stubborn' returned 0 scores for 2 predictions"),
+        ("words", "metric 'stubborn' returned 'high', which is no number"),
+        ("nan", "metric 'stubborn' returned NaN"),
+    ],
+)
+def test_whatever_a_metric_does_the_others_are_computed_and_the_gap_has_a_name(own_metrics, how, reason):
+    found = suite([{"name": "own_suite.Stubborn", "how": how}, "rouge1"], references=[["a dog"], ["a cat"]])
+    assert found.metrics == {"rouge1": 1.0}
+    assert re.match(reason, found.unavailable["own_suite.Stubborn"])
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Terminated("stopped")])
+def test_a_request_to_stop_is_no_failure_of_a_metric(monkeypatch, stop):
+    def ask(*args, **columns):
+        raise stop
+
+    monkeypatch.setattr("trl_nlpo.metrics.rouge.Rouge.score", ask)
+    with pytest.raises((KeyboardInterrupt, Terminated)):
+        suite(["rouge1"], references=[["a dog"], ["a cat"]])
+
+
+def test_two_metrics_of_one_name_have_two_columns_also_where_they_agree():
+    mix = [{"name": "sacrebleu", "tokenize": "13a"}, {"name": "sacrebleu", "tokenize": "char"}, "rouge", "rougeL"]
+    found = suite(mix, ["a dog runs in a park"] * 2, references=[["a dog runs in a park"]] * 2)
+    assert {"sacrebleu", "sacrebleu_2", "rougeL", "rougeL_2"} <= set(found.metrics)
+    assert list(found.rows) == ["sacrebleu", "sacrebleu_2", "rouge", "rougeL"]
+    assert found.better["sacrebleu_2"] == "higher"
+
+
+def test_two_missing_metrics_of_one_name_are_two_gaps():
+    found = suite(
+        [{"name": "rouge1", "use_stemer": True}, {"name": "rouge1", "colum": "x"}], references=[["a"], ["b"]]
+    )
+    assert list(found.unavailable) == ["rouge1", "rouge1_2"]
+
+
+def test_the_same_twice_is_once():
+    assert list(suite(["rouge1", "rouge1"], references=[["a"], ["b"]]).metrics) == ["rouge1"]
+
+
+def test_a_recipe_may_name_a_metrics_columns():
+    mix = [{"name": "parent", "as": "table"}, {"name": "rouge", "as": "overlap"}]
+    found = suite(mix, references=[["a dog"], ["a cat"]], table=[[["x"], ["a dog"]], [["x"], ["a cat"]]])
+    assert {"table", "table_precision", "table_recall", "overlap_rouge1"} <= set(found.metrics)
+    assert list(found.rows) == ["table", "overlap"]
+
+
+def test_a_metric_has_numbers_by_the_values_of_a_column():
+    found = suite(
+        [{"name": "rouge1", "by": "subset"}, {"name": "bleu", "by": "subset"}],
+        ["a dog runs off now", "a cat sits on it", "x"],
+        references=[["a dog runs off now"], ["a cat sat on mats"], ["x"]],
+        subset=["overlap", "non_overlap", None],
+    )
+    assert found.metrics["rouge1_overlap"] == 1.0
+    # "a", "cat", "sit" of five words; "on" is the fourth.
+    assert found.metrics["rouge1_non_overlap"] == pytest.approx(0.6)
+    assert found.metrics["bleu_overlap"] == pytest.approx(1.0)
+    assert set(found.better) == set(found.metrics)
+
+
+def test_without_the_column_there_are_no_groups_and_with_too_many_values_a_line():
+    assert list(suite([{"name": "rouge1", "by": "subset"}], references=[["a"], ["b"]]).metrics) == ["rouge1"]
+    found = suite(
+        [{"name": "rouge1", "by": "id"}], ["a"] * 30, references=[["a"]] * 30, id=[str(number) for number in range(30)]
+    )
+    assert "by: column 'id' has 30 values" in found.unavailable["rouge1"]

@@ -7,6 +7,7 @@ import pytest
 from support.recipe_files import recipe_file
 from trl_nlpo.errors import UserError
 from trl_nlpo.recipes.recipe import load_recipe
+from trl_nlpo.recipes.specs import parse_rewards
 
 
 def test_rewards_are_names_or_mappings_with_weights_and_options(tmp_path):
@@ -37,3 +38,13 @@ def test_a_complaint_about_a_reward_names_the_key(tmp_path):
     recipe = load_recipe(recipe_file(tmp_path, rewards=["rouge7"]))
     with pytest.raises(UserError, match=r"^rewards: unknown reward 'rouge7', did you mean"):
         recipe.arguments.reward_functions()
+
+
+def test_a_metric_may_name_its_columns_and_a_column_of_groups_and_a_reward_has_both_as_options():
+    entry = {"name": "parent", "as": "table", "by": "subset", "totto": True}
+    (metric,) = parse_rewards([entry], "metrics")
+    assert (metric.label, metric.by, metric.options) == ("table", "subset", {"totto": True})
+    (reward,) = parse_rewards([entry])
+    assert reward.options == {"as": "table", "by": "subset", "totto": True}
+    with pytest.raises(UserError, match="metrics: 'as' of 'parent' is 3, but must be a name"):
+        parse_rewards([{"name": "parent", "as": 3}], "metrics")

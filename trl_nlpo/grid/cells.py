@@ -119,7 +119,7 @@ class Grid:
         return self._cell(cell.recipe, SUPERVISED, cell.seed)
 
     def zero_shot_cell(self, cell: Cell) -> Cell | None:
-        """Whose zero-shot results a cell may take: the first of its task and seed; None for that one, or if not needed."""
+        """Whose zero-shot results a cell may take, the first of its task and seed; None where it takes none."""
         first = next(other for other in self.cells() if (other.recipe, other.seed) == (cell.recipe, cell.seed))
         return None if cell == first or cell.variant.starts_supervised else first
 

@@ -1,4 +1,4 @@
-"""From the finished cells of a grid to a leaderboard: JSON, a Markdown table per task, and comparisons."""
+"""From the finished cells of a grid to a leaderboard: means, intervals and comparisons."""
 
 from __future__ import annotations
 
@@ -6,35 +6,33 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..display import markdown, markdown_code
 from ..metrics.directions import direction
 from ..recipes.algorithms import Algorithm
 from ..storage.files import replace_file
 from ..storage.results import RunResults
 from .cells import SUPERVISED, Cell, Grid
 from .curves import write_curves
-from .significance import Comparison, paired_bootstrap
+from .significance import interval_of_mean, paired_bootstraps
+from .tables import as_csv, as_latex, as_markdown
 
-
-_SHOWN = ("reward", "rewards/", "metrics/", "perplexity", "completions/mean_length")
 
 Runs = Mapping[Cell, RunResults]
 Rows = dict[str, dict[str, Any]]
-"""Of each algorithm its columns, each with `mean`, `std` and `seeds`."""
-Directions = Mapping[str, "str | None"]
-"""Of each column whether `"higher"` or `"lower"` is better; None: neither."""
+"""Of each algorithm its columns, each with `mean`, `std` and `seeds`, and `low` and `high` where rows have scores."""
+Scores = dict[str, list[float | None]]
+"""Of each kind of score (`score`, a reward, `metrics/<name>`) one per test prompt, averaged over seeds."""
 
 
 def write_leaderboard(grid: Grid, command: str) -> Path:
-    """Write `leaderboard.json`, `leaderboard.md` and `learning_curves.csv` (and `.png` where matplotlib is there).
+    """Write `leaderboard.json`, `.md`, `.csv` and `.tex`, and `learning_curves.csv` (`.png` where matplotlib is).
 
     Args:
         grid ([`Grid`]): its cells that are done count.
-        command (`str`): how it was made, kept in both.
+        command (`str`): how it was made, kept in JSON and Markdown.
 
     Returns:
         `Path`: of the Markdown file.
@@ -49,14 +47,23 @@ def write_leaderboard(grid: Grid, command: str) -> Path:
     board = {
         "command": command,
         "versions": {package: version for package, version in versions().items() if version},
+        "seeds": grid.seeds,
         "tasks": {task: _in_order(_rows(of_task), grid) for task, of_task in tasks.items()},
+        "runs": {
+            task: {label: len(group) for label, group in _by_label(runs).items()} for task, runs in tasks.items()
+        },
         "better": {task: _directions(of_task) for task, of_task in tasks.items()},
         "comparisons": {task: _comparisons(of_task) for task, of_task in tasks.items()},
         "failed": {str(cell.folder): cell.result().get("error") for cell in grid.cells() if cell.status == "failed"},
     }
-    replace_file(grid.folder / "leaderboard.json", json.dumps(board, indent=2) + "\n")
     path = grid.folder / "leaderboard.md"
-    replace_file(path, as_markdown(board))
+    for suffix, text in {
+        ".json": json.dumps(board, indent=2) + "\n",
+        ".md": as_markdown(board),
+        ".csv": as_csv(board),
+        ".tex": as_latex(board),
+    }.items():
+        replace_file(path.with_suffix(suffix), text)
     write_curves(runs, grid.folder)
     return path
 
@@ -72,9 +79,26 @@ def _by_label(runs: Runs) -> dict[str, dict[Cell, RunResults]]:
     return _groups(runs, lambda cell: cell.variant.label)
 
 
+def _numbers_of_seeds(runs: Runs) -> dict[str, int]:
+    return {label: len(group) for label, group in _by_label(runs).items()}
+
+
 def _rows(runs: Runs) -> Rows:
-    """Mean, standard deviation (of the sample; 0 for one seed) and number of seeds of every metric and variant."""
-    return {label: _averages([_metrics(cell) for cell in group]) for label, group in _by_label(runs).items()}
+    """Of every algorithm and column its mean, standard deviation (of the sample; 0 for one seed), seeds, interval."""
+    found = {}
+    for label, group in _by_label(runs).items():
+        averages = _averages([_metrics(cell) for cell in group])
+        for name, scores in _scores(group).items():
+            _add_interval(averages, "reward" if name == "score" else name, scores)
+        found[label] = averages
+    return found
+
+
+def _add_interval(averages: dict[str, Any], column: str, scores: list[float | None]) -> None:
+    """Give a column its interval over prompts, if it is the mean of these scores, as that of corpus BLEU is not."""
+    known = [score for score in scores if score is not None]
+    if column in averages and known and math.isclose(statistics.fmean(known), averages[column]["mean"], rel_tol=1e-6):
+        averages[column]["low"], averages[column]["high"] = interval_of_mean(scores)
 
 
 def _in_order(rows: Rows, grid: Grid) -> Rows:
@@ -88,10 +112,15 @@ def _metrics(cell: Cell) -> dict[str, float]:
 
 
 def _directions(runs: Runs) -> dict[str, str | None]:
-    """Of every column which way it is better, as the runs recorded it; by its name where none did."""
+    """Of every column which way it is better."""
     recorded = {column: better for run in runs.values() for column, better in run.better.items()}
     columns = dict.fromkeys(column for cell in runs for column in _metrics(cell))
-    return {column: recorded[column] if column in recorded else direction(column) for column in columns}
+    return {column: _direction(column, recorded) for column in columns}
+
+
+def _direction(column: str, recorded: Mapping[str, str | None] | None = None) -> str | None:
+    """Which way a column is better, as the runs recorded what their metrics said; by its name where none did."""
+    return recorded[column] if recorded and column in recorded else direction(column)
 
 
 def _averages(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -104,27 +133,36 @@ def _averages(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 
 def _comparisons(runs: Runs) -> list[dict[str, Any]]:
-    """Paired bootstraps over prompts, scores averaged over seeds: NLPO against PPO, both against where they start."""
-    scores = {label: found for label, group in _by_label(runs).items() if (found := _scores(group))}
-    pairs = [
-        (first, second)
+    """Paired bootstraps over prompts, scores averaged over seeds: NLPO against PPO, both against where they start.
+
+    Every kind of score that both have is compared; all comparisons of a task are one family.
+    """
+    scores = {label: _scores(group) for label, group in _by_label(runs).items()}
+    compared = [
+        (first, second, name)
         for first in scores
         for second in scores
         if first != second and second in _opponents(first, list(scores))
+        for name in scores[first]
+        if _are_comparable(scores[first][name], scores[second].get(name, []))
     ]
+    # Other numbers of prompts are other families: their resamples are not the same.
+    families = dict.fromkeys(len(scores[first][name]) for first, _, name in compared)
+    found: dict[tuple[str, str, str], Any] = {}
+    for size in families:
+        family = [entry for entry in compared if len(scores[entry[0]][entry[2]]) == size]
+        pairs = [(scores[first][name], scores[second][name]) for first, second, name in family]
+        found |= dict(zip(family, paired_bootstraps(pairs), strict=True))
     return [
-        {"first": first, "second": second, **dataclasses.asdict(comparison)}
-        for first, second in pairs
-        if (comparison := _compared(scores[first], scores[second])) is not None
+        {"first": first, "second": second, "score": name, **dataclasses.asdict(found[first, second, name])}
+        for first, second, name in compared
     ]
 
 
-def _compared(first: Sequence[float | None], second: Sequence[float | None]) -> Comparison | None:
-    """On the prompts that both have a score for; None where there are none, or where the prompts are not the same."""
-    if len(first) != len(second):
-        return None
-    both = [(one, other) for one, other in zip(first, second, strict=True) if one is not None and other is not None]
-    return paired_bootstrap([one for one, _ in both], [other for _, other in both]) if both else None
+def _are_comparable(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
+    """Whether two systems have scores of the same prompts."""
+    same = len(first) == len(second)
+    return same and any(None not in pair for pair in zip(first, second, strict=True))
 
 
 def _opponents(label: str, labels: Sequence[str]) -> list[str]:
@@ -134,98 +172,30 @@ def _opponents(label: str, labels: Sequence[str]) -> list[str]:
     return [other for other in labels if other in against]
 
 
-def _scores(runs: Runs) -> list[float | None]:
-    """The score of every test prompt, averaged over the seeds; None where a seed's was skipped (`reward_failure`)."""
-    columns = [[row[cell.stage]["score"] for row in run.samples if cell.stage in row] for cell, run in runs.items()]
-    if len({len(column) for column in columns}) != 1:
-        return []
-    return [None if None in values else statistics.fmean(values) for values in zip(*columns, strict=True)]
+def _scores(runs: Runs) -> Scores:
+    """Of every kind of score one per test prompt, averaged over the seeds; None where a seed has none for the prompt.
 
-
-def as_markdown(board: dict[str, Any]) -> str:
-    """The leaderboard as Markdown: a table per task, the best of a column in bold.
-
-    Args:
-        board (`dict`): as [`write_leaderboard`] writes it in JSON.
+    A kind that not all seeds have is left out, and everything where they had other numbers of prompts.
     """
-    lines = ["# Leaderboard", "", markdown_code(board["command"]), ""]
-    lines += [", ".join(f"{package} {version}" for package, version in board["versions"].items()), ""]
-    for task, rows in board["tasks"].items():
-        lines += [f"## {markdown(task)}", "", *_table(rows, board["better"][task]), ""]
-        lines += _comparison_lines(board["comparisons"][task])
-    if board["failed"]:
-        lines += [
-            "## Failed",
-            "",
-            *(f"- {markdown_code(folder)}: {markdown(str(error))}" for folder, error in board["failed"].items()),
-            "",
+    of_seeds = [list(_scores_of(cell, run)) for cell, run in runs.items()]
+    if len({len(rows) for rows in of_seeds}) != 1 or not of_seeds[0]:
+        return {}
+    names = [name for name in of_seeds[0][0] if all(name in row for rows in of_seeds for row in rows)]
+    return {
+        name: [
+            None if None in values else statistics.fmean(values)
+            for values in zip(*([row[name] for row in rows] for rows in of_seeds), strict=True)
         ]
-    return "\n".join(lines)
+        for name in names
+    }
 
 
-def _table(rows: Rows, better: Directions) -> list[str]:
-    shown = {name for row in rows.values() for name in row if name.startswith(_SHOWN)}
-    # A metric that is also a reward has one column, unless the reward turns it around.
-    higher = [name for name in shown if name.startswith("metrics/") and better[name] == "higher"]
-    names = _ordered(shown - {f"rewards/{_short(name)}/mean" for name in higher})
-    best = {name: _best(name, rows, better[name]) for name in names}
-    header = [markdown(_short(name)) + _ARROWS[better[name]] for name in names]
-    lines = ["| | " + " | ".join(header) + " |", "|---" * (len(names) + 1) + "|"]
-    for label, row in rows.items():
-        cells = [_cell(row.get(name), label in best[name]) for name in names]
-        lines.append(f"| {markdown(label)} | " + " | ".join(cells) + " |")
-    return lines
-
-
-_ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
-
-
-def _ordered(names: set[str]) -> list[str]:
-    def place(name: str) -> tuple[int, str]:
-        first = next((index for index, start in enumerate(_SHOWN) if name.startswith(start)), len(_SHOWN))
-        return (0 if name == "reward" else first, name)
-
-    return sorted((name for name in names if name != "reward_std"), key=place)
-
-
-def _short(name: str) -> str:
-    if name.startswith("rewards/"):
-        return f"reward {name.split('/')[1]}"
-    return {"completions/mean_length": "tokens"}.get(name, name.removeprefix("metrics/"))
-
-
-def _best(name: str, rows: Rows, better: str | None) -> list[str]:
-    """The algorithms whose mean is the best; none where neither way is better, or where all are equal."""
-    means = {label: row[name]["mean"] for label, row in rows.items() if name in row}
-    if better is None or not means:
-        return []
-    wanted = max(means.values()) if better == "higher" else min(means.values())
-    best = [label for label, value in means.items() if math.isclose(value, wanted)]
-    # Such as a BLEU of 0 everywhere.
-    return best if len(best) < len(means) else []
-
-
-def _cell(entry: dict[str, Any] | None, is_best: bool) -> str:
-    if entry is None:
-        return "-"
-    mean = entry["mean"]
-    digits = 4 if abs(mean) < 0.01 else 3 if abs(mean) < 10 else 1
-    text = f"{mean:.{digits}f}" + (f" ± {entry['std']:.{digits}f}" if entry["seeds"] > 1 else "")
-    return f"**{text}**" if is_best else text
-
-
-def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
-    if not comparisons:
-        return []
-    lines = [
-        "Score per prompt, averaged over seeds; paired bootstrap over prompts, 95 % interval:",
-        "",
-        "| | difference | interval | p |",
-        "|---|---|---|---|",
-    ]
-    rows = [
-        f"| {markdown(entry['first'])} - {markdown(entry['second'])} | {entry['difference']:+.3f} | "
-        f"{entry['low']:+.3f} to {entry['high']:+.3f} | {entry['p_value']:.4f} |"
-        for entry in comparisons
-    ]
-    return [*lines, *rows, ""]
+def _scores_of(cell: Cell, run: RunResults) -> Iterator[dict[str, float | None]]:
+    """What each sample of a run was given: its score, its rewards, and the metrics that have a score for a row."""
+    rewards = [column.split("/")[1] for column in _metrics(cell) if column.startswith("rewards/")]
+    for row in run.samples:
+        if cell.stage in row:
+            sample = row[cell.stage]
+            given = {f"rewards/{name}/mean": sample[name] for name in rewards if name in sample}
+            given |= {f"metrics/{name}": score for name, score in sample.get("metrics", {}).items()}
+            yield {"score": sample["score"], **given}

@@ -1,8 +1,8 @@
-"""Whether one system is better than another on the same prompts: the paired bootstrap."""
+"""Whether one system is better than another on the same prompts: paired bootstraps, corrected for their number."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,21 +10,31 @@ import numpy as np
 from ..errors import UserError
 
 
+Score = float | None
+
+_TOGETHER = 4_000_000
+"""Draws at a time, so that a thousand prompts and ten thousand resamples need no table of both."""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same prompts.
+    """Two systems on the same prompts, as one of a family of comparisons.
 
     Attributes:
         difference (`float`): mean of the first less mean of the second.
-        low, high (`float`): 95 % interval of the difference (percentiles of the resampled differences).
-        p_value (`float`): two-sided; twice the share of resamples, centred on no difference, that are as far out.
-        num_prompts (`int`)
+        low, high (`float`): of all intervals of the family together, 95 % of experiments have every true difference in
+            its interval; of a single comparison, the percentiles of the resampled differences.
+        p_value (`float`): two-sided; the share of resamples, centred on no difference, that are as far out.
+        p_adjusted (`float`): the same for the most extreme of the family: the chance that, without any difference,
+            some comparison of the family looks as different as this one. `p_value` where it is alone.
+        num_prompts (`int`): those for which both have a score.
     """
 
     difference: float
     low: float
     high: float
     p_value: float
+    p_adjusted: float
     num_prompts: int
 
 
@@ -40,18 +50,95 @@ def paired_bootstrap(
     Raises:
         UserError: no scores, or another number of them.
     """
-    if len(first) != len(second) or not len(first):
-        raise UserError(
-            f"a paired comparison needs the same prompts: {len(first)} and {len(second)} scores were given."
-        )
-    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    mean = float(differences.mean())
+    return paired_bootstraps([(first, second)], num_resamples, seed)[0]
+
+
+def paired_bootstraps(
+    pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]], num_resamples: int = 10_000, seed: int = 0
+) -> list[Comparison]:
+    """A family of paired bootstraps over the same prompts, with the same resamples for all.
+
+    Intervals and p-values are corrected by the largest of the family's standardized differences in each resample
+    (single-step max-T, Westfall & Young 1993), which takes into account that metrics of one text go together, where
+    Bonferroni's correction would be too strict.
+
+    Args:
+        pairs: of each comparison the scores of the two systems, prompt by prompt; None where there is none.
+        num_resamples (`int`), seed (`int`)
+
+    Raises:
+        UserError: no scores, or another number of them.
+    """
+    for first, second in pairs:
+        if len(first) != len(second) or not len(first) or len(first) != len(pairs[0][0]):
+            raise UserError(
+                f"a paired comparison needs the same prompts: {len(first)} and {len(second)} scores were given."
+            )
+    # (prompts, comparisons)
+    differences = np.array([_numbers(first) - _numbers(second) for first, second in pairs]).T
+    means = np.nanmean(differences, axis=0)
+    deviations = resampled_means(differences, num_resamples, seed) - means
+    errors = np.sqrt((deviations**2).mean(axis=0))
+    numbers = (~np.isnan(differences)).sum(axis=0)
+    as_far = (np.abs(deviations) >= np.abs(means)).sum(axis=0)
+    # Adding one to both counts keeps an estimate from being 0, which no finite number of resamples shows.
+    p_values = (as_far + 1) / (num_resamples + 1)
+    if len(pairs) == 1:
+        low, high = np.percentile(means + deviations, [2.5, 97.5], axis=0)
+        adjusted = p_values
+    else:
+        # A difference that no resample changes cannot be standardized, and is no other's competitor.
+        scale = np.where(errors > 0, errors, np.inf)
+        largest = np.abs(deviations / scale).max(axis=1)
+        standardized = np.divide(np.abs(means), errors, out=np.full(len(means), np.inf), where=errors > 0)
+        standardized[means == 0] = 0.0
+        adjusted = ((largest[:, None] >= standardized).sum(axis=0) + 1) / (num_resamples + 1)
+        reach = np.quantile(largest, 0.95) * errors
+        low, high = means - reach, means + reach
+    return [
+        Comparison(float(mean), float(least), float(most), float(p), float(corrected), int(number))
+        for mean, least, most, p, corrected, number in zip(means, low, high, p_values, adjusted, numbers, strict=True)
+    ]
+
+
+def interval_of_mean(scores: Sequence[Score], num_resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of a mean over prompts: percentiles of the means of resampled prompts.
+
+    Args:
+        scores (`Sequence`): one at least that is not None.
+        num_resamples (`int`), seed (`int`)
+    """
+    means = resampled_means(_numbers(scores)[:, None], num_resamples, seed)
+    low, high = np.nanpercentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def resampled_means(columns: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
+    """Means of prompts drawn with replacement, the same prompts for all columns.
+
+    Args:
+        columns (`(N, M)`): a row per prompt; NaN where there is no score.
+        num_resamples (`int`), seed (`int`)
+
+    Returns:
+        `(num_resamples, M)`; the mean of a resample without any score is that of the column.
+    """
+    known = ~np.isnan(columns)
+    filled = np.where(known, columns, 0.0)
+    sums = np.concatenate([counts @ filled for counts in _draws(len(columns), num_resamples, seed)])
+    numbers = np.concatenate([counts @ known for counts in _draws(len(columns), num_resamples, seed)])
+    return np.where(numbers > 0, sums / np.maximum(numbers, 1), np.nanmean(columns, axis=0))
+
+
+def _draws(num_prompts: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each prompt is drawn in each resample, some resamples at a time."""
     rng = np.random.default_rng(seed)
-    # Row by row, so that a thousand prompts and ten thousand resamples need no table of both.
-    means = np.array(
-        [differences[rng.integers(0, len(differences), len(differences))].mean() for _ in range(num_resamples)]
-    )
-    low, high = np.percentile(means, [2.5, 97.5])
-    # Adding one to both counts keeps the estimate from being 0, which no finite number of resamples shows.
-    as_far = int((np.abs(means - mean) >= abs(mean)).sum())
-    return Comparison(mean, float(low), float(high), (as_far + 1) / (num_resamples + 1), len(differences))
+    step = max(_TOGETHER // num_prompts, 1)
+    for start in range(0, num_resamples, step):
+        number = min(step, num_resamples - start)
+        drawn = rng.integers(0, num_prompts, (number, num_prompts)) + num_prompts * np.arange(number)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=number * num_prompts).reshape(number, num_prompts).astype(float)
+
+
+def _numbers(scores: Sequence[Score]) -> np.ndarray:
+    return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
