@@ -89,12 +89,13 @@ def test_a_large_difference_survives_the_correction_and_its_interval_leaves_out_
 
 
 def test_comparisons_that_go_together_cost_less_than_independent_ones():
-    rng = random.Random(2)
-    one = a_family(1, rng, effect=0.35)[0]
-    same, apart = paired_bootstraps([one] * 20), paired_bootstraps([one, *a_family(19, rng)])
+    # Mean 0.3 and standard error 1 / sqrt(60) of 1.3 and -0.7: 2.3 standard errors.
+    one = ([1.3, -0.7] * 30, [0.0] * 60)
+    same, apart = paired_bootstraps([one] * 20), paired_bootstraps([one, *a_family(19, random.Random(2))])
     # Twenty times the same comparison is one comparison: nothing is to be corrected.
     assert same[0].p_adjusted == pytest.approx(same[0].p_value, abs=0.002)
-    assert apart[0].p_adjusted > 2 * apart[0].p_value
+    assert 0.005 < apart[0].p_value < 0.05
+    assert apart[0].p_adjusted > 5 * apart[0].p_value
 
 
 def test_a_prompt_without_a_score_counts_in_no_comparison_but_its_own():

@@ -12,8 +12,9 @@ from transformers import AutoModel, RobertaConfig, RobertaTokenizerFast
 
 from support import tiny
 from trl_nlpo.errors import UserError
+from trl_nlpo.metrics import bertscore as module
 from trl_nlpo.metrics import get_metric
-from trl_nlpo.metrics.bertscore import BertScore, Match, match
+from trl_nlpo.metrics.bertscore import BertScore, Match, match, published_layer
 
 
 PREDICTIONS = ["w1 w2 w3", "w9 w8 w7 w6 w5 w4 w3 w2", "w4", "w5 w6 w7 w8 w9 w1"]
@@ -190,3 +191,26 @@ def test_it_is_pickled_without_its_weights(folder):
 def test_wrong_options_are_one_line(options, message):
     with pytest.raises(UserError, match=message):
         bertscore(**options).score(["w1"], references=["w1"])
+
+
+def test_models_that_the_authors_tried_are_compared_at_their_layer_and_others_at_the_last():
+    # As bert-score 0.3.13 has them.
+    assert published_layer("FacebookAI/roberta-large") == published_layer("roberta-large") == 17
+    assert published_layer("/models/BERT-base-multilingual-cased/") == 9
+    assert published_layer("someone/roberta-large-of-mine") is None
+
+
+def test_the_published_layer_is_used_unless_another_is_given(tmp_path, monkeypatch):
+    monkeypatch.setitem(module.PUBLISHED_LAYERS, "known", 1)
+    tiny.bert(AutoModel).save_pretrained(tmp_path / "known")
+    scores = {
+        layer: bertscore(str(tmp_path / "known"), layer=layer).score(PREDICTIONS, references=REFERENCES)
+        for layer in (None, 1, 2, "last")
+    }
+    assert scores[None] == scores[1] != scores["last"] == scores[2]
+
+
+def test_a_model_under_a_known_name_that_is_smaller_is_one_line(tmp_path):
+    tiny.bert(AutoModel).save_pretrained(tmp_path / "roberta-large")
+    with pytest.raises(UserError, match="has 2 layers, not 17: give the option layer"):
+        bertscore(str(tmp_path / "roberta-large")).score(["w1"], references=[["w1"]])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import random
 import sys
+from collections import Counter
 
 import nltk
 import pytest
@@ -127,3 +129,37 @@ def test_they_can_be_pickled_and_say_what_to_install(name, monkeypatch):
     sacrebleu_metric.scorer.cache_clear()
     with pytest.raises(UserError, match=r'pip install "trl-nlpo\[metrics\]"'):
         get_metric(name)
+
+
+def bleu_with_shortest(texts, references, order=4):
+    """BLEU written out, with the brevity penalty of the shortest references."""
+    matches, totals, length, wanted = [0] * order, [0] * order, 0, 0
+    for text, row in zip(texts, references, strict=True):
+        words = text.split()
+        length, wanted = length + len(words), wanted + min(len(other.split()) for other in row)
+        for n in range(1, order + 1):
+            own = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+            most = Counter()
+            for other in row:
+                others = other.split()
+                most |= Counter(tuple(others[i : i + n]) for i in range(len(others) - n + 1))
+            matches[n - 1] += (own & most).total()
+            totals[n - 1] += own.total()
+    if not all(matches):
+        return 0.0
+    precision = math.exp(sum(math.log(m / t) for m, t in zip(matches, totals, strict=True)) / order)
+    return precision * min(1.0, math.exp(1 - wanted / length))
+
+
+def test_the_shortest_reference_may_be_the_length_that_a_text_is_measured_against():
+    texts, references = made_up_rows()
+    metric = get_metric("bleu", reference_length="shortest")
+    assert metric.compute(texts, references=references)["bleu"] == pytest.approx(bleu_with_shortest(texts, references))
+    # Six words; eight are two away, three are three away.
+    text, rows = ["a b c d e f"], [["a b c d e f g h", "a b c"]]
+    closest, shortest = (get_metric("bleu", reference_length=kind) for kind in ("closest", "shortest"))
+    assert closest.compute(text, references=rows)["bleu"] == pytest.approx(math.exp(1 - 8 / 6))
+    assert shortest.compute(text, references=rows)["bleu"] == pytest.approx(1.0)
+    assert shortest.score(text, references=rows) == [pytest.approx(1.0)]
+    with pytest.raises(UserError, match="unknown reference_length 'shortes', did you mean 'shortest'"):
+        get_metric("bleu", reference_length="shortes")

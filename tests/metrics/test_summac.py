@@ -81,6 +81,34 @@ def test_the_models_probabilities_are_those_of_premise_and_hypothesis():
     assert by_label.score([" ".join(text)], prompts=[" ".join(source)]) == pytest.approx(score, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("ENTAILMENT", "NEUTRAL", "CONTRADICTION"),
+        ("contradiction", "entailment", "neutral"),
+        ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO"),
+        ("not_enough_info", "refuted", "supported"),
+    ],
+)
+def test_labels_are_known_by_the_names_that_nli_models_give_them(names):
+    model = nli()
+    model.config.id2label = dict(enumerate(names))
+    entailed = next(index for index, name in enumerate(names) if name.lower()[:4] in ("enta", "supp"))
+    denied = next(index for index, name in enumerate(names) if name.lower()[:4] in ("cont", "refu"))
+    by_name, by_number = (
+        summac(model, use_contradiction=True),
+        summac(model, use_contradiction=True, entailment=entailed, contradiction=denied),
+    )
+    by_name.load_models()
+    rows = {"predictions": ["w1 w2."], "prompts": ["w3. w4 w5."]}
+    assert by_name.score(**rows) == by_number.score(**rows)
+
+
+def test_a_model_whose_labels_say_nothing_is_refused_when_it_is_loaded():
+    with pytest.raises(UserError, match="Set the option entailment"):
+        summac(model=bert(3)).load_models()
+
+
 def test_another_column_can_hold_the_source_and_conversations_are_texts():
     expected = summac().score(["w1."], prompts=["w2."])
     assert summac(column="document").score(["w1."], document=["w2."]) == expected

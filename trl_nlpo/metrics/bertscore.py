@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..naming import check_int
-from .base import Metric, as_list, require_column
+from .base import Measurement, RowMetric, as_list, require_column
 from .pretrained import Pretrained
 from .texts import check_flag
 
@@ -22,6 +22,27 @@ _ROWS = 64
 _WITH_LEADING_SPACE = {"GPT2Tokenizer", "GPT2TokenizerFast", "RobertaTokenizer", "RobertaTokenizerFast"}
 
 
+PUBLISHED_LAYERS = {
+    "bert-base-uncased": 9, "bert-large-uncased": 18,
+    "bert-base-multilingual-cased": 9, "bert-base-chinese": 8, "roberta-base": 10, "roberta-large": 17,
+    "roberta-large-mnli": 19, "distilbert-base-uncased": 5, "distilbert-base-multilingual-cased": 5,
+    "distilroberta-base": 5, "xlnet-base-cased": 5, "xlnet-large-cased": 7, "xlm-roberta-base": 9,
+    "xlm-roberta-large": 17, "albert-base-v1": 10, "albert-base-v2": 9, "albert-large-v2": 14, "bart-base": 6,
+    "bart-large": 10, "deberta-base": 9, "deberta-large": 16, "deberta-xlarge-mnli": 40,
+}  # fmt: skip
+"""The layer that goes best with people's judgement, of the models that the authors tried (bert-score 0.3.13)."""
+
+
+def published_layer(model: str) -> int | None:
+    """The layer that the authors chose for a model, known by the last part of its Hub id or folder; None for others.
+
+    Example:
+        >>> published_layer("FacebookAI/roberta-large"), published_layer("models/mine")
+        (17, None)
+    """
+    return PUBLISHED_LAYERS.get(Path(model).name.lower())
+
+
 class Match(NamedTuple):
     """How well two texts match, F1 first, so that the best is the one with the highest F1."""
 
@@ -30,7 +51,7 @@ class Match(NamedTuple):
     recall: float
 
 
-class BertScore(Metric):
+class BertScore(RowMetric):
     """BERTScore F1 of a text, the best over its references.
 
     Every token is matched with the most similar token of the other text (cosine of their embeddings); precision is the
@@ -38,8 +59,9 @@ class BertScore(Metric):
 
     Args:
         model: a local folder, a Hub id or a loaded encoder, decoder or encoder-decoder (of which the encoder).
-        layer (`int`, *optional*): whose output is compared, 0 for the embeddings; by default the last. The authors
-            take layer 17 of `roberta-large` and 9 of `bert-base-uncased`.
+        layer (`int` or `"last"`, *optional*): whose output is compared, 0 for the embeddings. By default the layer
+            that the authors chose for a model of this name ([`PUBLISHED_LAYERS`]; 17 of `roberta-large`), of others
+            the last.
         idf (`bool`, defaults to `False`): weigh tokens by inverse document frequency instead of alike.
         idf_texts (*optional*): texts to count these in: a list, or the path of a file with one a line. Without them a
             table counts in its own references; a reward needs them, or its value would depend on its batch.
@@ -60,7 +82,7 @@ class BertScore(Metric):
     def __init__(
         self,
         model: Any,
-        layer: int | None = None,
+        layer: int | str | None = None,
         idf: bool = False,
         idf_texts: Any = None,
         column: str = "references",
@@ -69,26 +91,30 @@ class BertScore(Metric):
         device: Any = None,
     ):
         check_flag("metric 'bertscore'", idf=idf)
-        if layer is not None:
+        if layer is not None and layer != "last":
             check_int("metric 'bertscore'", "layer", layer, 0, "a number")
         if idf_texts is not None and not idf:
             raise UserError("metric 'bertscore': idf_texts has no effect without idf: true.")
         self.columns = (column,)
         self.layer, self.idf, self.idf_texts = layer, idf, _texts(idf_texts)
+        self.rows_alone = not idf or idf_texts is not None
         self.pretrained = Pretrained(model, "AutoModel", "metric 'bertscore'", tokenizer, batch_size, device)
 
     def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
-        if self.idf and self.idf_texts is None:
+        if not self.rows_alone:
             raise UserError(
                 "metric 'bertscore': the score of a text with idf needs idf_texts, or it would depend on its batch."
             )
-        return [None if match is None else match.f1 for match in self._matches(predictions, columns)]
+        return super().score(predictions, **columns)
 
-    def compute(self, predictions: Sequence[str], **columns: Any) -> dict[str, float]:
-        matches = [match for match in self._matches(predictions, columns) if match is not None]
-        if not matches:
-            raise UserError(f"metric 'bertscore' applies to no row: {self.columns[0]} are empty.")
-        means = Match(*(sum(values) / len(matches) for values in zip(*matches, strict=True)))
+    def measure(self, predictions: Sequence[str], **columns: Any) -> list[Measurement | None]:
+        return [None if match is None else list(match) for match in self._matches(predictions, columns)]
+
+    def score_of(self, measurement: Any) -> float:
+        return Match(*measurement).f1
+
+    def table_of(self, measurements: Sequence[Any]) -> dict[str, float]:
+        means = Match(*(sum(values) / len(measurements) for values in zip(*measurements, strict=True)))
         return {"bertscore": means.f1, "bertscore_precision": means.precision, "bertscore_recall": means.recall}
 
     def _matches(self, predictions: Sequence[str], columns: dict[str, Any]) -> list[Match | None]:
@@ -127,14 +153,15 @@ class BertScore(Metric):
         return result
 
     def _layer_of(self, states: Any) -> Any:
-        if self.layer is None:
+        layer = published_layer(self.pretrained.name) if self.layer is None else self.layer
+        if layer is None or layer == "last":
             return states.last_hidden_state
-        if self.layer >= len(states.hidden_states):
+        if int(layer) >= len(states.hidden_states):
             raise UserError(
                 f"metric 'bertscore': model {self.pretrained.name!r} has {len(states.hidden_states) - 1} layers, not "
-                f"{self.layer}."
+                f"{layer}: give the option layer, a number or last."
             )
-        return states.hidden_states[self.layer]
+        return states.hidden_states[int(layer)]
 
     def _prepared(self, texts: Sequence[str]) -> list[str]:
         kinds = {kind.__name__ for kind in type(self.pretrained.tokenizer).__mro__}

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
-from .base import Metric, as_list, require_column
+from .base import Measurement, RowMetric, as_list, require_column
 from .classifier import SequenceClassifier
 
 
-class Bleurt(Metric):
+class Bleurt(RowMetric):
     """The rating of a regression model that reads (reference, text), the best over a row's references.
 
     Args:
@@ -41,7 +41,7 @@ class Bleurt(Metric):
         self.columns = (column,)
         self.pretrained = SequenceClassifier(model, "metric 'bleurt'", tokenizer, batch_size, device)
 
-    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
+    def measure(self, predictions: Sequence[str], **columns: Any) -> list[Measurement | None]:
         rows = [as_list(row) for row in require_column(columns, self.columns[0], "metric 'bleurt'")]
         pairs = [(other, text) for text, others in zip(predictions, rows, strict=True) for other in others]
         ratings = iter(self._ratings(pairs))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..naming import did_you_mean
-from .base import Metric, require_column
+from .base import Measurement, RowMetric, require_column
 from .pretrained import Pretrained
 from .texts import check_flag, joined, prompt_text
 
@@ -55,7 +55,7 @@ class SequenceClassifier(Pretrained):
         )
 
 
-class Classifier(Metric):
+class Classifier(RowMetric):
     """The probability that a sequence classifier gives to a label, such as a review being positive.
 
     Args:
@@ -92,7 +92,7 @@ class Classifier(Metric):
         self.label, self.separator = label, separator
         self.pretrained = SequenceClassifier(model, "metric 'classifier'", tokenizer, batch_size, device)
 
-    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
+    def measure(self, predictions: Sequence[str], **columns: Any) -> list[Measurement | None]:
         texts = list(predictions)
         if self.columns:
             prompts = require_column(columns, "prompts", "metric 'classifier' with include_prompt")
@@ -108,7 +108,7 @@ class Classifier(Metric):
         ]
 
 
-class Preference(Metric):
+class Preference(RowMetric):
     """How good a completion is for its prompt, by a model of people's preferences.
 
     One logit r: sigmoid(scale * r), which is the probability that the completion is preferred to one of reward 0
@@ -147,7 +147,7 @@ class Preference(Metric):
         self.label, self.scale, self.as_pair, self.separator = label, scale, as_pair, separator
         self.pretrained = SequenceClassifier(model, "metric 'preference'", tokenizer, batch_size, device)
 
-    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
+    def measure(self, predictions: Sequence[str], **columns: Any) -> list[Measurement | None]:
         prompts = [prompt_text(row) for row in require_column(columns, "prompts", "metric 'preference'")]
         rows = list(zip(prompts, predictions, strict=True))
         if self.as_pair:

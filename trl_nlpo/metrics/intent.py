@@ -7,12 +7,12 @@ from typing import Any
 
 from ..errors import UserError
 from ..naming import check_int
-from .base import Metric, require_column
+from .base import Measurement, RowMetric, require_column
 from .classifier import SequenceClassifier
 from .texts import prompt_text
 
 
-class Intent(Metric):
+class Intent(RowMetric):
     """Whether a classifier's intent for a reply is the row's: 1 or 0 for a text, the accuracy in a table.
 
     The classifier reads the dialogue's last utterances and the reply, joined as it was trained.
@@ -55,7 +55,7 @@ class Intent(Metric):
         self.utterance_end, self.separator = utterance_end, separator
         self.pretrained = SequenceClassifier(model, "metric 'intent'", tokenizer, batch_size, device)
 
-    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
+    def measure(self, predictions: Sequence[str], **columns: Any) -> list[Measurement | None]:
         intents = require_column(columns, self.column, "metric 'intent'")
         prompts: Sequence[Any] = [""] * len(predictions)
         if self.num_utterances:

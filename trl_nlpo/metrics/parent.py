@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..naming import require_package
-from .base import Metric, as_list
+from .base import Measurement, RowMetric, as_list
 from .sequences import longest_common_subsequence
 
 
@@ -20,7 +20,7 @@ _TITLES = ("page_title", "section_title")
 Words = tuple[str, ...]
 
 
-class Parent(Metric):
+class Parent(RowMetric):
     """PARENT of a text about a table, the best over its references.
 
     w(g) is the share of an n-gram's words that occur in the table. For n = 1..4, precision counts an n-gram of the
@@ -70,15 +70,18 @@ class Parent(Metric):
         self.table_weight = 0.5 if table_weight is None and not totto else table_weight
         _words("")
 
-    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
-        return [None if row is None else row.f_score for row in self._rows(predictions, columns)]
+    def measure(self, predictions: Sequence[str], **columns: Any) -> list[Measurement | None]:
+        return [None if row is None else list(row) for row in self._rows(predictions, columns)]
 
-    def compute(self, predictions: Sequence[str], **columns: Any) -> dict[str, float]:
-        rows = [row for row in self._rows(predictions, columns) if row is not None]
-        if not rows:
-            raise UserError(f"metric {self.name!r} applies to no row: {' or '.join(self.columns)} are empty.")
-        f_score, precision, recall = (sum(numbers) / len(rows) for numbers in zip(*rows, strict=True))
+    def score_of(self, measurement: Any) -> float:
+        return _Parent(*measurement).f_score
+
+    def table_of(self, measurements: Sequence[Any]) -> dict[str, float]:
+        f_score, precision, recall = (sum(numbers) / len(measurements) for numbers in zip(*measurements, strict=True))
         return {"parent": f_score, "parent_precision": precision, "parent_recall": recall}
+
+    def _what_is_empty(self) -> str:
+        return " or ".join(self.columns)
 
     def _rows(self, predictions: Sequence[str], columns: dict[str, Any]) -> list[_Parent | None]:
         return [
@@ -187,7 +190,7 @@ def _per_row(values: Any, index: int) -> bool:
     return isinstance(values, Sequence) and not isinstance(values, str) and index < len(values)
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=4_096)
 def _words(text: str) -> Words:
     return tuple(_tokenizer()(text.strip().lower()).split())
 

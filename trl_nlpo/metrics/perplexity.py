@@ -8,12 +8,12 @@ from typing import Any
 
 from ..errors import UserError
 from ..naming import check_int
-from .base import Metric, require_column
+from .base import Measurement, RowMetric, require_column
 from .pretrained import Pretrained
 from .texts import check_flag, joined, prompt_text
 
 
-class Perplexity(Metric):
+class Perplexity(RowMetric):
     """exp of the mean negative log-likelihood of a text's tokens, of the text itself and never of a reference.
 
     A causal model reads a text that is longer than its context in windows: every token is scored once, with at least
@@ -64,15 +64,20 @@ class Perplexity(Metric):
             model, "AutoModelForCausalLM", "metric 'perplexity'", tokenizer, batch_size, device
         )
 
-    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
-        return [_exp(total / count) if count else None for total, count in self._likelihoods(predictions, columns)]
+    def measure(self, predictions: Sequence[str], **columns: Any) -> list[Measurement | None]:
+        """The total negative log-likelihood of each text and its number of tokens."""
+        return [[total, float(count)] if count else None for total, count in self._likelihoods(predictions, columns)]
 
-    def compute(self, predictions: Sequence[str], **columns: Any) -> dict[str, float]:
-        rows = self._likelihoods(predictions, columns)
-        count = sum(row[1] for row in rows)
-        if not count:
-            raise UserError("metric 'perplexity' applies to no row: the texts are empty.")
-        return {self.name: _exp(sum(row[0] for row in rows) / count)}
+    def score_of(self, measurement: Any) -> float:
+        total, count = measurement
+        return _exp(total / count)
+
+    def table_of(self, measurements: Sequence[Any]) -> dict[str, float]:
+        total, count = map(sum, zip(*measurements, strict=True))
+        return {self.name: _exp(total / count)}
+
+    def _what_is_empty(self) -> str:
+        return "the texts"
 
     def as_reward(self, score: float) -> float:
         return 1.0 / score

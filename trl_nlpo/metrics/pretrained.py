@@ -87,6 +87,17 @@ class Pretrained:
         """The model's folder or Hub id, or the class of one that was given loaded."""
         return self._model_source if isinstance(self._model_source, str) else type(self._model_source).__name__
 
+    def identity(self) -> str | None:
+        """Which weights answer, and which tokenizer: their sources, of folders with the files' sizes and times.
+
+        None where model or tokenizer was handed over loaded. Of a Hub id it is the id with the commit that the Hub's
+        cache on this machine has, where it has one.
+        """
+        sources = (self._model_source, self._tokenizer_source)
+        if not all(isinstance(source, str) for source in sources):
+            return None
+        return f"{self.auto_class}: {'; '.join(map(_identity_of_source, dict.fromkeys(sources)))}"
+
     def config(self) -> Any:
         """The model's configuration, without loading its weights."""
         source = self._model_source
@@ -287,6 +298,19 @@ def _local_or_hub(source: Any, who: str) -> Any:
     if isinstance(source, os.PathLike) or name.startswith((".", "~")) or path.is_absolute() or name.count("/") > 1:
         raise UserError(f"{who}: there is no folder {name!r} (looked in {Path.cwd()}).")
     return name
+
+
+def _identity_of_source(source: str) -> str:
+    folder = Path(source)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(source, "config.json")
+        # .../snapshots/<commit>/config.json
+        return f"{source}@{Path(cached).parent.name}" if isinstance(cached, str) else source
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    known = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return f"{folder.resolve()} ({', '.join(known)})"
 
 
 def _advice(name: str) -> str:

@@ -59,12 +59,15 @@ class SacreBleuMetric(Metric):
     def compute(self, predictions: Sequence[str], **columns: Any) -> dict[str, float]:
         """The corpus number, of the rows that have references."""
         texts, references = self.rows_with_references(predictions, columns)
+        return {self.name: self.corpus(texts, references).score * self.scale}
+
+    def corpus(self, texts: Sequence[str], references: Sequence[tuple[str, ...]]) -> Any:
+        """The package's result for texts with their references, uneven numbers of them included."""
         streams = [
             [row[index] if index < len(row) else None for row in references]
             for index in range(max(map(len, references)))
         ]
-        made = getattr(library(self.name), self.kind)(**dict(self.options))
-        return {self.name: made.corpus_score(texts, streams).score * self.scale}
+        return getattr(library(self.name), self.kind)(**dict(self.options)).corpus_score(list(texts), streams)
 
     def rows_with_references(
         self, predictions: Sequence[str], columns: dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UserError, one_line
 from ..naming import check_int, require_package
-from .base import Metric, require_column
+from .base import Measurement, RowMetric, require_column
 from .classifier import SequenceClassifier
 from .texts import check_flag, prompt_text
 
@@ -21,10 +21,12 @@ _CONV_EDGES = (
     0.94, 0.95, 0.955, 0.96, 0.965, 0.97, 0.975, 0.98, 0.985, 0.99, 0.995, 1.0,
 )  # fmt: skip
 _CONV_SENTENCES = 10
+# How NLI models call their labels; those for facts and claims (FEVER, VitaminC) say whether they support one.
+_LABELS = {"entailment": ("entail", "support"), "contradiction": ("contra", "refute")}
 _ROWS = 64
 
 
-class SummaC(Metric):
+class SummaC(RowMetric):
     """How far a source supports a text, by a model of natural language inference (NLI).
 
     The model reads every sentence of the source as premise and every sentence of the text as hypothesis.
@@ -40,7 +42,8 @@ class SummaC(Metric):
         column (`str`, defaults to `"prompts"`): the column with the source.
         use_contradiction (`bool`, defaults to `False`): for `"zs"`, take the highest probability of contradiction from
             that of entailment, as the authors' code does by default.
-        entailment, contradiction (`int | str`, *optional*): the model's labels; by default those whose names begin so.
+        entailment, contradiction (`int | str`, *optional*): the model's labels; by default those whose names begin
+            with "entail" or "support", and with "contra" or "refute".
         language (`str`, defaults to `"en"`): whose rules `pysbd` splits sentences by.
         max_source_sentences (`int`, defaults to 100): those after are not read.
         tokenizer (*optional*): by default the model's.
@@ -81,13 +84,19 @@ class SummaC(Metric):
         self.conv = _Convolution(conv_weights) if variant == "conv" else None
         _segmenter(language)
 
-    def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
+    def load_models(self) -> None:
+        super().load_models()
+        self._label("entailment")
+        if self.use_contradiction:
+            self._label("contradiction")
+
+    def measure(self, predictions: Sequence[str], **columns: Any) -> list[Measurement | None]:
         sources = [prompt_text(row) for row in require_column(columns, self.columns[0], "metric 'summac'")]
         rows = [
             (sentences(source, self.language)[: self.max_source_sentences], sentences(text, self.language))
             for source, text in zip(sources, predictions, strict=True)
         ]
-        scores: list[float | None] = []
+        scores: list[Measurement | None] = []
         for start in range(0, len(rows), _ROWS):
             scores += self._scores(rows[start : start + _ROWS])
         return scores
@@ -134,7 +143,7 @@ class SummaC(Metric):
         if given is not None:
             return self.pretrained.label_index(given)
         names = self.pretrained.model.config.id2label
-        found = [int(index) for index, name in names.items() if str(name).lower().startswith(kind[:6])]
+        found = [int(index) for index, name in names.items() if str(name).lower().startswith(_LABELS[kind])]
         if len(found) != 1:
             have = ", ".join(f"{name} ({index})" for index, name in sorted(names.items()))
             raise UserError(
