@@ -132,6 +132,7 @@ PACKAGES: dict[str, set[str]] = {
     "grid": {"yaml", "numpy", "matplotlib"},
     "data": {"datasets"},
     "tasks": {"datasets"},
+    "metrics/pretrained": {"huggingface_hub", "peft", "torch", "transformers"},
     "rewards": {"evaluate"},
     "metrics": {
         # peft: a classifier may be an adapter.
