@@ -70,6 +70,7 @@ TRAINED = {
 RECIPES = {
     "quickstart": ("quickstart", ("--max_steps", "3", "--supervised_num_train_epochs", "1")),
     "commongen, tiny": ("commongen", ("--preset", "tiny", "--max_steps", "2", "--max_eval_samples", "8",
+                                      "--max_test_samples", "8",
                                       "--supervised_num_train_epochs", "1", "--rewards", "rougeL")),
 }  # fmt: skip
 CLOCKS = ("eps", "runtime", "per_second", "seconds", "time")

@@ -36,6 +36,7 @@ RECIPE = {
     "dataset_name": "quickstart",
     "max_train_samples": 64,
     "max_eval_samples": 8,
+    "max_test_samples": 8,
     "rewards": ["pleasant_sentence", {"name": "survival.noise", "weight": 0.5}],
     "model_type": "gpt2",
     "vocab_size": 300,

@@ -172,3 +172,35 @@ def test_conversations_of_other_shapes_are_the_same_for_every_stage(tmp_path):
     assert splits.train[0]["prompt"] == splits.supervised[0]["prompt"] == [{"role": "user", "content": "Hi"}]
     folder = folder_of(tmp_path, {"prompt": [{"speaker": "a"}], "references": ["Ho"]})
     assert "row 1 has a message 0 with the keys speaker" in mistake(folder)
+
+
+def test_the_supervised_stage_may_have_only_some_of_the_rows(tmp_path):
+    rows = [{**ROW, "label": number % 2, "id": str(number)} for number in range(6)]
+    folder = folder_of(tmp_path)
+    write_rows(folder / "train.jsonl", rows)
+    keys = {"algorithm": "supervised", "supervised_where": {"label": 1}}
+    splits = load_splits(arguments(folder, **keys))
+    assert (len(splits.supervised), len(splits.train)) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"lable": 1}, "has no column 'lable' (supervised_where); it has: "),
+        ({"label": "1"}, "supervised_where is {'label': '1'}, and no row of "),
+        ({"label": 7}, "is so: label has 0, 1."),
+    ],
+)
+def test_rows_that_are_not_there_are_one_line(tmp_path, wanted, message):
+    folder = folder_of(tmp_path)
+    write_rows(folder / "train.jsonl", [{**ROW, "label": number} for number in (0, 1, 0)])
+    assert message in mistake(folder, algorithm="supervised", supervised_where=wanted)
+
+
+def test_a_task_prepares_rows_of_files_too(tmp_path):
+    rows = [{"prompt": "Who ran?\nAnn ran.", "references": ["Ann"]}]
+    for split in ("train", "test"):
+        write_rows(tmp_path / f"narrativeqa_{split}.jsonl", rows)
+    recipe = load_recipe("narrativeqa", ["--dataset_name", str(tmp_path), "--use_cpu", "true"])
+    row = load_splits(recipe.arguments).test[0]
+    assert (row["prompt"], row["references"]) == ("who ran? \\n ann ran.", ["ann"])

@@ -15,8 +15,8 @@ def test_a_folder_has_a_file_per_split_and_all_columns_stay(tmp_path):
 
 
 def test_samples_are_limited_per_split(tmp_path):
-    splits = load_splits(arguments(folder_of(tmp_path), max_train_samples=2, max_eval_samples=1))
-    assert (len(splits.train), len(splits.validation), len(splits.test)) == (2, 1, 1)
+    splits = load_splits(arguments(folder_of(tmp_path), max_train_samples=2, max_eval_samples=1, max_test_samples=2))
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (2, 1, 2)
 
 
 def test_a_validation_split_is_not_needed_but_train_and_test_are(tmp_path):
@@ -43,7 +43,7 @@ def test_a_file_too_small_to_hold_rows_out_is_refused(tmp_path):
 
 
 def test_the_quickstart_comes_from_the_generator():
-    splits = load_splits(arguments("quickstart", max_train_samples=5, max_eval_samples=2), seed=3)
+    splits = load_splits(arguments("quickstart", max_train_samples=5, max_eval_samples=2, max_test_samples=2), seed=3)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (5, 2, 2)
     assert splits.train["prompt"] != load_splits(arguments("quickstart", max_train_samples=5), seed=4).train["prompt"]
 

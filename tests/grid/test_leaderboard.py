@@ -209,6 +209,7 @@ REAL = {
     "dataset_name": "quickstart",
     "max_train_samples": 16,
     "max_eval_samples": 4,
+    "max_test_samples": 4,
     "rewards": ["grammatical", {"name": "own_errors.Errors", "scale": 0.5}],
     "metrics": ["ter", "mean_length", {"name": "own_errors.Errors", "scale": 2.0}],
     "model_type": "gpt2",

@@ -188,6 +188,7 @@ def test_a_terminal_that_is_gone_does_not_end_the_run(tmp_path):
 
 RECIPE = {
     "algorithm": "nlpo", "dataset_name": "quickstart", "max_train_samples": 32, "max_eval_samples": 4,
+    "max_test_samples": 4,
     "rewards": ["pleasant_sentence"], "model_type": "gpt2", "vocab_size": 300, "hidden_size": 16,
     "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 192, "response_length": 8,
     "per_device_train_batch_size": 4, "num_ppo_epochs": 1, "max_steps": 100000, "use_cpu": True, "bf16": False,

@@ -43,6 +43,7 @@ def assert_close(ours, theirs, what):
 
 TINY_RECIPE = {
     "algorithm": "supervised+nlpo", "dataset_name": "quickstart", "max_train_samples": 32, "max_eval_samples": 7,
+    "max_test_samples": 7,
     "rewards": ["grammatical", {"name": "rewards_of_two.words", "weight": 2}], "model_type": "gpt2", "vocab_size": 300,
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 192,
     "supervised_num_train_epochs": 2, "supervised_learning_rate": 1e-3, "supervised_batch_size": 4,

@@ -20,6 +20,7 @@ TINY = {
     "dataset_name": "quickstart",
     "max_train_samples": 32,
     "max_eval_samples": 6,
+    "max_test_samples": 6,
     "rewards": ["grammatical", {"name": "pleasant_sentence", "weight": 2}],
     "model_type": "gpt2",
     "vocab_size": 300,
@@ -68,7 +69,8 @@ def assert_is_what_was_evaluated(model, folder, stage):
 
 SMALL = [
     "--preset", "tiny", "--max_steps", "2", "--eval_steps", "2", "--max_train_samples", "64",
-    "--max_eval_samples", "8", "--supervised_num_train_epochs", "1", "--per_device_train_batch_size", "8",
+    "--max_eval_samples", "8", "--max_test_samples", "8",
+    "--supervised_num_train_epochs", "1", "--per_device_train_batch_size", "8",
     "--hidden_size", "32", "--vocab_size", "400",
 ]  # fmt: skip
 

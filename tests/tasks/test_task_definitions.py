@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import islice
+from pathlib import Path
 
 import datasets
 import pytest
@@ -97,6 +99,7 @@ HUB_ROWS = {
                 [{"value": "1901", "is_header": False, "column_span": 1, "row_span": 1}],
             ],
             "highlighted_cells": [[1, 0]],
+            "overlap_subset": True,
             "sentence_annotations": {"final_sentence": ["Ann won in 1901.", "In 1901 Ann won."]},
         }
     ],
@@ -123,6 +126,8 @@ EXPECTED = {
             "references": ["Ann won in 1901.", "In 1901 Ann won."],
             "page_title": "Ann",
             "section_title": "Prizes",
+            "section_text": "",
+            "subset": "overlap",
             "table": [["Year"], ["1901"]],
             "highlighted_cells": [[1, 0]],
         }
@@ -209,6 +214,56 @@ def test_what_the_hub_does_not_give_is_one_line_with_the_way_out(monkeypatch, as
     with pytest.raises(UserError, match=r"own_train\.jsonl, or to 'miniature'") as caught:
         rows_from_hub(hub_task(), "train")
     assert "\n" not in str(caught.value)
+
+
+def test_another_number_of_rows_than_the_task_was_made_for_is_one_line(asked):
+    hub = {"rows": {"train": 8, "test": 9}}
+    assert len(rows_from_hub(hub_task(**hub), "train")) == 6
+    with pytest.raises(UserError, match=r"owner/data at revision main has 8 rows in its split 'test', .* expects 9"):
+        rows_from_hub(hub_task(**hub), "test")
+
+
+EXPORTS = {"totto": "totto", "iwslt": "iwslt2017-en-de", "dailydialog": "default"}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_no_other_folder_of_an_export_gets_into_a_split(name, tmp_path):
+    own = EXPORTS[name]
+    others = ("challenge_train_sample", "challenge_validation_sample", "challenge_test_scramble", "train_old")
+    for folder in (own, "another-config"):
+        for split in ("train", "validation", "test", *others):
+            (tmp_path / folder / split).mkdir(parents=True)
+            Dataset.from_list([{"from": f"{folder}/{split}"}]).to_parquet(tmp_path / folder / split / "0000.parquet")
+    options = {key: value for key, value in get_task(name).hub.options.items() if key != "revision"}
+    for split in ("train", "validation", "test"):
+        rows = datasets.load_dataset(str(tmp_path), split=split, cache_dir=str(tmp_path / "cache"), **options)
+        assert rows["from"] == [f"{own}/{split}"]
+
+
+@pytest.mark.parametrize("name", SEVEN)
+def test_what_is_on_the_hub_is_pinned_or_the_code_says_why_not(name):
+    hub, code = get_task(name).hub, Path(get_task.__code__.co_filename).with_name(f"{name}.py").read_text()
+    assert set(hub.rows) == {portion.split for portion in hub.splits.values()}
+    is_pinned = re.fullmatch("[0-9a-f]{40}", hub.options.get("revision", ""))
+    assert bool(is_pinned) != ("# Not pinned: " in code)
+
+
+def test_rows_of_totto_know_their_subset_and_train_rows_have_none():
+    row = HUB_ROWS["totto"][0]
+    found = [
+        next(get_task("totto").rows([{**row, "overlap_subset": value}]))["subset"]
+        for value in (True, "False", "none", None)
+    ]
+    assert found == ["overlap", "non_overlap", None, None]
+
+
+def test_questions_are_asked_as_unifiedqa_was_trained_whatever_the_row_has():
+    prepare = get_task("narrativeqa").prepare
+    by_columns = prepare({"prompt": "x", "question": "Who? ", "story": "A Story.", "references": [" She ", "A Woman"]})
+    by_prompt = prepare({"prompt": "Who?\nA Story.", "references": "She"})
+    assert by_columns["prompt"] == by_prompt["prompt"] == "who? \\n a story."
+    assert (by_columns["references"], by_prompt["references"]) == (["she", "a woman"], ["she"])
+    assert "references" not in prepare({"prompt": "Who?\nA story."})
 
 
 def test_headers_of_a_cell_are_those_above_it_also_where_cells_span_columns():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +23,21 @@ class SourceRows:
         rows (`list` or `Dataset`)
         source (`str`): file or split.
         places (`Sequence[int]`, *optional*): of the rows in their source; None for all rows in the source's order.
+        prepare (`Callable`, *optional*): what a task makes of a row before anything else.
     """
 
     rows: list[dict[str, Any]] | Dataset
     source: str
     places: Sequence[int] | None = None
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return dict(self.rows[index])
+        row = dict(self.rows[index])
+        # A row without a prompt is told of by whoever looks for one.
+        return row if self.prepare is None or row.get("prompt") is None else self.prepare(row)
 
     def where(self, index: int) -> str:
         """Source and number of a row, the first of which is 1."""
@@ -182,13 +186,33 @@ def prompts_and_completions(rows: SourceRows, train: Dataset, arguments: RecipeA
     """
     pairs: list[dict[str, Any]] = []
     for index, row in enumerate(train):
+        if not _is_wanted(rows[index], arguments.supervised_where or {}, rows.where(index)):
+            continue
         for target in _targets(rows[index], row.get("references"), arguments, rows.where(index)):
             prompt = row["prompt"]
             if isinstance(prompt, str):
                 pairs.append({"prompt": prompt, "completion": target_text(prompt, target)})
             else:
                 pairs.append({"prompt": prompt, "completion": [{"role": "assistant", "content": target}]})
+    if not pairs:
+        raise UserError(
+            f"supervised_where is {arguments.supervised_where!r}, and no row of {rows.source} is so: "
+            f"{_values_of(rows, len(train), arguments.supervised_where or {})}."
+        )
     return Dataset.from_list(pairs)
+
+
+def _is_wanted(row: dict[str, Any], wanted: dict[str, Any], where: str) -> bool:
+    """Whether a row has the values that `supervised_where` names."""
+    for column in wanted:
+        if column not in row:
+            raise _no_column(row, column, "supervised_where", where)
+    return all(row[column] == value for column, value in wanted.items())
+
+
+def _values_of(rows: SourceRows, number: int, wanted: dict[str, Any]) -> str:
+    found = {column: dict.fromkeys(repr(rows[index][column]) for index in range(number)) for column in wanted}
+    return "; ".join(f"{column} has {', '.join([*values][:8])}" for column, values in found.items())
 
 
 def _targets(row: dict[str, Any], references: Any, arguments: RecipeArguments, where: str) -> list[str]:

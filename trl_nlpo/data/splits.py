@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
             a row without a prompt or target.
     """
     rows = _load(arguments, seed)
-    test = prompts_and_references(rows[arguments.dataset_test_split], arguments, arguments.max_eval_samples, "test")
+    test = prompts_and_references(rows[arguments.dataset_test_split], arguments, arguments.max_test_samples, "test")
     train_rows = rows[arguments.dataset_train_split]
     train = prompts_and_references(train_rows, arguments, arguments.max_train_samples, "train")
     validation = None
@@ -70,7 +71,13 @@ def load_splits(arguments: RecipeArguments, seed: int = 42) -> Splits:
 
 
 def _load(arguments: RecipeArguments, seed: int) -> dict[str, SourceRows]:
-    """Every split that the recipe names, by its name."""
+    """Every split that the recipe names, by its name; rows as the recipe's task prepares them."""
+    rows = _load_as_they_are(arguments, seed)
+    prepare = None if arguments.task is None else get_task(arguments.task).prepare
+    return {split: dataclasses.replace(part, prepare=prepare) for split, part in rows.items()}
+
+
+def _load_as_they_are(arguments: RecipeArguments, seed: int) -> dict[str, SourceRows]:
     if arguments.task is not None and arguments.dataset_name in (None, MINIATURE):
         return _with_source(_of_task(arguments, seed), f"task {arguments.task}")
     name = str(arguments.dataset_name)
@@ -103,8 +110,10 @@ def _of_task(arguments: RecipeArguments, seed: int) -> dict[str, Any]:
     }
     wanted = {name: split for name, split in names.items() if name is not None}
     if arguments.dataset_name == MINIATURE:
-        held_out = arguments.max_eval_samples or MINIATURE_HELD_OUT
-        sizes = dict.fromkeys(("test", "validation"), held_out)
+        sizes = {
+            "test": arguments.max_test_samples or MINIATURE_HELD_OUT,
+            "validation": arguments.max_eval_samples or MINIATURE_HELD_OUT,
+        }
         # The held-out rows come first: they are the same whatever the size of the train split.
         rows = distinct_rows(task, {**sizes, "train": arguments.max_train_samples or MINIATURE_TRAIN}, seed=0)
         return {name: rows[split] for name, split in wanted.items()}

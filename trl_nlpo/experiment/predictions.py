@@ -57,7 +57,7 @@ def matched_predictions(path: Path, test: Dataset, stage: str | None = None) -> 
         if len(given[key]) != wanted[key]:
             raise UserError(
                 f"{path} has the {name} {value!r:.80} in {len(given[key])} rows, the test split (which "
-                f"max_eval_samples may have shortened) in {wanted[key]}: give a prediction for each."
+                f"max_test_samples may have shortened) in {wanted[key]}: give a prediction for each."
             )
     following = {key: iter(predictions) for key, predictions in given.items()}
     return [next(following[_as_key(value)]) for value in values]

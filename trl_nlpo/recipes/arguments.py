@@ -96,7 +96,11 @@ class RecipeArguments:
         default=None, metadata={"help": "Take this many rows of the train split. null: all."}
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Take this many rows of the validation and of the test split. null: all."}
+        default=None,
+        metadata={"help": "Take this many rows of the validation split, for evaluation during training. null: all."},
+    )
+    max_test_samples: int | None = field(
+        default=None, metadata={"help": "Take this many rows of the test split, for the final table. null: all."}
     )
     prompt_column: str = field(default="prompt", metadata={"help": "Column with the prompt: text or messages."})
     prompt_template: str = field(
@@ -111,6 +115,13 @@ class RecipeArguments:
     )
     supervised_all_references: bool = field(
         default=False, metadata={"help": "Train on every reference of a row, not only on the first."}
+    )
+    supervised_where: dict | None = field(
+        default=None,
+        metadata={
+            "help": "The supervised stage trains only on rows with these values of columns, such as {label: 1}; the "
+            "other stages take all rows. null: on all."
+        },
     )
     supervised_num_train_epochs: float = field(
         default=3.0, metadata={"help": "Passes over the train split in the supervised stage."}
@@ -203,6 +214,7 @@ def _naming_the_key(key: str, call: Callable[..., Any], *arguments: Any, **optio
 _POSITIVE = (
     "max_train_samples",
     "max_eval_samples",
+    "max_test_samples",
     "supervised_num_train_epochs",
     "supervised_learning_rate",
     "supervised_batch_size",

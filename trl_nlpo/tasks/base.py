@@ -35,13 +35,16 @@ class HubData:
     Attributes:
         path (`str`): the id.
         splits (`dict[str, Portion]`): `train`, `validation` and `test`, and what of the data set they are.
-        options (`dict`): further arguments of `datasets.load_dataset`, such as `name`, `revision` or `data_dir`.
+        options (`dict`): further arguments of `datasets.load_dataset`, such as `name`, `revision` (a commit, so that
+            the rows stay the same) or `data_files` (so that no other split's files are taken for a split's).
+        rows (`dict[str, int]`): how many rows a split of the data set has there; another number is refused.
         shuffle_seed (`int`, *optional*): shuffle a split before a portion of it is taken; for data sorted by label.
     """
 
     path: str
     splits: dict[str, Portion]
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
     shuffle_seed: int | None = None
 
 
@@ -56,6 +59,8 @@ class Task:
         rows (`Callable`): turns the rows of a split on the Hub into [`Row`]s.
         miniature (`Callable`): yields such rows without end, drawn by a `random.Random`: the task offline.
         files (`str`): prefix of the task's files in a folder, `<files>_train.jsonl`.
+        prepare (`Callable`, *optional*): makes of a row, whatever its source, the row that the template reads; for
+            prompts that no template can make.
         prompt_template (`str`): what the model reads, with `{prompt}` and other columns.
         max_prompt_length (`int`), prompt_truncation_side (`str`): in tokens.
         response_length (`int`): maximum number of tokens of a completion.
@@ -75,11 +80,16 @@ class Task:
     rewards: tuple[Any, ...]
     metrics: tuple[Any, ...]
     hub: HubData | None = None
+    prepare: Callable[[Row], Row] | None = None
     prompt_template: str = "{prompt}"
     max_prompt_length: int = 512
     prompt_truncation_side: Literal["left", "right"] = "right"
     model_name_or_path: str = "google-t5/t5-base"
-    naturalness: tuple[Any, ...] = ({"name": "perplexity", "model": "openai-community/gpt2"}, "diversity")
+    naturalness: tuple[Any, ...] = (
+        # Not to be confused with the column `perplexity`, that of the run's own judge.
+        {"name": "perplexity", "model": "openai-community/gpt2", "as": "perplexity_gpt2"},
+        "diversity",
+    )
     offline_rewards: tuple[Any, ...] = ("rougeL",)
 
     def recipe_values(self) -> dict[str, Any]:
@@ -112,7 +122,7 @@ def distinct_rows(task: Task, sizes: dict[str, int], seed: int) -> dict[str, lis
     if len(found) < sum(sizes.values()):
         raise UserError(
             f"the miniature of task {task.name!r} has only {len(found)} different prompts, and "
-            f"{sum(sizes.values())} are wanted: lower max_train_samples and max_eval_samples "
+            f"{sum(sizes.values())} are wanted: lower max_train_samples, max_eval_samples and max_test_samples "
             f"({', '.join(f'{split} {size}' for split, size in sizes.items())}), or let it make up more."
         )
     taken = iter(found)

@@ -54,7 +54,8 @@ TASK = Task(
     hub=HubData(
         "abisee/cnn_dailymail",
         {"train": Portion("train"), "validation": Portion("validation"), "test": Portion("test")},
-        {"name": "3.0.0"},
+        {"name": "3.0.0", "revision": "96df5e686bee6baa90b8bee7c28b81fa3fa6223d"},
+        {"train": 287_113, "validation": 13_368, "test": 11_490},
     ),
     rows=rows,
     miniature=miniature,
@@ -64,7 +65,7 @@ TASK = Task(
     rewards=("meteor",),
     metrics=(
         "rouge", "meteor", "bleu",
-        {"name": "bertscore", "model": "FacebookAI/roberta-large"},
+        {"name": "bertscore", "model": "FacebookAI/roberta-large", "layer": 17},
         {"name": "summac", "model": "tals/albert-xlarge-vitaminc-mnli"},
     ),
 )  # fmt: skip

@@ -10,7 +10,8 @@ def rows_from_hub(task: Task, split: str) -> list[Row]:
     """Rows of a split (`train`, `validation` or `test`) of a task.
 
     Raises:
-        UserError: the task has no data on the Hub, or the Hub cannot be reached, or has other columns than expected.
+        UserError: the task has no data on the Hub, or the Hub cannot be reached, or has other columns or another
+            number of rows than expected.
     """
     if task.hub is None:
         raise UserError(f"task {task.name!r} has no data on the Hub: set dataset_name to a file or folder.")
@@ -26,6 +27,7 @@ def rows_from_hub(task: Task, split: str) -> list[Row]:
             f"{one_line(error, 300)} Set dataset_name to a folder with {task.files}_train.jsonl, or to "
             "'miniature' for generated rows."
         ) from error
+    _check_number(task, portion.split, len(loaded))
     if task.hub.shuffle_seed is not None:
         loaded = loaded.shuffle(seed=task.hub.shuffle_seed)
     try:
@@ -35,6 +37,19 @@ def rows_from_hub(task: Task, split: str) -> list[Row]:
             f"{task.hub.path} has other columns than task {task.name!r} expects ({error} is not there): it has "
             f"{', '.join(loaded.column_names)}."
         ) from error
+
+
+def _check_number(task: Task, split: str, number: int) -> None:
+    """Refuse a split that is not the one that the task was made for: other rows make other figures."""
+    assert task.hub is not None
+    expected = task.hub.rows.get(split, number)
+    if number != expected:
+        revision = task.hub.options.get("revision", "main")
+        raise UserError(
+            f"{task.hub.path} at revision {revision} has {number} rows in its split {split!r}, where task "
+            f"{task.name!r} expects {expected}: the data has changed, and figures would not compare. Give the rows that you mean as "
+            "dataset_name, a file or folder."
+        )
 
 
 def _portion(rows: list[Row], portion: Portion) -> list[Row]:

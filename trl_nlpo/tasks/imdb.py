@@ -87,6 +87,8 @@ TASK = Task(
             "validation": Portion("train", 0.8, 1.0),
             "test": Portion("test", 0, 0.2),
         },
+        {"revision": "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"},
+        {"train": 25_000, "test": 25_000},
         shuffle_seed=42,
     ),
     rows=rows,

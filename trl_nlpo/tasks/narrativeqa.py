@@ -20,6 +20,19 @@ def rows(questions: Iterable[Row]) -> Iterator[Row]:
         }
 
 
+def prepare(row: Row) -> Row:
+    r"""Prompt and answers as UnifiedQA was trained on: in lower case, `question \n story` with backslash and n.
+
+    Rows of files have the question as the first line of their prompt, unless they have `question` and `story`.
+    """
+    first, _, rest = str(row["prompt"]).partition("\n")
+    question, story = row.get("question") or first, row.get("story") or rest
+    answers = row.get("references")
+    lowered = [text.lower().strip() for text in ([answers] if isinstance(answers, str) else answers or [])]
+    prompt = f"{question.strip()} \\n {story.strip()}".lower()
+    return {**row, "prompt": prompt, **({"references": lowered} if lowered else {})}
+
+
 _NAMES = ("Anna", "Peter", "Clara", "Simon", "Julia", "Oscar", "Helen", "Martin")
 _THINGS = ("ring", "letter", "key", "lamp", "crown", "map", "coin", "cup")
 _PLACES = ("kitchen", "garden", "tower", "cellar", "chapel", "stable", "library", "boat")
@@ -49,12 +62,18 @@ TASK = Task(
     hub=HubData(
         "deepmind/narrativeqa",
         {"train": Portion("train"), "validation": Portion("validation"), "test": Portion("test")},
+        {"revision": "2e643e7363944af1c33a652d1c87320d0871c4e4"},
+        {"train": 32_747, "validation": 3_461, "test": 10_557},
     ),
     rows=rows,
     miniature=miniature,
+    prepare=prepare,
     files="narrativeqa",
     response_length=50,
     model_name_or_path="allenai/unifiedqa-t5-base",
     rewards=("rougeL",),
-    metrics=("rouge", "meteor", "bleu", {"name": "bertscore", "model": "FacebookAI/roberta-large"}),
-)
+    metrics=(
+        "rouge", "meteor", {"name": "bleu", "reference_length": "shortest"},
+        {"name": "bertscore", "model": "FacebookAI/roberta-large", "layer": 17},
+    ),
+)  # fmt: skip
