@@ -7,6 +7,7 @@ import pytest
 from support.data_files import ROW, arguments, folder_of, mistake, with_last_row, write_rows
 from trl_nlpo.data.rows import target_text
 from trl_nlpo.data.splits import load_splits
+from trl_nlpo.recipes.recipe import load_recipe
 
 
 def test_a_template_may_name_any_column_and_lists_are_joined_by_spaces(tmp_path):

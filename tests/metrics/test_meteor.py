@@ -14,14 +14,13 @@ from trl_nlpo.metrics import get_metric, meteor, words
 
 
 def kid_is_child(word):
-    lemmas = [SimpleNamespace(name=lambda lemma=lemma: lemma) for lemma in ("kid", "child")]
-    return [SimpleNamespace(lemmas=lambda: lemmas)] if word in ("kid", "child") else []
+    return frozenset(["kid", "child"] if word in ("kid", "child") else [word])
 
 
 @pytest.fixture
 def tiny_wordnet(monkeypatch):
     monkeypatch.setattr(meteor, "_check_wordnet", lambda: None)
-    monkeypatch.setattr(meteor._WordNet, "synsets", staticmethod(kid_is_child))
+    monkeypatch.setattr(meteor, "_synonyms", kid_is_child)
 
 
 def test_synonyms_match_unless_switched_off(tiny_wordnet):

@@ -7,13 +7,13 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..storage.json_lines import read_json_lines
 from .base import Metric, as_list, mean_score
+from .bounded_cache import bounded_cache
 from .words import tokenizer, treebank_words
 
 
@@ -43,7 +43,8 @@ class Cider(Metric):
     """CIDEr-D: 10 x the mean, over n = 1..4 and the references, of the cosine of n-gram counts weighed by tf-idf.
 
     Counts are clipped at the reference's, and a reference of another length weighs exp(-(difference)^2 / (2 sigma^2)).
-    Words are the Penn Treebank's, in lower case, without punctuation (by `nltk`, so that no Java is needed).
+    Words are the Penn Treebank's, in lower case, without punctuation (by `nltk`, so that no Java is needed), as for
+    METEOR and the metrics of naturalness ([`words.treebank_words`]).
 
     The weights ask in how many rows an n-gram occurs. [`compute`] counts the rows that it is given, as is usual;
     numbers of different test sets do not compare. A score, and so a reward, must not depend on what else is in the
@@ -170,9 +171,10 @@ def _clipped_cosine(text: _Vector, reference: _Vector, order: int) -> float:
     return sum(shared) / product
 
 
-@lru_cache(maxsize=20_000)
+# An n-gram takes some 200 bytes, and a text has nearly one of each order for every word: about 80 MB.
+@bounded_cache(characters=500_000)
 def _ngram_counts(text: str) -> Counter[NGram]:
-    words = [word for word in treebank_words(text.lower(), "cider") if word not in _MARKS]
+    words = [word for word in treebank_words(text, "metric 'cider'") if word not in _MARKS]
     return Counter(
         tuple(words[start : start + order])
         for order in range(1, MAX_ORDER + 1)

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 from ..errors import UserError
 from ..naming import check_int
 from .base import Direction, Metric
-from .words import tokenizer
+from .words import tokenizer, treebank_words
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _WHO = "a metric of naturalness"
 
 
-# Several of these metrics, and samples that come again, read the same texts.
-@lru_cache(maxsize=4096)
 def word_tokens(text: str) -> tuple[str, ...]:
     """Lower-cased words and punctuation marks, as the Penn Treebank splits them ("don't" is "do" and "n't").
 
-    nltk's `NLTKWordTokenizer` on each sentence, a sentence ending at white space after `.`, `!` or `?`. GEM finds
-    sentences with nltk's Punkt, which needs a download; the two differ at abbreviations ("Mr." keeps its dot there).
+    Sentences and words are cut as for METEOR and CIDEr ([`words.treebank_words`]). GEM finds sentences with nltk's
+    Punkt, which needs a download; the two differ at some abbreviations.
 
     Raises:
         UserError: the package nltk is missing.
     """
-    words = tokenizer(_WHO)
-    return tuple(token.lower() for sentence in _SENTENCE_END.split(text) for token in words.tokenize(sentence))
+    return treebank_words(text, _WHO)
 
 
 def ngram_counts(texts: Iterable[Sequence[str]], n: int) -> Counter[tuple[str, ...]]:

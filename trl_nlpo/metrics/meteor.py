@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,11 +12,16 @@ from .base import Metric, as_list
 from .words import tokenizer, treebank_words
 
 
-class Meteor(Metric):
-    """METEOR of an English text, the best over its references, by `nltk` (METEOR 1.0; Java's 1.5 differs).
+Words = tuple[str, ...]
 
-    Words are matched as they are, then by Porter stem, then by WordNet synonym; with m matches in c chunks,
-    METEOR = (1 - gamma (c / m)^beta) x P R / (alpha P + (1 - alpha) R).
+_WHO = "metric 'meteor'"
+
+
+class Meteor(Metric):
+    """METEOR of an English text, the best over its references: METEOR 1.0 as `nltk` has it; Java's 1.5 differs.
+
+    Words are the Penn Treebank's, as for CIDEr and the metrics of naturalness ([`words.treebank_words`]). They are
+    matched as they are, then by Porter stem, then by WordNet synonym; with m matches in c chunks, METEOR = (1 - gamma (c / m)^beta) x P R / (alpha P + (1 - alpha) R).
 
     Args:
         column (`str`, defaults to `"references"`): the data set's column with a list of references (or one string).
@@ -49,7 +55,7 @@ class Meteor(Metric):
     ):
         self.columns, self.synonyms = (column,), synonyms
         self.parameters = {"alpha": alpha, "beta": beta, "gamma": gamma}
-        tokenizer("metric 'meteor'")
+        tokenizer(_WHO)
         if synonyms:
             _check_wordnet()
 
@@ -60,15 +66,63 @@ class Meteor(Metric):
         ]
 
     def _meteor(self, prediction: str, references: list[str]) -> float:
-        from nltk.translate.meteor_score import meteor_score
+        return max(self._against(treebank_words(prediction, _WHO), treebank_words(text, _WHO)) for text in references)
 
-        return meteor_score(
-            [treebank_words(text, self.name) for text in references],
-            treebank_words(prediction, self.name),
-            stemmer=_Stemmer,
-            wordnet=_WordNet if self.synonyms else _NoSynonyms,
-            **self.parameters,
-        )
+    def _against(self, text: Words, reference: Words) -> float:
+        matches = alignment(text, reference, _synonyms if self.synonyms else None)
+        if not matches:
+            return 0.0
+        precision, recall = len(matches) / len(text), len(matches) / len(reference)
+        alpha, beta, gamma = self.parameters["alpha"], self.parameters["beta"], self.parameters["gamma"]
+        mean = precision * recall / (alpha * precision + (1 - alpha) * recall)
+        return (1 - gamma * (chunks(matches) / len(matches)) ** beta) * mean
+
+
+def alignment(
+    text: Words, reference: Words, synonyms: Callable[[str], frozenset[str]] | None = None
+) -> list[tuple[int, int]]:
+    """Which word of a text is which of a reference: equal ones first, then equal stems, then synonyms of stems.
+
+    As in `nltk`, and unlike the paper, the words are taken from the last to the first, each with the last word of the
+    reference that is left and fits; no other alignment is looked for.
+
+    Args:
+        text, reference (`tuple[str, ...]`): words in lower case.
+        synonyms (`Callable`, *optional*): of a word, itself included; None: none are looked up.
+
+    Returns:
+        Pairs of places, in the order of the text.
+    """
+    own, theirs = dict(enumerate(text)), dict(enumerate(reference))
+    matches = _matched(own, theirs)
+    own, theirs = ({place: _stem(word) for place, word in left.items()} for left in (own, theirs))
+    matches += _matched(own, theirs)
+    if synonyms is not None and theirs:
+        for place in sorted(own, reverse=True):
+            known = synonyms(own[place])
+            other = next((other for other in sorted(theirs, reverse=True) if theirs[other] in known), None)
+            if other is not None:
+                matches.append((place, other))
+                del theirs[other]
+    return sorted(matches)
+
+
+def chunks(matches: Sequence[tuple[int, int]]) -> int:
+    """Runs of matched words that stand side by side in both texts; `matches` (one or more) in the first's order."""
+    return 1 + sum((place + 1, other + 1) != following for (place, other), following in itertools.pairwise(matches))
+
+
+def _matched(own: dict[int, str], theirs: dict[int, str]) -> list[tuple[int, int]]:
+    """Pairs of places with equal words, which are taken out of both."""
+    places: dict[str, list[int]] = {}
+    for place, word in sorted(theirs.items()):
+        places.setdefault(word, []).append(place)
+    matches = []
+    for place in sorted(own, reverse=True):
+        if left := places.get(own[place]):
+            matches.append((place, left.pop()))
+            del own[place], theirs[matches[-1][1]]
+    return matches
 
 
 def _check_wordnet() -> None:
@@ -86,27 +140,19 @@ def _check_wordnet() -> None:
         ) from None
 
 
-# nltk asks these three for a word at a time; the two that have something to look up remember what they found.
-class _Stemmer:
-    @staticmethod
-    @lru_cache(maxsize=50_000)
-    def stem(word: str) -> str:
-        return _porter().stem(word)
+# Words come again and again; looking one up takes longer than aligning it.
+@lru_cache(maxsize=50_000)
+def _stem(word: str) -> str:
+    return _porter().stem(word)
 
 
-class _WordNet:
-    @staticmethod
-    @lru_cache(maxsize=50_000)
-    def synsets(word: str) -> list[Any]:
-        from nltk.corpus import wordnet
+@lru_cache(maxsize=50_000)
+def _synonyms(word: str) -> frozenset[str]:
+    """A word and the single words that share a meaning with it in WordNet."""
+    from nltk.corpus import wordnet
 
-        return wordnet.synsets(word)
-
-
-class _NoSynonyms:
-    @staticmethod
-    def synsets(word: str) -> list[Any]:
-        return []
+    lemmas = (lemma.name() for synset in wordnet.synsets(word) for lemma in synset.lemmas())
+    return frozenset([word, *(name for name in lemmas if "_" not in name)])
 
 
 @lru_cache(maxsize=1)

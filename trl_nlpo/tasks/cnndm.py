@@ -64,7 +64,8 @@ TASK = Task(
     response_length=100,
     rewards=("meteor",),
     metrics=(
-        "rouge", "meteor", "bleu",
+        # T5 writes one line, and the references have a line for each highlight.
+        {"name": "rouge", "split_sentences": True}, "meteor", "bleu",
         {"name": "bertscore", "model": "FacebookAI/roberta-large", "layer": 17},
         {"name": "summac", "model": "tals/albert-xlarge-vitaminc-mnli"},
     ),

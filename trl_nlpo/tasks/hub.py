@@ -47,8 +47,8 @@ def _check_number(task: Task, split: str, number: int) -> None:
         revision = task.hub.options.get("revision", "main")
         raise UserError(
             f"{task.hub.path} at revision {revision} has {number} rows in its split {split!r}, where task "
-            f"{task.name!r} expects {expected}: the data has changed, and figures would not compare. Give the rows that you mean as "
-            "dataset_name, a file or folder."
+            f"{task.name!r} expects {expected}: the data has changed, and figures would not "
+            "compare. Give the rows that you mean as dataset_name, a file or folder."
         )
 
 
