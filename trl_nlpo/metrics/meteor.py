@@ -21,7 +21,8 @@ class Meteor(Metric):
     """METEOR of an English text, the best over its references: METEOR 1.0 as `nltk` has it; Java's 1.5 differs.
 
     Words are the Penn Treebank's, as for CIDEr and the metrics of naturalness ([`words.treebank_words`]). They are
-    matched as they are, then by Porter stem, then by WordNet synonym; with m matches in c chunks, METEOR = (1 - gamma (c / m)^beta) x P R / (alpha P + (1 - alpha) R).
+    matched as they are, then by Porter stem, then by WordNet synonym; with m matches in c chunks,
+    METEOR = (1 - gamma (c / m)^beta) x P R / (alpha P + (1 - alpha) R).
 
     Args:
         column (`str`, defaults to `"references"`): the data set's column with a list of references (or one string).
