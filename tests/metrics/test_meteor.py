@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import random
 import sys
 from types import SimpleNamespace
 
 import nltk
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nltk.corpus import wordnet
+from nltk.translate.meteor_score import single_meteor_score
 
 from trl_nlpo.errors import UserError
 from trl_nlpo.metrics import get_metric, meteor, words
@@ -28,6 +34,58 @@ def test_synonyms_match_unless_switched_off(tiny_wordnet):
     texts = {"predictions": ["a kid runs"], "references": [["a child runs"]]}
     assert get_metric("meteor").score(**texts) == [pytest.approx(1 - 0.5 / 27)]
     assert get_metric("meteor", synonyms=False).score(**texts) == [pytest.approx(1 / 3)]
+
+
+WORDS = "run runs running ran cat cats catty happy happily kid child children the a of".split()  # noqa: SIM905
+SYNONYMS = {"kid": ("child", "youngster"), "child": ("kid", "small_fry"), "run": ("go",), "cat": ("catti",)}
+
+
+class FewSynonyms:
+    """WordNet as `nltk` asks it."""
+
+    @staticmethod
+    def synsets(word):
+        lemmas = [SimpleNamespace(name=lambda lemma=lemma: lemma) for lemma in SYNONYMS.get(word, ())]
+        return [SimpleNamespace(lemmas=lambda: lemmas)]
+
+
+def expected_of(text, reference, source, **options):
+    return single_meteor_score(reference, text, preprocess=lambda words: words, wordnet=source, **options)
+
+
+@pytest.mark.parametrize("has_synonyms", [True, False])
+@given(texts=st.tuples(*[st.lists(st.sampled_from(WORDS), min_size=1, max_size=14).map(tuple)] * 2))
+def test_scores_are_those_of_nltk_to_the_last_bit(has_synonyms, texts):
+    source = FewSynonyms if has_synonyms else SimpleNamespace(synsets=lambda word: [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meteor, "_check_wordnet", lambda: None)
+        patch.setattr(nltk.corpus, "wordnet", FewSynonyms)
+        meteor._synonyms.cache_clear()
+        metric = get_metric("meteor", synonyms=has_synonyms)
+        assert metric._against(*texts) == expected_of(*texts, source)
+    meteor._synonyms.cache_clear()
+
+
+def test_alpha_beta_and_gamma_are_nltks():
+    options = {"alpha": 0.5, "beta": 1.0, "gamma": 0.25}
+    metric = get_metric("meteor", synonyms=False, **options)
+    text, reference = ("the", "cats", "ran", "happily"), ("a", "cat", "ran", "the", "happy", "kid")
+    source = SimpleNamespace(synsets=lambda word: [])
+    assert metric._against(text, reference) == expected_of(text, reference, source, **options)
+
+
+@pytest.mark.skipif("NLTK_DATA" not in os.environ, reason="NLTK_DATA names no folder with WordNet")
+def test_scores_are_those_of_nltk_with_the_real_wordnet():
+    wordnet.ensure_loaded()
+    vocabulary = (
+        "child kid youngster car auto automobile machine big large great dog hound walked walking stroll house home "
+        "dwelling film movie picture quick fast rapid begin start commence happy glad felicitous the a of and ."
+    ).split()
+    draw = random.Random(0)
+    metric = get_metric("meteor")
+    for _ in range(300):
+        text, reference = (tuple(draw.choices(vocabulary, k=draw.randint(1, 30))) for _ in range(2))
+        assert metric._against(text, reference) == expected_of(text, reference, wordnet)
 
 
 def test_references_are_a_list_of_texts_and_the_best_counts():

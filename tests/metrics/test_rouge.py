@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 
 import pytest
@@ -12,7 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from trl_nlpo.errors import UserError
 from trl_nlpo.metrics import rouge as rouge_module
-from trl_nlpo.metrics.rouge import AllRouge, Rouge
+from trl_nlpo.metrics.rouge import AllRouge, Rouge, words_of
 
 
 def rouge(kind, completion, references, **options):
@@ -77,13 +78,76 @@ def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch):
         Rouge("rouge1")
 
 
+ASCII = st.text("abc xyz.,-'A1\n", max_size=60)
+PLAIN = st.tuples(ASCII, ASCII, st.just("unicode"))
+ANY = st.text("abc xyz.,-'ÄßA1猫é\n", max_size=60)
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.text("abc xyz.,-'ÄßA1", max_size=60), st.text("abc xyz.,-'ÄßA1", max_size=60), st.booleans())
-def test_rouge_l_is_the_librarys_to_the_last_bit(prediction, reference, use_stemmer):
-    scorer = RougeScorer(["rougeL", "rougeLsum"], use_stemmer=use_stemmer)
+@given(st.one_of(PLAIN, st.tuples(ANY, ANY, st.just("rouge_score"))), st.booleans())
+def test_every_kind_is_the_librarys_to_the_last_bit(texts, use_stemmer):
+    prediction, reference, tokenizer = texts
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=use_stemmer)
     expected = scorer.score(reference, prediction)
-    for kind in ("rougeL", "rougeLsum"):
-        assert rouge(kind, prediction, [reference], use_stemmer=use_stemmer) == expected[kind].fmeasure
+    for kind, numbers in expected.items():
+        got = rouge(kind, prediction, [reference], use_stemmer=use_stemmer, tokenizer=tokenizer)
+        assert got == numbers.fmeasure, kind
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("кошка сидит", "кошка сидит"),
+        ("η γάτα κάθεται", "η γάτα κάθεται"),
+        ("القطة تجلس", "القطة تجلس"),
+        ("बिल्ली बैठी है", "बिल्ली बैठी है"),
+        ("猫が座る", "猫が座る"),
+        ("แมวนั่ง", "แมวนั่ง"),
+        ("고양이가 앉다", "고양이가 앉다"),
+    ],
+)
+def test_every_script_has_words(text, reference):
+    for kind in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
+        assert rouge(kind, text, [reference]) == 1.0
+    assert rouge("rouge1", text, ["nothing of it"]) == 0.0
+
+
+def test_scripts_without_spaces_are_compared_letter_by_letter_with_their_marks():
+    assert words_of("猫が走る。") == ["猫", "が", "走", "る"]
+    # Three of four characters are shared: F = 3/4.
+    assert rouge("rouge1", "猫が走る", ["犬が走る"]) == pytest.approx(0.75)
+    assert words_of("นั่ง") == ["นั่", "ง"]
+    assert words_of("iPhoneが2台") == ["iphone", "が", "2", "台"]
+
+
+def test_umlauts_are_letters_composed_or_not():
+    assert words_of("Größe über") == words_of("Gro\u0308ße u\u0308ber") == ["größe", "über"]
+    # One of two words is shared; cut as the package does, "gr" and "e" are too.
+    assert rouge("rouge1", "größe zählt", ["größe trügt"]) == pytest.approx(0.5)
+    assert rouge("rouge1", "größe zählt", ["grobe größe"], tokenizer="rouge_score") != 0.5
+
+
+def test_the_stemmer_leaves_words_of_other_alphabets_alone():
+    assert rouge("rouge1", "größes", ["größe"]) == 0.0
+
+
+def test_one_line_texts_have_sentences_where_that_is_asked_for():
+    completion, reference = "Dogs bark. Cats purr.", "Cats purr. Dogs bark."
+    assert rouge("rougeLsum", completion, [reference], split_sentences=True) == 1.0
+    assert rouge("rougeLsum", completion, [reference]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("rouge1", {"tokenizer": "rouge_scor"}, "unknown tokenizer 'rouge_scor', did you mean 'rouge_score'?"),
+        ("rouge1", {"split_sentences": True}, "split_sentences has no effect: it is for rougeLsum"),
+        ("rougeLsum", {"split_sentences": "yes"}, "split_sentences"),
+    ],
+)
+def test_an_option_without_effect_or_meaning_is_one_line(kind, options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        Rouge(kind, **options)
 
 
 def test_ten_thousand_words_are_compared_too():
