@@ -13,8 +13,9 @@ from transformers import (
 
 from support.commands import run_cli
 from support.data_files import predictions
-from support.small_runs import SMALL, train_small
+from support.small_runs import SMALL, stages, train_small
 from trl_nlpo.data.splits import load_splits
+from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.experiment.systems import evaluate_on_task
 from trl_nlpo.recipes.recipe import load_recipe
 from trl_nlpo.rewards import get_reward
@@ -135,3 +136,24 @@ def test_document_frequencies_of_a_reward_are_the_train_splits_here_too(working_
     )
     assert found.metrics["reward"] == pytest.approx(sum(expected) / 8)
     assert found.metrics["reward"] > 0
+
+
+def test_the_samples_of_a_run_are_predictions_of_each_of_its_stages(working_directory, monkeypatch, capsys):
+    folder = run_experiment(load_recipe("commongen", [*SMALL, "--algorithm", "supervised", "--output_dir", "run"]))
+    path, expected = folder / "samples.jsonl", stages(folder)
+    for keys, stage in (([], "supervised"), (["--stage", "zero-shot"], "zero-shot")):
+        out = working_directory / f"{stage}.json"
+        words = ["evaluate", path, "--task", "commongen", "--out", out, *keys, *SMALL]
+        capsys.readouterr()
+        code, _, error = run_cli(monkeypatch, capsys, *words)
+        assert (code, error) == (0, "")
+        found = json.loads(out.read_text())["metrics"]
+        for name in ("reward", "metrics/rouge1", "metrics/cider", "metrics/concept_coverage"):
+            assert found[name] == pytest.approx(expected[stage][name]), name
+    code, _, error = run_cli(monkeypatch, capsys, *words[: -len(SMALL) - 2], "--stage", "supervise", *SMALL)
+    assert code == 2
+    assert "has no stage 'supervise', did you mean 'supervised'? it has: zero-shot, supervised" in error.lower()
+    plain = predictions(working_directory / "p.jsonl", [{"prediction": "a"}] * 8)
+    code, _, error = run_cli(monkeypatch, capsys, "evaluate", plain, "--task", "commongen", "--stage", "ppo", *SMALL)
+    assert code == 2
+    assert "leave out --stage" in error
