@@ -53,6 +53,8 @@ def test_values_are_read_as_the_type_of_their_key(tmp_path, key, given, value):
         ({"rewards": [{"name": "rougeL", "weight": "big"}]}, ["the weight of 'rougeL' is 'big'"]),
         ({"dataset_name": None}, ["dataset_name is missing"]),
         ({"max_train_samples": 0}, ["max_train_samples is 0, but must be positive"]),
+        ({"supervised_weight_decay": -1.0}, ["supervised_weight_decay is -1.0, but must not be negative"]),
+        ({"supervised_lr_scheduler_type": "cosin"}, ["supervised_lr_scheduler_type is 'cosin'", "'cosine'"]),
         ({"env": ["A=1"]}, ["env must be a mapping"]),
         ({"use_peft": True}, ["use_peft", "model_name_or_path"]),
         ({"load_in_8bit": True, "load_in_4bit": True}, ["8 bit and 4 bit"]),

@@ -91,7 +91,8 @@ def _prediction_rows(path: Path, stage: str | None) -> list[dict[str, Any]]:
     if stage is not None and not stages:
         raise UserError(f"{path} has no stages, as a run's samples.jsonl has: leave out --stage.")
     if stage is not None and stage not in stages:
-        raise UserError(f"{path} has no stage {stage!r}{did_you_mean(stage, stages)}; it has: {', '.join(stages)}.")
+        hint = did_you_mean(stage, stages) or "."
+        raise UserError(f"{path} has no stage {stage!r}{hint} It has: {', '.join(stages)}.")
     chosen = stage or next(reversed(stages), None)
     found = []
     for number, row in enumerate(rows, 1):

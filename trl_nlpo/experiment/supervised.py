@@ -100,6 +100,8 @@ def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "num_train_epochs": arguments.supervised_num_train_epochs,
         "learning_rate": arguments.supervised_learning_rate,
         "per_device_train_batch_size": arguments.supervised_batch_size,
+        "lr_scheduler_type": arguments.supervised_lr_scheduler_type,
+        "weight_decay": arguments.supervised_weight_decay,
         "seed": training.seed,
         "bf16": training.bf16,
         "fp16": training.fp16,

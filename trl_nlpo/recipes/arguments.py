@@ -14,6 +14,12 @@ from .algorithms import ALGORITHMS, Algorithm
 from .specs import parse_rewards
 
 
+SCHEDULES = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+)  # fmt: skip
+"""Schedules of transformers that need neither settings of their own nor evaluations."""
+
+
 @dataclass
 class RecipeArguments:
     """What data, what rewards and which stages a run has. Each field's help says what it means."""
@@ -130,6 +136,16 @@ class RecipeArguments:
     supervised_batch_size: int = field(
         default=8, metadata={"help": "Rows per device and step of the supervised stage."}
     )
+    supervised_lr_scheduler_type: str = field(
+        default="linear",
+        metadata={
+            "choices": list(SCHEDULES),
+            "help": "Learning-rate schedule of the supervised stage, by transformers' name.",
+        },
+    )
+    supervised_weight_decay: float = field(
+        default=0.0, metadata={"help": "Weight decay of the supervised stage's AdamW."}
+    )
     model_type: Literal["gpt2", "llama", "t5"] = field(
         default="llama",
         metadata={"help": "Without model_name_or_path: architecture of a small model with random weights."},
@@ -175,6 +191,8 @@ class RecipeArguments:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} is {value}, but must be positive.")
+        if self.supervised_weight_decay < 0:
+            raise UserError(f"supervised_weight_decay is {self.supervised_weight_decay}, but must not be negative.")
 
     def reward_functions(self) -> list[Any]:
         """The functions that `rewards` names. A name with a slash is a classifier's and stays one: trainers load it.

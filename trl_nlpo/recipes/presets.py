@@ -59,6 +59,8 @@ def _tiny(task: Task, given: dict[str, Any]) -> dict[str, Any]:
         "supervised_num_train_epochs": 1.5,
         "supervised_learning_rate": 3e-3,
         "supervised_batch_size": 16,
+        "supervised_lr_scheduler_type": "linear",
+        "supervised_weight_decay": 0.0,
         "max_steps": 30,
         "per_device_train_batch_size": 64,
         "per_device_eval_batch_size": 64,
