@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.tokenize import NLTKWordTokenizer
 
 from trl_nlpo.metrics import get_metric
+from trl_nlpo.metrics.sentences import sentences
 from trl_nlpo.metrics.words import treebank_words
 
 
@@ -21,6 +25,21 @@ def test_a_full_stop_is_parted_from_its_word_in_every_sentence_but_not_from_an_a
 
 def test_no_words_are_none():
     assert treebank_words(" \n", WHO) == ()
+
+
+PIECES = [
+    "Dogs", "it's", "can't", "he", "$3.50", "U.S.", "Mr.", "a", "..", "...", ".", "!", "?", ",", ":", '"', "'", ")",
+    "(", "“", "”", "''", "--", "gimme", "'tis", "ran.", "Who?", "The",
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(PIECES), st.booleans())))
+def test_all_sentences_at_once_are_cut_as_each_for_itself(pieces):
+    text = "".join(piece + " " * is_spaced for piece, is_spaced in pieces)
+    split = NLTKWordTokenizer().tokenize
+    expected = tuple(word.lower() for sentence in sentences(text) for word in split(sentence))
+    assert treebank_words(text, WHO) == expected
 
 
 ONE_TEXT, ITS_LINES = "The cat sat. The dog ran. The bird flew.", "The cat sat .\nThe dog ran .\nThe bird flew ."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -43,8 +44,15 @@ def tokenizer(who: str) -> Any:
 # Several metrics read the same texts, and references come again with every completion and in every epoch.
 @bounded_cache(characters=4_000_000)
 def _words(text: str) -> tuple[str, ...]:
-    split = _tokenizer().tokenize
-    return tuple(word.lower() for sentence in sentences(text) for word in split(sentence))
+    parts, split = sentences(text), _tokenizer().tokenize
+    if all(map(_PLAIN.fullmatch, parts[:-1])) and parts and parts[-1][0].isalnum():
+        # In one call, which takes half the time: a full stop is parted here where only the end of a text parts it.
+        parts = [" ".join([*(f"{part[:-1]} {part[-1]}" for part in parts[:-1]), *parts[-1:]])]
+    return tuple(word.lower() for part in parts for word in split(part))
+
+
+_PLAIN = re.compile(r"\w.*\w[.!?]")
+"""A sentence without quotes or brackets at its ends, which the tokenizer may see otherwise where others are beside."""
 
 
 @lru_cache(maxsize=1)
