@@ -99,6 +99,13 @@ def test_a_metric_that_raises_is_a_named_gap_and_loses_nothing_that_was_known(fi
     assert {"metrics/rouge1", "metrics/rouge2"} <= set(metrics_of(finished))
 
 
+def test_a_misspelt_metric_is_refused_before_anything_is_scored(finished):
+    said = []
+    with pytest.raises(UserError, match=r"^metrics: unknown metric 'roug1', did you mean 'rouge1'"):
+        rescore_grid(grid(finished, "roug1"), said.append)
+    assert said == []
+
+
 def test_a_cell_without_samples_or_with_other_prompts_is_named_and_the_others_are_scored(finished):
     cell = finished / "commongen" / STAGE / "seed-0"
     kept = (cell / "samples.jsonl").read_text()

@@ -8,6 +8,7 @@ import pytest
 
 from trl_nlpo.errors import UserError
 from trl_nlpo.recipes.overrides import arguments_from, parse_overrides
+from trl_nlpo.recipes.recipe import load_recipe
 
 
 def test_words_of_the_command_line_become_keys_values_flags_and_lists():
@@ -15,6 +16,15 @@ def test_words_of_the_command_line_become_keys_values_flags_and_lists():
     assert parse_overrides(words) == {
         "a": "1", "b": "x=y", "flag": True, "many": ["p", "q"], "negative": "-1", "with_hyphen": "v",
     }  # fmt: skip
+
+
+def test_a_list_may_have_mappings_among_its_words():
+    words = ["--metrics", "rouge", '{"name": "bleu", "lowercase": true}', "{name: ter}"]
+    expected = ["rouge", {"name": "bleu", "lowercase": True}, {"name": "ter"}]
+    assert parse_overrides(words) == {"metrics": expected}
+    assert load_recipe("commongen", [*words, "--use_cpu", "true"]).resolved["metrics"] == expected
+    with pytest.raises(UserError, match=r"^command line: metrics has '\{name: bleu', which is no mapping: "):
+        parse_overrides(["--metrics", "rouge", "{name: bleu"])
 
 
 @dataclass

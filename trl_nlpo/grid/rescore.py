@@ -36,7 +36,8 @@ def rescore_grid(grid: Grid, say: Callable[[str], None]) -> list[Cell]:
         `list[Cell]`: finished cells whose samples could not be scored; their earlier numbers stay.
 
     Raises:
-        UserError: no cell is finished, or the folder has a grid with other settings or an edited recipe.
+        UserError: no cell is finished, a metric's name or option is not known, or the folder has a grid with other
+            settings or an edited recipe.
     """
     done = [cell for cell in grid.cells() if cell.status == "done"]
     if not done:
@@ -45,6 +46,9 @@ def rescore_grid(grid: Grid, say: Callable[[str], None]) -> list[Cell]:
             "without --rescore."
         )
     check_earlier(grid)
+    for cell in done:
+        # A misspelt metric is no gap of a table.
+        _recipe_of(grid, cell).arguments.check_functions()
     tests, failed, reported = _Tests(), [], set[str]()
     for number, cell in enumerate(done, 1):
         place = f"[{number}/{len(done)}] {cell.task}, {cell.variant.label}, seed {cell.seed}"
@@ -87,9 +91,13 @@ class _Tests:
         return self._known[key]
 
 
+def _recipe_of(grid: Grid, cell: Cell) -> Recipe:
+    return load_recipe(cell.recipe, [*keys_of(grid, cell), *paths_of(grid, cell)])
+
+
 def _rescore(grid: Grid, cell: Cell, tests: _Tests) -> dict[str, str]:
     """Score the samples of a cell; returns the metrics that could not be computed, and why."""
-    recipe = load_recipe(cell.recipe, [*keys_of(grid, cell), *paths_of(grid, cell)])
+    recipe = _recipe_of(grid, cell)
     run, test = RunResults.read(cell.folder), tests.of(recipe)
     if not run.samples:
         raise UserError(f"{cell.folder} has no samples.jsonl: restore it, or delete the folder to run the cell again.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from ..errors import UserError
+import yaml
+
+from ..errors import UserError, one_line
 from .keys import converted, recipe_fields
 
 
@@ -15,8 +17,10 @@ T = TypeVar("T")
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """`--key value`, `--key=value`, `--key a b c` (a list) and a lone `--key` (true); hyphens are underscores.
 
+    A list's words may be mappings: `--metrics rouge '{"name": "bleu", "lowercase": true}'`.
+
     Raises:
-        UserError: a word that belongs to no key.
+        UserError: a word that belongs to no key, or that begins as a mapping and is none.
     """
     found: dict[str, Any] = {}
     key = None
@@ -29,7 +33,21 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"unexpected {word!r}: recipe keys are given as `--key value`.")
         else:
             found[key].append(word)
-    return {key: True if not words else words[0] if len(words) == 1 else words for key, words in found.items()}
+    return {
+        key: True if not words else words[0] if len(words) == 1 else [_entry(key, word) for word in words]
+        for key, words in found.items()
+    }
+
+
+def _entry(key: str, word: str) -> Any:
+    """A word of a list: a text, or the mapping that it is."""
+    if not word.lstrip().startswith("{"):
+        return word
+    try:
+        entry = yaml.safe_load(word)
+    except yaml.YAMLError as error:
+        raise UserError(f"command line: {key} has {word!r}, which is no mapping: {one_line(error, 200)}") from None
+    return entry
 
 
 def arguments_from(cls: type[T], values: dict[str, Any], overrides: Sequence[str]) -> T:

@@ -221,7 +221,9 @@ class Checkpoints:
 def check_checkpoint(folder: str | Path) -> None:
     """Raise a `UserError` for a checkpoint that is not there, is damaged, or cannot be resumed from."""
     if not os.path.isdir(folder):
-        raise UserError(f"The checkpoint {folder} is not there: give a folder, or true for the newest.")
+        raise UserError(
+            f"resume_from_checkpoint: the checkpoint {folder} is not there: give a folder, or true for the newest."
+        )
     found = damage(folder) if is_checkpoint(folder) else None
     if found is not None:
         raise UserError(
