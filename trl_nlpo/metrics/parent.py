@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..errors import UserError
 from ..naming import require_package
 from .base import Measurement, RowMetric, as_list
+from .bounded_cache import bounded_cache
 from .sequences import longest_common_subsequence
 
 
@@ -190,7 +191,7 @@ def _per_row(values: Any, index: int) -> bool:
     return isinstance(values, Sequence) and not isinstance(values, str) and index < len(values)
 
 
-@lru_cache(maxsize=4_096)
+@bounded_cache(characters=2_000_000)
 def _words(text: str) -> Words:
     return tuple(_tokenizer()(text.strip().lower()).split())
 
