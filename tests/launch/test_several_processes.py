@@ -140,7 +140,7 @@ def test_a_recipe_runs_on_two_processes_as_on_one_and_leaves_one_folder(recipe, 
     ]
     assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()}
     assert result.stdout.count("Everything is in") == 1
-    assert result.stdout.count("Evaluating") == 4
+    assert result.stdout.count("Evaluating") == 3
 
 
 def test_a_mistake_in_the_recipe_is_one_line_and_exit_code_2_on_both_processes(recipe):
