@@ -149,3 +149,13 @@ def test_a_skipped_completion_is_as_if_it_had_not_been_sampled(settings):
         torch.testing.assert_close(getattr(with_all, name)[kept], getattr(without, name), rtol=0, atol=0)
         assert getattr(with_all, name)[1].tolist() == [0.0, 0.0, 0.0]
     assert with_all.skipped is scores.skipped
+
+
+def test_the_value_function_may_have_a_lambda_of_its_own():
+    rollout = make_rollout(values=[[0.5, 0.5, 0.5], [0.5, 0.0, 0.0]])
+    scores = make_scores([1.0, 1.0])
+    one, both = (estimate(rollout, scores, lam=0.0, **settings) for settings in ({}, {"critic_lam": 1.0}))
+    # lam 0: r_t + V_{t+1}; 1: the sum of rewards to come. The policy's advantages are the same.
+    torch.testing.assert_close(one.returns, torch.tensor([[0.5, 0.5, 1.0], [1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(both.returns, torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))
+    assert torch.equal(one.advantages, both.advantages)

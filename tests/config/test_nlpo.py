@@ -78,6 +78,9 @@ BAD = [
     ("num_mini_batches", 0), ("kl_target", 0.0), ("kl_horizon", 0), ("kl_estimator", "k2"), ("stop_token", "EOS"),
     ("max_steps", 0), ("max_steps", -2), ("num_train_epochs", 0), ("total_episodes", 0),
     ("gradient_accumulation_steps", 0), ("prompt_truncation_side", "middle"), ("max_prompt_length", 0),
+    ("critic_lam", 1.1), ("critic_lam", -0.1), ("cliprange_high", -0.1), ("dual_clip", 1.0),
+    ("dual_clip", float("inf")), ("is_truncation", [0.2]), ("is_truncation", [1.5, 4.0]),
+    ("is_truncation", [0.2, 0.9]),
     ("generation_kwargs", "{top_k: 5}"),
     ("generation_kwargs", "[1]"), ("eval_generation_kwargs", "3"), ("chat_template_kwargs", "null!"),
 ]  # fmt: skip
@@ -96,7 +99,8 @@ def test_a_bad_value_is_one_line_that_names_the_setting(tmp_path, name, value):
     [
         {"mask_top_p": 1.0}, {"gamma": 0.0}, {"lam": 1.0}, {"mask_sync_steps": None}, {"mask_sync_steps": 1},
         {"mask_strategy": "top_k", "mask_top_k": 1}, {"stop_token": "eos"}, {"stop_token_id": 0}, {"kl_target": 1e-3},
-        {"generation_kwargs": {}}, {"max_prompt_length": 1},
+        {"generation_kwargs": {}}, {"max_prompt_length": 1}, {"critic_lam": 1.0}, {"is_truncation": [0.0, 1.1]},
+        {"cliprange_high": float("inf")}, {"dual_clip": 1.01},
     ],
     ids=str,
 )  # fmt: skip

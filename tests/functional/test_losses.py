@@ -30,6 +30,35 @@ def test_the_clipped_policy_loss_in_each_case(ratio, advantage, loss, clipped):
 
 
 @pytest.mark.parametrize(
+    ("settings", "ratio", "advantage", "loss", "limited"),
+    [
+        ({"cliprange_high": 0.4}, 1.5, 2.0, -2.8, True),  # a gain is credited up to 1.4 ...
+        ({"cliprange_high": 0.4}, 1.3, 2.0, -2.6, False),
+        ({"cliprange_high": 0.4}, 0.5, -2.0, 1.6, True),  # ... and the lower bound stays 0.8
+        ({"dual_clip": 3.0}, 5.0, -2.0, 6.0, True),  # at most 3 x 2
+        ({"dual_clip": 3.0}, 2.0, -2.0, 4.0, False),
+        ({"dual_clip": 3.0}, 5.0, 2.0, -2.4, True),  # only of negative advantages
+        ({"is_truncation": (0.2, 4.0)}, 5.0, -2.0, 0.0, True),
+        ({"is_truncation": (0.2, 4.0)}, 0.1, 2.0, 0.0, True),
+        ({"is_truncation": (0.2, 4.0)}, 3.0, -2.0, 6.0, False),
+    ],
+)
+def test_other_limits_of_the_ratio_in_each_case(settings, ratio, advantage, loss, limited):
+    logprobs = torch.tensor([[ratio]]).log()
+    actual, decided = clipped_policy_loss(logprobs, torch.zeros(1, 1), torch.tensor([[advantage]]), 0.2, **settings)
+    close(actual, [[loss]])
+    assert decided.item() is limited
+
+
+@pytest.mark.parametrize("settings", [{"dual_clip": 3.0}, {"is_truncation": (0.2, 4.0)}])
+def test_beyond_a_limit_there_is_no_gradient(settings):
+    logprobs = torch.tensor([[5.0]]).log().requires_grad_()
+    loss, _ = clipped_policy_loss(logprobs, torch.zeros(1, 1), torch.tensor([[-2.0]]), 0.2, **settings)
+    loss.sum().backward()
+    assert logprobs.grad.item() == 0.0
+
+
+@pytest.mark.parametrize(
     ("value", "old", "target", "loss", "clipped"),
     [
         (1.0, 0.0, 2.0, 1.62, True),  # clipped to 0.2: 0.5 * 1.8^2 is more than 0.5 * 1^2

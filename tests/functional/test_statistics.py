@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
-from trl_nlpo.functional.statistics import masked_mean, masked_whiten
+from trl_nlpo.functional.statistics import explained_variance, masked_mean, masked_whiten
 
 
 def close(actual: torch.Tensor, expected: list) -> None:
@@ -39,3 +42,19 @@ def test_two_processes_whiten_as_one():
         )
         halves.append(masked_whiten(values[mine], mask[mine], all_sum=lambda own, shares=shares: own + next(shares)))
     torch.testing.assert_close(torch.cat(halves), whole)
+
+
+@pytest.mark.parametrize(
+    ("returns", "values", "expected"),
+    [
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 1.0),
+        ([1.0, 2.0, 3.0], [7.0, 7.0, 7.0], 0.0),
+        ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], -3.0),  # errors -2, 0, 2: variance 8/3 of 2/3
+        ([0.1, 0.1, 0.1], [0.0, 1.0, 2.0], math.nan),
+        ([], [], math.nan),
+    ],
+)
+def test_explained_variance_is_that_of_the_returns(returns, values, expected):
+    errors = [r - v for r, v in zip(returns, values, strict=True)]
+    sums = [len(returns), sum(returns), sum(r * r for r in returns), sum(errors), sum(e * e for e in errors)]
+    assert explained_variance(*sums) == pytest.approx(expected, nan_ok=True)

@@ -43,7 +43,7 @@ def make_rollout() -> Rollout:
         old_logprobs=zeros_where_padding([[-0.5, -1.0, -1.5], [-2.0], [-0.1, -0.2]]),
         raw_logprobs=zeros_where_padding([[-1.0, -1.0, -2.0], [-2.0], [-0.6, -0.2]]),
         ref_logprobs=zeros_where_padding([[-1.0, -2.0, -3.0], [-4.0], [-5.0, -6.0]]),
-        values=torch.zeros(3, 3),
+        values=zeros_where_padding([[0.0, 1.0, 2.0], [1.0], [1.0, 1.0]]),
         packed_token_mask=pack_mask(mask),
         vocab_size=20,
     )
@@ -59,7 +59,8 @@ def make_scores() -> Scores:
 def make_estimates() -> Estimates:
     kl = zeros_where_padding([[0.5, 0.25, 0.25], [-1.0], [2.0, 1.0]])
     zeros = torch.zeros(3, 3)
-    return Estimates(zeros, zeros, zeros, kl, kl_coef=0.1)
+    returns = zeros_where_padding([[1.0, 1.0, 4.0], [2.0], [2.0, 2.0]])
+    return Estimates(zeros, returns, zeros, kl, kl_coef=0.1)
 
 
 def metrics(rollout=None, scores=None, estimates=None, gather=lambda rows: rows):
@@ -69,6 +70,8 @@ def metrics(rollout=None, scores=None, estimates=None, gather=lambda rows: rows)
     )  # fmt: skip
 
 
+# Returns have the variance 30 / 6 - 2^2 = 1; what is left of them has 8 / 6 - 1^2.
+EXPLAINED = 1 - (8 / 6 - 1) / 1
 MASS = (math.exp(-0.5) + 1 + math.exp(-0.5) + 1 + math.exp(-0.5) + 1) / 6
 EXPECTED = {
     "reward": (2.0 + 2.0 + 6.0) / 3,
@@ -103,6 +106,9 @@ EXPECTED = {
     "loss/policy_avg": 0.1,
     "loss/value_avg": 0.2,
     "val/clipfrac_avg": 0.4,
+    "val/explained_variance": EXPLAINED,
+    "value/mean": 1.0,
+    "returns/mean": 2.0,
     "val/ratio": 0.7,
     "val/ratio_var": 0.8,
     "grad_norm": 0.9,
@@ -145,7 +151,8 @@ def test_padding_changes_no_metric():
         packed_token_mask=wider(rollout.packed_token_mask, 255),
         **{name: wider(getattr(rollout, name)) for name in names},
     )
-    estimates = dataclasses.replace(make_estimates(), kl=wider(make_estimates().kl))
+    estimates = make_estimates()
+    estimates = dataclasses.replace(estimates, kl=wider(estimates.kl), returns=wider(estimates.returns))
     scores = dataclasses.replace(make_scores(), dense_rewards=wider(make_scores().dense_rewards))
     actual = metrics(padded, scores, estimates)
     for name, value in EXPECTED.items():

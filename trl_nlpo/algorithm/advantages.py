@@ -18,16 +18,21 @@ def estimate_advantages(
     kl_coef: float,
     gamma: float,
     lam: float,
+    critic_lam: float | None = None,
     kl_estimator: str = "k1",
     whiten_rewards: bool = False,
     all_sum: AllSum = of_this_process,
 ) -> Estimates:
     """Token rewards with the KL penalty (paper, equation 1), GAE, and whitening over the whole batch.
 
+    With `critic_lam` the value function's targets have a lambda of their own (VC-PPO's decoupled GAE): near 1 they are
+    nearly the sums of rewards to come, so that a late reward reaches early tokens, while the policy's advantages keep
+    the small variance of a lower lambda.
+
     Args:
         rollout ([`Rollout`]), scores ([`Scores`]): of the same B completions. Those that `scores` skips are as if they
             had not been sampled.
-        kl_coef, gamma, lam, kl_estimator, whiten_rewards: as in [`NLPOConfig`].
+        kl_coef, gamma, lam, critic_lam, kl_estimator, whiten_rewards: as in [`NLPOConfig`].
         all_sum: adds up over processes, so that whitening uses the statistics of the whole batch.
 
     Returns:
@@ -39,6 +44,8 @@ def estimate_advantages(
     if whiten_rewards:
         rewards = masked_whiten(rewards, mask, shift_mean=False, all_sum=all_sum)
     advantages, returns = gae(rewards, rollout.values, mask, gamma, lam)
+    if critic_lam is not None:
+        _, returns = gae(rewards, rollout.values, mask, gamma, critic_lam)
     advantages = masked_whiten(advantages, mask, all_sum=all_sum)
     return Estimates(
         advantages=advantages, returns=returns, rewards=rewards, kl=kl, kl_coef=kl_coef, skipped=scores.skipped

@@ -22,11 +22,23 @@ class Objective:
     vf_coef: float
     entropy_coef: float
     max_grad_norm: float
+    cliprange_high: float | None = None
+    dual_clip: float | None = None
+    is_truncation: tuple[float, float] | None = None
 
     @classmethod
     def from_config(cls, args: Any) -> Objective:
         """Read the coefficients off an [`NLPOConfig`]."""
-        return cls(args.cliprange, args.cliprange_value, args.vf_coef, args.entropy_coef, args.max_grad_norm)
+        return cls(
+            args.cliprange,
+            args.cliprange_value,
+            args.vf_coef,
+            args.entropy_coef,
+            args.max_grad_norm,
+            args.cliprange_high,
+            args.dual_clip,
+            None if args.is_truncation is None else (args.is_truncation[0], args.is_truncation[1]),
+        )
 
 
 class Microbatch:
@@ -61,7 +73,15 @@ class Microbatch:
         real = self.learned
         logprobs, entropies = action_logprobs(logits, self.sequences, sampling)
         logprobs = torch.where(real, logprobs, 0.0)
-        loss, clipped = clipped_policy_loss(logprobs, self.old_logprobs, self.advantages, objective.cliprange)
+        loss, clipped = clipped_policy_loss(
+            logprobs,
+            self.old_logprobs,
+            self.advantages,
+            objective.cliprange,
+            objective.cliprange_high,
+            objective.dual_clip,
+            objective.is_truncation,
+        )
         totals.add_policy(real, logprobs - self.old_logprobs, loss, clipped, entropies)
         return loss - objective.entropy_coef * entropies if objective.entropy_coef else loss
 

@@ -152,6 +152,35 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
         metadata={"help": "Extra arguments of the chat template for conversational prompts, as a dict or JSON."},
     )
 
+    critic_lam: float | None = field(
+        default=None,
+        metadata={
+            "help": "Lambda of the targets of the value function, in [0, 1]; None: lam. VC-PPO takes 1.0 with a lower "
+            "lam, so that late rewards reach the values of early tokens undiminished."
+        },
+    )
+    cliprange_high: float | None = field(
+        default=None,
+        metadata={
+            "help": "The ratio is clipped at 1 + cliprange_high above, as at 1 - cliprange below; None: cliprange. "
+            "DAPO takes 0.28 with 0.2."
+        },
+    )
+    dual_clip: float | None = field(
+        default=None,
+        metadata={
+            "help": "Limit the loss of a token with a negative advantage A to -dual_clip * A; greater than 1, such as "
+            "3.0; None: no limit."
+        },
+    )
+    is_truncation: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Learn nothing from tokens whose ratio is below the first or above the second number, such as "
+            "0.2 4.0; None: from all. They count in `policy/clipfrac_avg`."
+        },
+    )
+
     reward_failure: Literal["raise", "skip"] = field(
         default="raise",
         metadata={
@@ -245,7 +274,7 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
 _FOLLOWING_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
 """Schedulers that lower the learning rate when `metric_for_best_model` stops getting better."""
 
-_MAY_BE_INFINITE = ("cliprange", "cliprange_value", "max_grad_norm")
+_MAY_BE_INFINITE = ("cliprange", "cliprange_value", "cliprange_high", "max_grad_norm")
 """Settings of which infinity says that there is no limit."""
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
@@ -253,6 +282,14 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("mask_strategy",), lambda value: value in ("top_p", "top_k", "none"), "'top_p', 'top_k' or 'none'"),
     (("mask_sync_steps",), lambda value: value is None or value >= 1, "at least 1, or None for never"),
     (("gamma", "lam"), lambda value: 0.0 <= value <= 1.0, "a number in [0, 1]"),
+    (("critic_lam",), lambda value: value is None or 0.0 <= value <= 1.0, "a number in [0, 1], or None for lam"),
+    (("cliprange_high",), lambda value: value is None or value >= 0.0, "0 or more, or None for cliprange"),
+    (("dual_clip",), lambda value: value is None or value > 1.0, "greater than 1, or None for no limit"),
+    (
+        ("is_truncation",),
+        lambda value: value is None or (len(value) == 2 and 0.0 <= value[0] < 1.0 < value[1]),
+        "two numbers, the first in [0, 1) and the second above 1, or None",
+    ),
     (("temperature",), lambda value: value > 0.0, "greater than 0: the policy explores by sampling"),
     (
         (

@@ -6,22 +6,45 @@ import torch
 
 
 def clipped_policy_loss(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, cliprange: float
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    cliprange: float,
+    cliprange_high: float | None = None,
+    dual_clip: float | None = None,
+    is_truncation: tuple[float, float] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """max(-A r, -A clip(r, 1 - eps, 1 + eps)), r = exp(logprobs - old_logprobs).
+    """max(-A r, -A clip(r, 1 - eps, 1 + eps_high)), r = exp(logprobs - old_logprobs).
 
     Args:
         logprobs, old_logprobs, advantages (`torch.Tensor` of shape `(B, T)`): log-probabilities of the tokens taken,
             now and at sampling, both under the mask of the rollout.
         cliprange (`float`): eps.
+        cliprange_high (`float`, *optional*): eps_high, eps by default; larger lets unlikely tokens grow (DAPO's
+            clip-higher).
+        dual_clip (`float`, *optional*): c > 1; where A < 0 the loss is at most -c A, so that a token that became much
+            likelier cannot take the update over (Ye et al. 2020, equation 5).
+        is_truncation (`tuple[float, float]`, *optional*): the loss is 0 where r is below the first or above the second
+            (double-sided masking).
 
     Returns:
-        loss `(B, T)`, to be averaged over real tokens, and where the clip decided `(B, T)` bool.
+        loss `(B, T)`, to be averaged over real tokens, and where a clip or the truncation decided `(B, T)` bool.
     """
     ratio = torch.exp(logprobs - old_logprobs)
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
-    return torch.maximum(unclipped, clipped), clipped > unclipped
+    clipped = -advantages * ratio.clamp(
+        1.0 - cliprange, 1.0 + (cliprange if cliprange_high is None else cliprange_high)
+    )
+    loss, is_limited = torch.maximum(unclipped, clipped), clipped > unclipped
+    if dual_clip is not None:
+        most = -dual_clip * advantages
+        is_limited = is_limited | ((advantages < 0) & (loss > most))
+        loss = torch.where(advantages < 0, torch.minimum(loss, most), loss)
+    if is_truncation is not None:
+        is_outside = (ratio < is_truncation[0]) | (ratio > is_truncation[1])
+        is_limited = is_limited | is_outside
+        loss = torch.where(is_outside, 0.0, loss)
+    return loss, is_limited
 
 
 def clipped_value_loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,6 +22,25 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor, all_sum: AllSum = of_t
     sums = torch.stack([torch.where(mask, values, 0.0).double().sum(), mask.sum().double()])
     total, count = all_sum(sums).unbind()
     return (total / count.clamp(min=1)).to(values.dtype)
+
+
+def explained_variance(count: float, targets: float, squares: float, errors: float, error_squares: float) -> float:
+    """1 - Var(R - V) / Var(R): 1 where values are the returns, 0 where they say as much as a constant, below 0 less.
+
+    Args:
+        count (`float`): tokens.
+        targets, squares (`float`): sums of the returns R and of their squares.
+        errors, error_squares (`float`): sums of R - V and of its squares.
+
+    Returns:
+        NaN where the returns are all alike, or there are none.
+    """
+    if count < 1:
+        return math.nan
+    variance = squares / count - (targets / count) ** 2
+    unexplained = error_squares / count - (errors / count) ** 2
+    # Less than rounding leaves of equal returns is no variance.
+    return 1.0 - unexplained / variance if variance > 1e-12 * max(squares / count, 1e-300) else math.nan
 
 
 def masked_whiten(

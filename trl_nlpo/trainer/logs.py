@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..evaluation.summary import perplexity, sample_row
-from ..records import Estimates, Rollout, Scores, UpdateStats
+from ..functional.statistics import explained_variance
+from ..records import Estimates, Rollout, Scores, UpdateStats, without_skipped
 
 
 _BITS = torch.tensor([bin(byte).count("1") for byte in range(256)], dtype=torch.int32)
@@ -55,6 +56,12 @@ def update_metrics(
         "loss/policy_avg": stats.policy_loss,
         "loss/value_avg": stats.value_loss,
         "val/clipfrac_avg": stats.value_clipfrac,
+        "val/explained_variance": explained_variance(
+            float(columns["learned"].sum()),
+            *(float(columns[name].sum()) for name in ("returns", "return_squares", "errors", "error_squares")),
+        ),
+        "value/mean": _per_token(columns, "values"),
+        "returns/mean": _per_token(columns, "returns"),
         "val/ratio": stats.ratio,
         "val/ratio_var": stats.ratio_variance,
         "val/num_eos_tokens": float(columns["end_tokens"].sum()),
@@ -103,8 +110,20 @@ def _per_completion(
         "mask_size": _mask_sizes(rollout),
         "mask_mass": _mask_mass(rollout),
     }
+    learned = without_skipped(real, estimates.skipped)
+    values, returns = (torch.where(learned, tokens, 0.0).double() for tokens in (rollout.values, estimates.returns))
+    sums = {
+        "values": values, "returns": returns, "return_squares": returns.square(), "errors": returns - values,
+        "error_squares": (returns - values).square(), "learned": learned,
+    }  # fmt: skip
+    table |= {name: tokens.sum(-1) for name, tokens in sums.items()}
     table |= {f"rewards/{name}": scores.per_function[:, index] for index, name in enumerate(scores.names)}
     return {name: column.double() for name, column in table.items()}
+
+
+def _per_token(columns: dict[str, torch.Tensor], name: str) -> float:
+    """Mean over the tokens that were learned from; NaN where there are none."""
+    return float(columns[name].sum() / columns["learned"].sum())
 
 
 def _mask_sizes(rollout: Rollout) -> torch.Tensor:

@@ -295,6 +295,7 @@ class NLPOTrainer(HuggingFaceTrainer):
             kl_coef=self.run.kl_coef,
             gamma=self.args.gamma,
             lam=self.args.lam,
+            critic_lam=self.args.critic_lam,
             kl_estimator=self.args.kl_estimator,
             whiten_rewards=self.args.whiten_rewards,
             all_sum=self.launch.all_sum,
