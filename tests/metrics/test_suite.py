@@ -37,6 +37,9 @@ class Stubborn(Metric):
             return [1 / 0]
         if self.how == "exits":
             raise SystemExit(3)
+        if self.how == "panics":
+            # As those of libraries in Rust: no Exception.
+            raise type("PanicException", (BaseException,), {})("index out of bounds")
         return {"short": [], "words": ["high"] * len(predictions), "nan": [float("nan")] * len(predictions)}[self.how]
 
     def compute(self, predictions, **columns):
@@ -145,6 +148,7 @@ def test_judged_samples_have_their_scores_and_columns_their_prefix():
     [
         ("raises", r"it raised ZeroDivisionError: division by zero \(own_suite\.py, line \d+\)\."),
         ("exits", "it raised SystemExit: 3"),
+        ("panics", "it raised PanicException: index out of bounds"),
         ("short", "metric 'stubborn' returned 0 scores for 2 predictions"),
         ("words", "metric 'stubborn' returned 'high', which is no number"),
         ("nan", "metric 'stubborn' returned NaN"),

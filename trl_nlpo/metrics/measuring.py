@@ -166,7 +166,7 @@ def _explaining() -> Iterator[list[str]]:
         problems.append(str(error))
     except (Terminated, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}, line {frame.lineno}"
         problems.append(redacted(f"it raised {type(error).__name__}: {one_line(error, 300)} ({place})."))
