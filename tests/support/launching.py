@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 
 TESTS = Path(__file__).parent.parent
@@ -33,6 +34,17 @@ def launch(*words, cwd=None, environment=()):
         cwd=cwd,
         timeout=400,
     )
+
+
+def leave_together():
+    """End a script that `launch` started, as the command line ends one of several processes.
+
+    Where Python's interpreter is taken down, a thread of PyTorch's process group aborts the process once in many runs.
+    """
+    PartialState().wait_for_everyone()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def assert_close(ours, theirs, what):

@@ -14,6 +14,7 @@ import peft
 import torch
 
 from support import tiny
+from support.launching import leave_together
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.algorithm.batch_plan import BatchPlan
 
@@ -188,3 +189,4 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave_together()

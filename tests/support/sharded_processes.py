@@ -18,6 +18,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from support import processes, tiny
+from support.launching import leave_together
 from support.processes import weights_of
 from trl_nlpo import NLPOTrainer, cli
 from trl_nlpo.algorithm import objective
@@ -152,3 +153,4 @@ if __name__ == "__main__":
         if "ACCELERATE_USE_DEEPSPEED" in os.environ:
             processes.SETTINGS.update(ZERO_ON_CPU)
         main(Path(sys.argv[1]), sys.argv[2:])
+        leave_together()

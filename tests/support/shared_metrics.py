@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from support.launching import leave_together
 from trl_nlpo.metrics.base import Metric
 from trl_nlpo.metrics.suite import SuiteResult, compute_metrics
 from trl_nlpo.recipes.specs import parse_rewards
@@ -58,3 +59,4 @@ def as_json(found: SuiteResult) -> list:
 if __name__ == "__main__":
     PartialState(cpu=True)
     Path(sys.argv[1], f"found-{os.environ['RANK']}.json").write_text(json.dumps(as_json(table())))
+    leave_together()

@@ -159,6 +159,13 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
             "lam, so that late rewards reach the values of early tokens undiminished."
         },
     )
+    critic_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the value function's own weights (head, model or adapter); None: learning_rate. "
+            "The same schedule multiplies both."
+        },
+    )
     cliprange_high: float | None = field(
         default=None,
         metadata={
@@ -283,6 +290,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("mask_sync_steps",), lambda value: value is None or value >= 1, "at least 1, or None for never"),
     (("gamma", "lam"), lambda value: 0.0 <= value <= 1.0, "a number in [0, 1]"),
     (("critic_lam",), lambda value: value is None or 0.0 <= value <= 1.0, "a number in [0, 1], or None for lam"),
+    (("critic_learning_rate",), lambda value: value is None or value > 0.0, "greater than 0, or None"),
     (("cliprange_high",), lambda value: value is None or value >= 0.0, "0 or more, or None for cliprange"),
     (("dual_clip",), lambda value: value is None or value > 1.0, "greater than 1, or None for no limit"),
     (

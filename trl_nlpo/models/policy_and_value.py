@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..records import TokenRows
-from .adapters import active_adapter
+from .adapters import active_adapter, adapter_parameters
 from .inputs import completion_inputs, is_encoder_decoder, joined, joined_inputs
 
 
@@ -72,6 +72,13 @@ class PolicyAndValue(nn.Module):
     def shares_backbone(self) -> bool:
         """Whether the value function reads the policy's own hidden states, computed in the same pass."""
         return isinstance(self.value_model, ValueHead) and self.value_adapter is None
+
+    def critic_parameters(self) -> Iterator[nn.Parameter]:
+        """The weights that are trained and are the value function's alone: head, model or adapter of its own."""
+        own = list(self.value_model.parameters())
+        if self.value_adapter is not None:
+            own += adapter_parameters(self.policy, self.value_adapter).values()
+        return (parameter for parameter in own if parameter.requires_grad)
 
     @property
     def parts(self) -> tuple[str, ...]:

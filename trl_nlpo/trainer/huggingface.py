@@ -47,6 +47,7 @@ from .completions_table import append_completions, log_to_wandb, print_completio
 from .evaluator import Evaluator
 from .guard import Guard, events_to_come
 from .logs import averaged, completion_rows, update_metrics
+from .optimizer_settings import set_critic_rate
 from .prompt_sets import PromptSets
 from .run_state import NLPOTrainerState, Run
 from .setup import check_optimizer, ddp_settings, fill_in_batch_sizes
@@ -107,12 +108,25 @@ class HuggingFaceTrainer(TrainerBase):
         if self.args.gradient_checkpointing or getattr(self.args, "activation_checkpointing", False):
             self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
         self._made_scheduler = self.lr_scheduler is None
+        if self.optimizer is not None and self.args.critic_learning_rate is not None:
+            raise UserError(
+                "critic_learning_rate has no effect on an optimizer that is given: make groups in it, or leave "
+                "`optimizers` out."
+            )
         self.create_optimizer_and_scheduler(num_training_steps=self.plan.num_updates)
         check_optimizer(self.optimizer, self.model)
         self.accelerator.ddp_handler = ddp_settings(self.args)
         self.model_wrapped, self.optimizer = self.launch.prepare(self.model, self.optimizer)
         self.model.add_model_tags(self._tag_names)
         make_loadable(self.policy_and_value.policy)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The optimizer that `optim` names; the critic's weights have `critic_learning_rate`, if there is one."""
+        is_new, rate = self.optimizer is None, self.args.critic_learning_rate
+        super().create_optimizer(*args, **kwargs)
+        if rate is not None and is_new:
+            set_critic_rate(self.optimizer, self.model.critic_parameters(), rate)
+        return self.optimizer
 
     def add_callback(self, callback: Any) -> None:
         """Add a callback (a class or an instance); a notebook's progress table gets columns for our metrics."""
@@ -288,7 +302,10 @@ class HuggingFaceTrainer(TrainerBase):
             end_token_ids=self._end_token_ids,
             gather=self.accelerator.gather,
         )
-        return {**metrics, "lr": self.run.learning_rate, "episode": self.state.episode}
+        rates = {"lr": self.run.learning_rate}
+        if self.args.critic_learning_rate is not None:
+            rates["critic_lr"] = self.run.critic_learning_rate
+        return {**metrics, **rates, "episode": self.state.episode}
 
     def _log_pending(self) -> None:
         """Log the averages over the updates since the last log."""

@@ -13,6 +13,9 @@ from ..functional.statistics import explained_variance
 from ..records import Estimates, Rollout, Scores, UpdateStats, without_skipped
 
 
+_LATEST = ("lr", "critic_lr", "episode", "eps")
+"""Names of which a log has the last value, not the average."""
+
 _BITS = torch.tensor([bin(byte).count("1") for byte in range(256)], dtype=torch.int32)
 
 
@@ -159,7 +162,7 @@ def completion_rows(rollout: Rollout, scores: Scores, estimates: Estimates) -> l
 
 
 def averaged(pending: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Metrics of several updates as one log line: averages; `lr`, `episode` and `eps` are the latest.
+    """Metrics of several updates as one log line: averages; learning rates, `episode` and `eps` are the latest.
 
     Args:
         pending: what `update_metrics` gave for each update since the last log; at least one.
@@ -169,5 +172,5 @@ def averaged(pending: Sequence[dict[str, float]]) -> dict[str, float]:
         values = [logs[name] for logs in pending if name in logs]
         # What could not be measured in one update is averaged over the others.
         values = [value for value in values if not math.isnan(value)] or values
-        averages[name] = pending[-1][name] if name in ("lr", "episode", "eps") else sum(values) / len(values)
+        averages[name] = pending[-1][name] if name in _LATEST else sum(values) / len(values)
     return averages

@@ -320,7 +320,9 @@ class NLPOTrainer(HuggingFaceTrainer):
         self.run.is_updating = False
         self.run.num_updates += 1
         self.masking_policy.policy_moved()
-        self.run.learning_rate = self.lr_scheduler.get_last_lr()[0]
+        rates = self.lr_scheduler.get_last_lr()
+        # The critic's groups, where it has a rate of its own, are behind the others.
+        self.run.learning_rate, self.run.critic_learning_rate = rates[0], rates[-1]
         # One that waits for a plateau is stepped by evaluations instead.
         if "metrics" not in inspect.signature(self.lr_scheduler.step).parameters:
             self.lr_scheduler.step()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import Trainer, get_scheduler
 
@@ -50,6 +52,31 @@ def check_optimizer_settings(args: Any) -> None:
             f"lr_scheduler_type {_name(args.lr_scheduler_type)!r} cannot be made with lr_scheduler_kwargs "
             f"{args.lr_scheduler_kwargs}: {one_line(error, 300)}"
         ) from None
+
+
+def set_critic_rate(optimizer: torch.optim.Optimizer, critic: Iterable[nn.Parameter], learning_rate: float) -> None:
+    """Give the critic's weights groups of their own, behind the others, with a learning rate of their own.
+
+    Before a scheduler is made: it multiplies what each group begins with.
+
+    Raises:
+        UserError: the optimizer does not hold the critic's weights in groups.
+    """
+    wanted = {id(parameter) for parameter in critic}
+    groups = list(optimizer.param_groups)
+    for group in groups:
+        own = [parameter for parameter in group["params"] if id(parameter) in wanted]
+        if own:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in wanted]
+            wanted -= {id(parameter) for parameter in own}
+            settings = {name: value for name, value in group.items() if name != "params"}
+            optimizer.add_param_group({**settings, "params": own, "lr": learning_rate})
+    if wanted:
+        raise UserError(
+            f"critic_learning_rate cannot be set with the optimizer {type(optimizer).__name__}, which does not hold "
+            "the value function's weights in groups: take another optim, or leave critic_learning_rate out."
+        )
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 
 def _name(value: Any) -> str:

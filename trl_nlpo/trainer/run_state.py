@@ -36,7 +36,7 @@ class Run:
         is_updating (`bool`): `update_policy` has begun and not ended.
         first_update (`int`), started (`float`): update and time at which `train()` began.
         mask_age (`int`): the masking policy's, when the update began.
-        learning_rate (`float`): of the last update.
+        learning_rate, critic_learning_rate (`float`): of the last update.
         newest_checkpoint (`Path`, *optional*), checkpoint_step (`int`, *optional*): the last one written or resumed
             from, and its update.
         random_state (`tuple`, *optional*): the random generators' at the last point from which a run can resume.
@@ -57,6 +57,7 @@ class Run:
     started: float = field(default=0.0, metadata=_UNSAVED)
     mask_age: int = field(default=0, metadata=_UNSAVED)
     learning_rate: float = field(default=0.0, metadata=_UNSAVED)
+    critic_learning_rate: float = field(default=0.0, metadata=_UNSAVED)
     newest_checkpoint: Path | None = field(default=None, metadata=_UNSAVED)
     checkpoint_step: int | None = field(default=None, metadata=_UNSAVED)
     random_state: tuple[Any, ...] | None = field(default=None, metadata=_UNSAVED)
