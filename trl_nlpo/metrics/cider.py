@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..storage.json_lines import read_json_lines
 from .base import Metric, as_list, mean_score
 from .bounded_cache import bounded_cache
-from .words import tokenizer, treebank_words
+from .words import require_words, treebank_words
 
 
 MAX_ORDER = 4
@@ -81,7 +81,7 @@ class Cider(Metric):
         self.columns, self.fit_column, self.sigma = (column,), column, sigma
         self.document_frequencies: DocumentFrequencies | None = None
         self._has_warned = False
-        tokenizer("metric 'cider'")
+        require_words("metric 'cider'")
         if document_frequencies is not None:
             given = document_frequencies
             self.fit(_read(given, column) if isinstance(given, (str, Path)) else given)
@@ -174,7 +174,7 @@ def _clipped_cosine(text: _Vector, reference: _Vector, order: int) -> float:
 # An n-gram takes some 200 bytes, and a text has nearly one of each order for every word: about 80 MB.
 @bounded_cache(characters=500_000)
 def _ngram_counts(text: str) -> Counter[NGram]:
-    words = [word for word in treebank_words(text, "metric 'cider'") if word not in _MARKS]
+    words = [word for word in treebank_words(text) if word not in _MARKS]
     return Counter(
         tuple(words[start : start + order])
         for order in range(1, MAX_ORDER + 1)

@@ -10,22 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..naming import check_int
 from .base import Direction, Metric
-from .words import tokenizer, treebank_words
-
-
-_WHO = "a metric of naturalness"
-
-
-def word_tokens(text: str) -> tuple[str, ...]:
-    """Lower-cased words and punctuation marks, as the Penn Treebank splits them ("don't" is "do" and "n't").
-
-    Sentences and words are cut as for METEOR and CIDEr ([`words.treebank_words`]). GEM finds sentences with nltk's
-    Punkt, which needs a download; the two differ at some abbreviations.
-
-    Raises:
-        UserError: the package nltk is missing.
-    """
-    return treebank_words(text, _WHO)
+from .words import require_words, treebank_words
 
 
 def ngram_counts(texts: Iterable[Sequence[str]], n: int) -> Counter[tuple[str, ...]]:
@@ -70,13 +55,13 @@ class _OfAllTexts(Metric):
     better: Direction | None = None
 
     def __init__(self) -> None:
-        tokenizer(_WHO)
+        require_words("a metric of naturalness")
 
     def score(self, predictions: Sequence[str], **columns: Any) -> list[float | None]:
-        return [self._number([word_tokens(text)]) for text in predictions]
+        return [self._number([treebank_words(text)]) for text in predictions]
 
     def compute(self, predictions: Sequence[str], **columns: Any) -> dict[str, float]:
-        number = self._number([word_tokens(text) for text in predictions])
+        number = self._number([treebank_words(text) for text in predictions])
         if number is None:
             raise UserError(f"metric {self.name!r}: {self._why_none()}.")
         return {self.name: number}
@@ -89,7 +74,7 @@ class _OfAllTexts(Metric):
 
 
 class MSTTR(_OfAllTexts):
-    """Mean segmental type-token ratio of all texts together ([`msttr`]), on [`word_tokens`].
+    """Mean segmental type-token ratio of all texts together ([`msttr`]), on [`words.treebank_words`].
 
     Args:
         window (`int`, defaults to 100): tokens in a segment.
@@ -113,7 +98,7 @@ class MSTTR(_OfAllTexts):
 
 
 class NgramStatistic(_OfAllTexts):
-    """A number of the n-grams of all texts together, on [`word_tokens`].
+    """A number of the n-grams of all texts together, on [`words.treebank_words`].
 
     Args:
         kind (`str`): `"distinct"` (share of different n-grams, in [0, 1]), `"entropy"` (bits) or `"unique"` (how many
@@ -136,7 +121,7 @@ class NgramStatistic(_OfAllTexts):
 
 
 class MeanLength(_OfAllTexts):
-    """Tokens in a text ([`word_tokens`], punctuation included), on average over all texts."""
+    """Tokens in a text ([`words.treebank_words`], punctuation included), on average over all texts."""
 
     name = "mean_length"
 
@@ -158,7 +143,7 @@ class Diversity(_OfAllTexts):
         self.msttr = MSTTR(window)
 
     def compute(self, predictions: Sequence[str], **columns: Any) -> dict[str, float]:
-        texts = [word_tokens(text) for text in predictions]
+        texts = [treebank_words(text) for text in predictions]
         ratio = msttr(texts, self.msttr.window)
         numbers = {} if ratio is None else {"msttr": ratio}
         for n in (1, 2):

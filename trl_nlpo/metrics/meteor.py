@@ -9,12 +9,10 @@ from typing import Any
 
 from ..errors import UserError
 from .base import Metric, as_list
-from .words import tokenizer, treebank_words
+from .words import require_words, stem, treebank_words
 
 
 Words = tuple[str, ...]
-
-_WHO = "metric 'meteor'"
 
 
 class Meteor(Metric):
@@ -56,7 +54,7 @@ class Meteor(Metric):
     ):
         self.columns, self.synonyms = (column,), synonyms
         self.parameters = {"alpha": alpha, "beta": beta, "gamma": gamma}
-        tokenizer(_WHO)
+        require_words("metric 'meteor'")
         if synonyms:
             _check_wordnet()
 
@@ -67,7 +65,7 @@ class Meteor(Metric):
         ]
 
     def _meteor(self, prediction: str, references: list[str]) -> float:
-        return max(self._against(treebank_words(prediction, _WHO), treebank_words(text, _WHO)) for text in references)
+        return max(self._against(treebank_words(prediction), treebank_words(text)) for text in references)
 
     def _against(self, text: Words, reference: Words) -> float:
         matches = alignment(text, reference, _synonyms if self.synonyms else None)
@@ -96,7 +94,7 @@ def alignment(
     """
     own, theirs = dict(enumerate(text)), dict(enumerate(reference))
     matches = _matched(own, theirs)
-    own, theirs = ({place: _stem(word) for place, word in left.items()} for left in (own, theirs))
+    own, theirs = ({place: stem(word) for place, word in left.items()} for left in (own, theirs))
     matches += _matched(own, theirs)
     if synonyms is not None and theirs:
         for place in sorted(own, reverse=True):
@@ -141,12 +139,7 @@ def _check_wordnet() -> None:
         ) from None
 
 
-# Words come again and again; looking one up takes longer than aligning it.
-@lru_cache(maxsize=50_000)
-def _stem(word: str) -> str:
-    return _porter().stem(word)
-
-
+# Looking a word up takes longer than aligning it.
 @lru_cache(maxsize=50_000)
 def _synonyms(word: str) -> frozenset[str]:
     """A word and the single words that share a meaning with it in WordNet."""
@@ -154,10 +147,3 @@ def _synonyms(word: str) -> frozenset[str]:
 
     lemmas = (lemma.name() for synset in wordnet.synsets(word) for lemma in synset.lemmas())
     return frozenset([word, *(name for name in lemmas if "_" not in name)])
-
-
-@lru_cache(maxsize=1)
-def _porter() -> Any:
-    from nltk.stem.porter import PorterStemmer
-
-    return PorterStemmer()

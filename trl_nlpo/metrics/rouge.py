@@ -15,6 +15,7 @@ from .bounded_cache import bounded_cache
 from .sentences import sentences
 from .sequences import longest_common_subsequence
 from .texts import check_flag
+from .words import stem, stemmer
 
 
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -180,10 +181,10 @@ def _words(text: str, use_stemmer: bool, tokenizer: str) -> Words:
     if tokenizer == "rouge_score":
         from rouge_score.tokenize import tokenize
 
-        return tuple(tokenize(text, _stemmer() if use_stemmer else None))
+        return tuple(tokenize(text, stemmer() if use_stemmer else None))
     words = words_of(text)
     # The package leaves words of up to three letters as they are, and Porter's rules are for English.
-    stemmed = (_stem(word) if len(word) > 3 and word.isascii() else word for word in words)
+    stemmed = (stem(word) if len(word) > 3 and word.isascii() else word for word in words)
     return tuple(stemmed if use_stemmer else words)
 
 
@@ -198,18 +199,6 @@ def _f_score(common: int, length: int, other: int) -> float:
         return 0.0
     precision, recall = common / length, common / other
     return 2 * precision * recall / (precision + recall)
-
-
-@lru_cache(maxsize=50_000)
-def _stem(word: str) -> str:
-    return _stemmer().stem(word)
-
-
-@lru_cache(maxsize=1)
-def _stemmer() -> Any:
-    from nltk.stem.porter import PorterStemmer
-
-    return PorterStemmer()
 
 
 class _Tokenizer:

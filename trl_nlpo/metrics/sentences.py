@@ -1,4 +1,7 @@
-"""Sentences of a text by rules, without data to download and fast enough for a reward."""
+"""Sentences of an English text by rules, without data to download and fast enough for a reward.
+
+`pysbd`, by which `summac` finds sentences in many languages, takes some fifty times as long.
+"""
 
 from __future__ import annotations
 
