@@ -155,6 +155,8 @@ def test_the_value_function_may_have_a_lambda_of_its_own():
     rollout = make_rollout(values=[[0.5, 0.5, 0.5], [0.5, 0.0, 0.0]])
     scores = make_scores([1.0, 1.0])
     one, both = (estimate(rollout, scores, lam=0.0, **settings) for settings in ({}, {"critic_lam": 1.0}))
+    discounted = estimate(rollout, scores, lam=0.0, gamma=0.5, critic_lam=1.0)
+    torch.testing.assert_close(discounted.returns, torch.tensor([[0.25, 0.5, 1.0], [1.0, 0.0, 0.0]]))
     # lam 0: r_t + V_{t+1}; 1: the sum of rewards to come. The policy's advantages are the same.
     torch.testing.assert_close(one.returns, torch.tensor([[0.5, 0.5, 1.0], [1.0, 0.0, 0.0]]))
     torch.testing.assert_close(both.returns, torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))

@@ -44,6 +44,12 @@ def test_the_stemmer_is_on_unless_switched_off():
     assert rouge("rouge1", "police kill", ["police killed"]) == 1.0
 
 
+def test_words_of_three_letters_keep_their_ends_as_in_the_package():
+    # Porter's stem of "was" is "wa", of "runs" it is "run".
+    assert rouge("rouge1", "was", ["wa"]) == 0.0
+    assert rouge("rouge1", "runs", ["run"]) == 1.0
+
+
 def test_rouge_lsum_takes_lines_for_sentences():
     # Both sentences are found, in the other order: the union covers everything; rougeL finds only one of two.
     completion, reference = "dogs bark\ncats purr", "cats purr\ndogs bark"
