@@ -75,6 +75,10 @@ class Rollout(Completions):
             bit a token (`functional.masking.pack_mask`); None: all were.
         vocab_size (`int`): V.
         is_encoder_decoder (`bool`): True where prompts go to an encoder of their own.
+        anchor_log_mass (`(B, T)`, *optional*): log of the masking policy's probability of the allowed tokens; None
+            where the mask is not anchored.
+        final_values (`(B,)`, *optional*): V of the state after the last token where the length limit cut the
+            completion, 0 where a stop token ended it; None: every completion is taken as ended.
 
     All `(B, T)` tensors are 0 on padding.
     """
@@ -86,6 +90,8 @@ class Rollout(Completions):
     packed_token_mask: torch.Tensor | None
     vocab_size: int
     is_encoder_decoder: bool = False
+    anchor_log_mass: torch.Tensor | None = None
+    final_values: torch.Tensor | None = None
 
     @property
     def token_mask(self) -> torch.Tensor | None:
@@ -120,6 +126,14 @@ class TokenRows:
     is_encoder_decoder: bool = False
     packed_token_mask: torch.Tensor | None = None
     vocab_size: int = 0
+
+    def with_a_state_more(self) -> TokenRows:
+        """With a column of any token behind the completions: the state before it is that after the last token."""
+        return replace(
+            self,
+            completion_ids=torch.nn.functional.pad(self.completion_ids, (0, 1)),
+            completion_mask=torch.nn.functional.pad(self.completion_mask, (0, 1)),
+        )
 
     def trimmed(self) -> TokenRows:
         """Without the columns in which every row is padding. Padding costs time and changes nothing."""
@@ -181,6 +195,7 @@ class Estimates:
         rewards (`(B, T)`): the token rewards they come from, KL penalty included.
         kl (`(B, T)`): KL estimate per token, unmasked, 0 on padding.
         kl_coef (`float`): beta at the time.
+        positive (`(B,)` bool, *optional*): True for completions that are also learned by their likelihood.
         skipped (`(B,)` bool, *optional*): True for completions that nothing is learned from; all else is 0 there.
     """
 
@@ -190,6 +205,7 @@ class Estimates:
     kl: torch.Tensor
     kl_coef: float
     skipped: torch.Tensor | None = None
+    positive: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -202,12 +218,19 @@ class UpdateStats:
         approx_kl (`float`): mean of 0.5 (log ratio)^2: how far the update moved the policy.
         entropy (`float`): of the masked policy, nats per token.
         ratio, ratio_variance (`float`): mean and variance of the importance ratio.
-        grad_norm (`float`): mean gradient norm before clipping.
+        grad_norm (`float`): mean gradient norm before clipping; the policy's, where the critic's is clipped apart.
+        critic_grad_norm (`float`, *optional*): the critic's mean gradient norm before clipping, where that is apart.
+        anchor_loss (`float`, *optional*): mean of what the policy's log-probability of the allowed tokens lacks of
+            the masking policy's, in nats.
+        backtracks (`float`, *optional*): how often a step within a trust region was shortened.
+        positive_nll (`float`, *optional*): mean negative log-likelihood of the tokens of positive completions.
         first_ratio_deviation (`float`): largest |ratio - 1| in the first optimizer step, before any learning: 0 up to
             rounding, or something is wrong.
         num_skipped_steps (`int`): steps not taken, as their loss or gradient was not finite or there was nothing to
             learn from.
         skipped_steps_in_a_row (`int`): those since the last step taken.
+
+    Those that are optional are None in an update that has nothing of the kind.
     """
 
     num_optimizer_steps: int
@@ -221,6 +244,10 @@ class UpdateStats:
     ratio_variance: float
     grad_norm: float
     first_ratio_deviation: float
+    critic_grad_norm: float | None = None
+    anchor_loss: float | None = None
+    backtracks: float | None = None
+    positive_nll: float | None = None
     num_skipped_steps: int = 0
     skipped_steps_in_a_row: int = 0
 

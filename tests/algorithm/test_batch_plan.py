@@ -17,6 +17,7 @@ def arguments(**changes):
     defaults = {
         "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_mini_batches": 2, "num_ppo_epochs": 3,
         "total_episodes": None, "num_train_epochs": 3.0, "max_steps": -1, "whiten_rewards": False,
+        "critic_updates_per_step": 1,
     }  # fmt: skip
     return SimpleNamespace(**{**defaults, **changes})
 
@@ -74,26 +75,23 @@ def test_a_data_set_of_exactly_one_batch_is_enough_and_rewards_of_eight_can_be_w
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    minibatch=st.integers(1, 6), minibatches=st.integers(1, 4), microbatch=st.integers(1, 7),
-    epochs=st.integers(1, 3), seed=st.integers(0, 99),
+    minibatch=st.integers(1, 6), minibatches=st.integers(1, 4), microbatch=st.integers(1, 7), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_every_epoch_takes_every_row_once_in_steps_of_equal_size(minibatch, minibatches, microbatch, epochs, seed):
+def test_a_pass_takes_every_row_once_in_steps_of_equal_size(minibatch, minibatches, microbatch, seed):
     rows = minibatch * minibatches
-    subject = BatchPlan(1, microbatch, rows, minibatches, epochs, 1)
+    subject = BatchPlan(1, microbatch, rows, minibatches, 1, 1)
     cuts = list(subject.minibatches(rows, torch.Generator().manual_seed(seed)))
-    assert len(cuts) == epochs * minibatches
-    for start in range(0, len(cuts), minibatches):
-        taken = [int(row) for step in cuts[start : start + minibatches] for part in step for row in part]
-        assert sorted(taken) == list(range(rows))
+    assert len(cuts) == minibatches
+    assert sorted(int(row) for step in cuts for part in step for row in part) == list(range(rows))
     for step in cuts:
         assert sum(len(part) for part in step) == minibatch
         assert all(len(part) == microbatch for part in step[:-1])
         assert 0 < len(step[-1]) <= microbatch
 
 
-def test_every_epoch_is_shuffled_anew_and_the_generator_decides_the_order():
-    subject = BatchPlan(1, 32, 32, 1, 2, 1)
-    first, second = (step[0].tolist() for step in subject.minibatches(32, torch.Generator().manual_seed(1)))
+def test_every_pass_is_shuffled_anew_and_the_generator_decides_the_order():
+    subject, generator = BatchPlan(1, 32, 32, 1, 2, 1), torch.Generator().manual_seed(1)
+    first, second = (next(subject.minibatches(32, generator))[0].tolist() for _ in range(2))
     again = next(subject.minibatches(32, torch.Generator().manual_seed(1)))[0].tolist()
     other = next(subject.minibatches(32, torch.Generator().manual_seed(2)))[0].tolist()
     assert first == again
@@ -106,3 +104,16 @@ def test_a_batch_of_ones_own_that_cannot_be_cut_evenly_takes_all_its_steps_too(r
     subject = BatchPlan(1, 8, 8, num_mini_batches, 1, 1)
     cuts = list(subject.minibatches(rows, torch.Generator().manual_seed(0)))
     assert len(cuts) == num_mini_batches
+
+
+@pytest.mark.parametrize(
+    ("epochs", "of_the_critic", "trains_policy", "expected"),
+    [
+        (2, 1, True, ["both", "both"]),
+        (2, 3, True, ["both", "value", "value", "both", "value", "value"]),
+        (2, 1, False, ["value", "value"]),
+        (1, 3, False, ["value", "value", "value"]),
+    ],
+)
+def test_the_critic_has_its_passes_for_each_of_the_policy(epochs, of_the_critic, trains_policy, expected):
+    assert BatchPlan(1, 8, 8, 1, epochs, 1, of_the_critic).passes(trains_policy) == expected

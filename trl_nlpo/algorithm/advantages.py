@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..functional.advantages import gae
+from ..functional.advantages import bootstrapped, gae, length_adaptive_lam
 from ..functional.rewards import kl_per_token, token_rewards
 from ..functional.statistics import AllSum, masked_whiten, of_this_process
 from ..records import Estimates, Rollout, Scores, without_skipped
@@ -19,6 +19,8 @@ def estimate_advantages(
     gamma: float,
     lam: float,
     critic_lam: float | None = None,
+    lam_alpha: float | None = None,
+    positive_threshold: float | None = None,
     kl_estimator: str = "k1",
     whiten_rewards: bool = False,
     all_sum: AllSum = of_this_process,
@@ -32,7 +34,8 @@ def estimate_advantages(
     Args:
         rollout ([`Rollout`]), scores ([`Scores`]): of the same B completions. Those that `scores` skips are as if they
             had not been sampled.
-        kl_coef, gamma, lam, critic_lam, kl_estimator, whiten_rewards: as in [`NLPOConfig`].
+        kl_coef, gamma, lam, critic_lam, lam_alpha, kl_estimator, whiten_rewards: as in [`NLPOConfig`].
+        positive_threshold (`float`, *optional*): completions whose reward is above it are positive; None: none are.
         all_sum: adds up over processes, so that whitening uses the statistics of the whole batch.
 
     Returns:
@@ -43,10 +46,20 @@ def estimate_advantages(
     rewards = token_rewards(scores.scores, kl, kl_coef, mask, scores.dense_rewards)
     if whiten_rewards:
         rewards = masked_whiten(rewards, mask, shift_mean=False, all_sum=all_sum)
-    advantages, returns = gae(rewards, rollout.values, mask, gamma, lam)
-    if critic_lam is not None:
-        _, returns = gae(rewards, rollout.values, mask, gamma, critic_lam)
+    to_come = rewards
+    if rollout.final_values is not None:
+        to_come = bootstrapped(rewards, rollout.final_values, mask, gamma)
+    of_policy = lam if lam_alpha is None else length_adaptive_lam(mask.sum(-1), lam_alpha)
+    advantages, returns = gae(to_come, rollout.values, mask, gamma, of_policy)
+    if critic_lam is not None or lam_alpha is not None:
+        _, returns = gae(to_come, rollout.values, mask, gamma, lam if critic_lam is None else critic_lam)
     advantages = masked_whiten(advantages, mask, all_sum=all_sum)
     return Estimates(
-        advantages=advantages, returns=returns, rewards=rewards, kl=kl, kl_coef=kl_coef, skipped=scores.skipped
+        advantages=advantages,
+        returns=returns,
+        rewards=rewards,
+        kl=kl,
+        kl_coef=kl_coef,
+        skipped=scores.skipped,
+        positive=None if positive_threshold is None else scores.totals > positive_threshold,
     )

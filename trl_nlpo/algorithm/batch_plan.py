@@ -23,6 +23,7 @@ class BatchPlan:
         num_mini_batches (`int`): optimizer steps that a batch is split into, per PPO epoch.
         num_ppo_epochs (`int`): passes over a batch.
         num_updates (`int`): updates in the run.
+        critic_updates_per_step (`int`): passes of the value function for each pass of the policy.
     """
 
     num_processes: int
@@ -31,6 +32,7 @@ class BatchPlan:
     num_mini_batches: int
     num_ppo_epochs: int
     num_updates: int
+    critic_updates_per_step: int = 1
 
     @classmethod
     def from_config(cls, args: Any, num_processes: int, dataset_size: int) -> BatchPlan:
@@ -67,6 +69,7 @@ class BatchPlan:
             num_mini_batches=args.num_mini_batches,
             num_ppo_epochs=args.num_ppo_epochs,
             num_updates=max(num_updates, 1),
+            critic_updates_per_step=args.critic_updates_per_step,
         )
 
     @property
@@ -88,6 +91,7 @@ class BatchPlan:
             "per_device_train_batch_size": self.microbatch_size,
             "num_mini_batches": self.num_mini_batches,
             "num_ppo_epochs": self.num_ppo_epochs,
+            "critic_updates_per_step": self.critic_updates_per_step,
         }
 
     def check_resumed(self, saved: Mapping[str, int], checkpoint: Any) -> None:
@@ -109,13 +113,17 @@ class BatchPlan:
             )
 
     def minibatches(self, num_rows: int, generator: torch.Generator) -> Iterator[list[torch.Tensor]]:
-        """One list of microbatches (row numbers) per optimizer step, for all epochs, freshly shuffled in each.
+        """One pass over a batch, freshly shuffled: a list of microbatches (row numbers) for each optimizer step.
 
         Args:
             num_rows (`int`): rows of the rollout; `local_batch_size` in `train()`, any number in a loop of one's own.
             generator: decides the order.
         """
         num_parts = min(self.num_mini_batches, num_rows)
-        for _ in range(self.num_ppo_epochs):
-            for minibatch in torch.randperm(num_rows, generator=generator).tensor_split(num_parts):
-                yield list(minibatch.split(self.microbatch_size))
+        for minibatch in torch.randperm(num_rows, generator=generator).tensor_split(num_parts):
+            yield list(minibatch.split(self.microbatch_size))
+
+    def passes(self, trains_policy: bool = True) -> list[str]:
+        """What each pass of an update trains, in their order: `"both"`, or `"value"` for the critic alone."""
+        of_an_epoch = ["both" if trains_policy else "value"] + ["value"] * (self.critic_updates_per_step - 1)
+        return of_an_epoch * self.num_ppo_epochs

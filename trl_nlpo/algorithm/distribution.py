@@ -13,7 +13,13 @@ import transformers
 from transformers import GenerationConfig, LogitsProcessorList
 
 from ..errors import UserError
-from ..functional.logprobs import first_occurrences, masked_logprobs_and_entropy, penalize_repetition, scaled_logits
+from ..functional.logprobs import (
+    first_occurrences,
+    masked_logprobs_and_entropy,
+    masked_logprobs_entropy_and_mass,
+    penalize_repetition,
+    scaled_logits,
+)
 from ..records import TokenRows
 
 
@@ -266,6 +272,7 @@ class MaskSettings:
         strategy (`str`): `"top_p"`, `"top_k"` or `"none"`.
         top_p, top_k, min_tokens: size of the mask.
         always_allowed (`tuple[int, ...]`): stop tokens, which stay legal everywhere.
+        is_anchored (`bool`): whether the update holds on to what the masking policy gave the allowed tokens.
     """
 
     strategy: str
@@ -273,6 +280,7 @@ class MaskSettings:
     top_k: int | None = None
     min_tokens: int = 1
     always_allowed: tuple[int, ...] = ()
+    is_anchored: bool = False
 
     @classmethod
     def from_config(cls, args: Any, tokenizer: Any, policy: Any, sampling: SamplingSettings) -> MaskSettings:
@@ -281,7 +289,14 @@ class MaskSettings:
         if tokenizer.eos_token_id is not None:
             ends.append(tokenizer.eos_token_id)
         allowed = tuple(sorted({*sampling.stop_token_ids, *ends}))
-        return cls(args.mask_strategy, args.mask_top_p, args.mask_top_k, args.mask_min_tokens, allowed)
+        return cls(
+            args.mask_strategy,
+            args.mask_top_p,
+            args.mask_top_k,
+            args.mask_min_tokens,
+            allowed,
+            args.mask_anchor_coef > 0.0,
+        )
 
     @property
     def is_active(self) -> bool:
@@ -306,6 +321,20 @@ def action_logprobs(
     Returns:
         two tensors of shape `(B, T)`.
     """
+    actions = action_logits(logits, sequences, sampling)
+    return masked_logprobs_and_entropy(actions, sequences.completion_ids, sequences.packed_token_mask)
+
+
+def action_logprobs_and_mass(
+    logits: torch.Tensor, sequences: TokenRows, sampling: SamplingSettings
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As [`action_logprobs`], and log Z, where Z is the probability of the allowed tokens without the mask."""
+    actions = action_logits(logits, sequences, sampling)
+    return masked_logprobs_entropy_and_mass(actions, sequences.completion_ids, sequences.packed_token_mask)
+
+
+def action_logits(logits: torch.Tensor, sequences: TokenRows, sampling: SamplingSettings) -> torch.Tensor:
+    """Logits `(B, T, V)` of the actions, after repetition penalty and temperature and before the mask."""
     if sampling.repetition_penalty != 1.0:
         # What an encoder reads is not repeated by the decoder.
         in_row = sequences.prompt_mask & (not sequences.is_encoder_decoder)
@@ -313,5 +342,4 @@ def action_logprobs(
         steps = torch.arange(sequences.width, device=logits.device)
         seen = first[:, None, :] < steps[None, :, None]
         logits = penalize_repetition(logits.float(), seen, sampling.repetition_penalty)
-    actions = scaled_logits(logits, sampling.temperature)
-    return masked_logprobs_and_entropy(actions, sequences.completion_ids, sequences.packed_token_mask)
+    return scaled_logits(logits, sampling.temperature)

@@ -29,10 +29,13 @@ class Sample:
         sequences ([`TokenRows`]): prompts and completions `(B, P)`, `(B, T)`; what was allowed, where that was
             recorded.
         ended (`(B,)` bool): True where an end token is in the completion.
+        mass_drift (`(B, T)`, *optional*): log of the allowed tokens' probability under the masking policy, less the
+            same under the policy; 0 right after a sync. None where the mask is not anchored.
     """
 
     sequences: TokenRows
     ended: torch.Tensor
+    mass_drift: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -95,7 +98,7 @@ def sample_completions(
     sequences = TokenRows(
         prompt_ids, prompt_mask, completion_ids, completion_mask, encoder_decoder, packed, actions.vocab_size
     )
-    return Sample(sequences, ended)
+    return Sample(sequences, ended, actions.recorded_drift(completion_mask))
 
 
 class _OfRows(LogitsProcessor):
@@ -162,6 +165,8 @@ class _ActionSampler(LogitsProcessor):
         self.draws = None if draws is None else draws.to(exactness).to(prompt_ids.device)
         self.vocab_size = 0
         self._packed: list[torch.Tensor] = []
+        self.is_anchored = self.mask is not None and self.mask.is_anchored
+        self._drift: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         if not self.doubled:
@@ -188,18 +193,34 @@ class _ActionSampler(LogitsProcessor):
     ) -> torch.Tensor:
         self.vocab_size = scores.shape[-1]
         legal = scores > float("-inf")
-        actions = scores.float()
-        if self.sampling.repetition_penalty != 1.0:
-            actions = penalize_repetition(actions, self._seen(input_ids), self.sampling.repetition_penalty)
-        actions = scaled_logits(actions, self.sampling.temperature)
+        unmasked = self._action_logits(input_ids, scores)
+        actions = unmasked
         if self.mask is not None:
             if masking_scores is None:
                 masking_scores = self._masking_scores(input_ids, scores)
             actions = apply_token_mask(actions, self._allowed_tokens(self.mask, masking_scores, legal))
         actions = self.warpers(cast("torch.LongTensor", input_ids), cast("torch.FloatTensor", actions))
+        allowed = actions > float("-inf")
         if self.records:
-            self._packed.append(pack_mask(actions > float("-inf")))
+            self._packed.append(pack_mask(allowed))
+        if self.is_anchored and masking_scores is not None:
+            masking = self._action_logits(input_ids, apply_token_mask(masking_scores, legal))
+            self._drift.append(_log_mass(masking, allowed) - _log_mass(unmasked, allowed))
         return actions
+
+    def _action_logits(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """A model's logits under repetition penalty and temperature, as for the policy's actions."""
+        logits = scores.float()
+        if self.sampling.repetition_penalty != 1.0:
+            logits = penalize_repetition(logits, self._seen(input_ids), self.sampling.repetition_penalty)
+        return scaled_logits(logits, self.sampling.temperature)
+
+    def recorded_drift(self, completion_mask: torch.Tensor) -> torch.Tensor | None:
+        """`mass_drift` of [`Sample`], 0 on padding."""
+        if not self._drift:
+            return None
+        drift = torch.stack(self._drift[: completion_mask.shape[1]], dim=1)
+        return torch.where(completion_mask, drift, 0.0)
 
     def recorded_masks(self, completion_mask: torch.Tensor) -> torch.Tensor | None:
         """Packed masks `(B, T, ceil(V / 8))`; padding allows everything."""
@@ -227,6 +248,11 @@ class _ActionSampler(LogitsProcessor):
         else:
             allowed = top_k_mask(logits, max(mask.top_k or 1, mask.min_tokens))
         return allow_tokens(allowed, mask.always_allowed)
+
+
+def _log_mass(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """`(B,)`: log of the softmax's probability of the allowed tokens."""
+    return apply_token_mask(logits, allowed).logsumexp(-1) - logits.logsumexp(-1)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from ..models.masking_policy import MaskingPolicy
 from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
 from ..records import Completions, PromptBatch, Rollout, TokenRows
-from .distribution import MaskSettings, SamplingSettings, action_logprobs
+from .distribution import MaskSettings, SamplingSettings, action_logprobs, action_logprobs_and_mass
 from .draws import row_draws, seeded
 from .generation import Sample, sample_completions
 
@@ -42,6 +42,7 @@ def collect_rollout(
     pad_token_id: int,
     decode: Decode,
     first_row: int = 0,
+    bootstraps: bool = False,
 ) -> Rollout:
     """Sample a completion for every prompt and score it with policy, reference and value function.
 
@@ -56,6 +57,7 @@ def collect_rollout(
         pad_token_id (`int`): fills the records; it is never shown to a model.
         decode: completions for reward functions.
         first_row (`int`): number of the first of these rows in the batch of all processes.
+        bootstraps (`bool`): whether to ask the value function about the state after the last token as well.
 
     Returns:
         [`Rollout`], on the policy's device.
@@ -67,17 +69,17 @@ def collect_rollout(
             rows = slice(start, start + forward_batch_size)
             prompts = batch.prompt_ids[rows]
             samples.append(sample_completions(model.policy, prompts, sampling, mask, masking_policy, draws[rows]))
-            evaluations.append(_evaluate(model, samples[-1].sequences, reference_logits, sampling))
-    old_logprobs, raw_logprobs, ref_logprobs, values = (
-        right_pad([evaluation[index] for evaluation in evaluations], 0.0) for index in range(4)
-    )
+            evaluations.append(_evaluate(model, samples[-1], reference_logits, sampling, bootstraps))
+    names = [name for name in evaluations[0] if name != "final_values"]
+    columns: dict[str, Any] = {
+        name: right_pad([evaluation[name] for evaluation in evaluations], 0.0) for name in names
+    }
+    if bootstraps:
+        columns["final_values"] = torch.cat([found["final_values"] for found in evaluations])
     masks = [sample.sequences.packed_token_mask for sample in samples]
+    known: dict[str, Any] = {**vars(joined_completions(batch, samples, pad_token_id, decode)), **columns}
     return Rollout(
-        **vars(joined_completions(batch, samples, pad_token_id, decode)),
-        old_logprobs=old_logprobs,
-        raw_logprobs=raw_logprobs,
-        ref_logprobs=ref_logprobs,
-        values=values,
+        **known,
         packed_token_mask=None if masks[0] is None else right_pad([m for m in masks if m is not None], 255),
         vocab_size=samples[0].sequences.vocab_size,
         is_encoder_decoder=samples[0].sequences.is_encoder_decoder,
@@ -85,20 +87,33 @@ def collect_rollout(
 
 
 def _evaluate(
-    model: PolicyAndValue, sequences: TokenRows, reference_logits: Logits, sampling: SamplingSettings
-) -> tuple[torch.Tensor, ...]:
-    """Old, raw and reference log-probabilities and values, each `(b, T)` and 0 on padding."""
-    logits, values = model(sequences, model.parts[0])
+    model: PolicyAndValue, sample: Sample, reference_logits: Logits, sampling: SamplingSettings, bootstraps: bool
+) -> dict[str, torch.Tensor]:
+    """Columns of a [`Rollout`], each `(b, T)` and 0 on padding; `final_values` is `(b,)`."""
+    sequences = sample.sequences
     ids, real = sequences.completion_ids, sequences.completion_mask
-    old_logprobs, _ = action_logprobs(logits, sequences, sampling)
-    raw_logprobs = old_logprobs
+    # A state more: that after the last token.
+    logits, values = model(sequences.with_a_state_more() if bootstraps else sequences, model.parts[0])
+    logits = logits[:, : sequences.width]
+    found = {}
+    if sample.mass_drift is None:
+        found["old_logprobs"], _ = action_logprobs(logits, sequences, sampling)
+    else:
+        found["old_logprobs"], _, log_mass = action_logprobs_and_mass(logits, sequences, sampling)
+        found["anchor_log_mass"] = log_mass + sample.mass_drift
+    found["raw_logprobs"] = found["old_logprobs"]
     if sequences.packed_token_mask is not None or sampling.repetition_penalty != 1.0:
-        raw_logprobs = token_logprobs(scaled_logits(logits, sampling.temperature), ids)
+        found["raw_logprobs"] = token_logprobs(scaled_logits(logits, sampling.temperature), ids)
     del logits
     if values is None:
-        _, values = model(sequences, "value")
-    ref_logprobs = token_logprobs(scaled_logits(reference_logits(sequences), sampling.temperature), ids)
-    return tuple(torch.where(real, tensor, 0.0) for tensor in (old_logprobs, raw_logprobs, ref_logprobs, values))
+        _, values = model(sequences.with_a_state_more() if bootstraps else sequences, "value")
+    found["values"] = values[:, : sequences.width]
+    found["ref_logprobs"] = token_logprobs(scaled_logits(reference_logits(sequences), sampling.temperature), ids)
+    found = {name: torch.where(real, column, 0.0) for name, column in found.items()}
+    if bootstraps:
+        last = values.gather(1, real.sum(-1, keepdim=True)).squeeze(1)
+        found["final_values"] = torch.where(sample.ended, 0.0, last)
+    return found
 
 
 def joined_completions(

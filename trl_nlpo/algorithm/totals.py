@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 
@@ -13,16 +14,22 @@ from ..records import UpdateStats
 class Totals:
     """Sums over real tokens, reduced to averages once, so that no average depends on how the batch was split."""
 
-    NAMES = (
-        "tokens", "ratio", "ratio_squares", "approx_kl", "policy_loss", "value_loss", "policy_clipfrac",
-        "value_clipfrac", "entropy",
-    )  # fmt: skip
+    OVER: ClassVar[dict[str, tuple[str, ...]]] = {
+        "tokens": ("ratio", "ratio_squares", "approx_kl", "policy_loss", "policy_clipfrac", "entropy"),
+        "value_tokens": ("value_loss", "value_clipfrac"),
+        "anchored_tokens": ("anchor_loss",),
+        "positive_tokens": ("positive_nll",),
+    }
+    """Of each number of tokens, the sums that are averaged over it."""
+
+    NAMES = tuple(name for count, names in OVER.items() for name in (count, *names))
 
     def __init__(self, device: torch.device):
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
         self.grad_norms: list[torch.Tensor] = []
+        self.critic_grad_norms: list[torch.Tensor] = []
         self.first_ratio_deviation = torch.zeros((), device=device)
-        self.num_skipped = self.skipped_in_a_row = 0
+        self.num_steps = self.num_skipped = self.skipped_in_a_row = 0
         self.begin_step()
 
     def begin_step(self) -> None:
@@ -48,7 +55,7 @@ class Totals:
             self.first_ratio_deviation = torch.maximum(self.first_ratio_deviation, largest)
         self.add(
             real,
-            tokens=torch.ones_like(log_ratio),
+            "tokens",
             ratio=deviation,
             ratio_squares=deviation.square(),
             approx_kl=0.5 * log_ratio.square(),
@@ -58,13 +65,20 @@ class Totals:
         )
 
     @torch.no_grad()
-    def add(self, real: torch.Tensor, **per_token: torch.Tensor) -> None:
+    def add(self, real: torch.Tensor, count: str, **per_token: torch.Tensor) -> None:
+        """Add `(B, T)` numbers where `real` is True, and the number of these tokens to `count`."""
+        self.sums[self.NAMES.index(count)] += real.sum()
         for name, values in per_token.items():
             self.sums[self.NAMES.index(name)] += torch.where(real, values.to(torch.float64), 0.0).sum()
 
-    def add_step(self, grad_norm: torch.Tensor) -> None:
-        self.grad_norms.append(grad_norm)
+    def add_step(self, grad_norm: torch.Tensor | None = None, critic_grad_norm: torch.Tensor | None = None) -> None:
+        """A step was taken; of a norm that was not measured there is None."""
+        self.num_steps += 1
         self.skipped_in_a_row = 0
+        if grad_norm is not None:
+            self.grad_norms.append(grad_norm)
+        if critic_grad_norm is not None:
+            self.critic_grad_norms.append(critic_grad_norm)
 
     def skip_step(self) -> None:
         """Leave the step that was begun out of all averages."""
@@ -73,17 +87,26 @@ class Totals:
         self.skipped_in_a_row += 1
 
     def stats(self, all_sum: AllSum) -> UpdateStats:
+        """The averages over all processes; NaN of what there was nothing to average over."""
         sums = dict(zip(self.NAMES, all_sum(self.sums).tolist(), strict=True))
-        tokens = sums.pop("tokens") or math.nan
-        means = {name: value / tokens for name, value in sums.items()}
+        means = {name: sums[name] / (sums[count] or math.nan) for count, names in self.OVER.items() for name in names}
         deviation = means.pop("ratio")
+        squares = means.pop("ratio_squares")
+        anchor, positive = (
+            None if math.isnan(means[name]) else means[name] for name in ("anchor_loss", "positive_nll")
+        )
         return UpdateStats(
-            num_optimizer_steps=len(self.grad_norms),
+            num_optimizer_steps=self.num_steps,
             ratio=1.0 + deviation,
-            ratio_variance=max(means.pop("ratio_squares") - deviation**2, 0.0),
-            grad_norm=float(torch.stack(self.grad_norms).mean()) if self.grad_norms else math.nan,
+            ratio_variance=math.nan if math.isnan(squares) else max(squares - deviation**2, 0.0),
+            grad_norm=_mean(self.grad_norms),
+            critic_grad_norm=_mean(self.critic_grad_norms) if self.critic_grad_norms else None,
             first_ratio_deviation=float(self.first_ratio_deviation),
             num_skipped_steps=self.num_skipped,
             skipped_steps_in_a_row=self.skipped_in_a_row,
-            **means,
+            **{**means, "anchor_loss": anchor, "positive_nll": positive},
         )
+
+
+def _mean(norms: list[torch.Tensor]) -> float:
+    return float(torch.stack(norms).mean()) if norms else math.nan

@@ -72,6 +72,14 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
             "never. That is how RL4LMs' published code behaves."
         },
     )
+    mask_anchor_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Coefficient of the anchor: of what the policy's log-probability of all allowed tokens together "
+            "lacks of the masking policy's. It keeps probability from leaking out of an old mask, where nothing else "
+            "in the objective sees it; 0 is the paper's objective."
+        },
+    )
     gamma: float = field(
         default=0.95,
         metadata={
@@ -152,6 +160,41 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
         metadata={"help": "Extra arguments of the chat template for conversational prompts, as a dict or JSON."},
     )
 
+    value_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start the value function from a saved one: the folder of a run or a checkpoint, its "
+            "`value_model/`, or a sequence classifier with one label. None: random weights. The optimizer is fresh."
+        },
+    )
+    critic_warmup_steps: int = field(
+        default=0,
+        metadata={
+            "help": "First updates in which only the value function learns, before the policy moves (VC-PPO). They "
+            "count as updates; a head on the policy's states then trains alone."
+        },
+    )
+    critic_updates_per_step: int = field(
+        default=1,
+        metadata={
+            "help": "Passes of the value function over a batch for each pass of the policy (SAO). More than 1 needs a "
+            "value function with weights of its own: a value_model, an adapter, or value_trains_backbone false."
+        },
+    )
+    critic_max_grad_norm: float | None = field(
+        default=None,
+        metadata={
+            "help": "Clip the gradient of the value function's own weights to this norm, apart from the policy's; 0: "
+            "no limit; None: max_grad_norm limits both together."
+        },
+    )
+    lam_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "Lambda of the policy's advantages by the length of a completion, 1 - 1 / (lam_alpha * length), "
+            "not below 0 (VAPO); None: lam for all. The targets of the value function keep critic_lam, or lam."
+        },
+    )
     critic_lam: float | None = field(
         default=None,
         metadata={
@@ -186,6 +229,62 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
             "help": "Learn nothing from tokens whose ratio is below the first or above the second number, such as "
             "0.2 4.0; None: from all. They count in `policy/clipfrac_avg`."
         },
+    )
+
+    bootstrap_at_length_limit: bool = field(
+        default=False,
+        metadata={
+            "help": "Take a completion that the length limit cut for unfinished: the value of the state after its "
+            "last token counts as what would have followed. False: as if it had ended there."
+        },
+    )
+    positive_nll_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Coefficient of the likelihood of completions whose reward is above positive_nll_threshold, as in "
+            "supervised training (VAPO takes 0.1); 0: off."
+        },
+    )
+    positive_nll_threshold: float | None = field(
+        default=None,
+        metadata={"help": "Reward above which positive_nll_coef learns a completion. Needed with it."},
+    )
+    normalize_returns: bool = field(
+        default=False,
+        metadata={
+            "help": "Have the value function learn returns divided by their running root mean square, so that its "
+            "loss does not grow with the rewards. Its output is multiplied by the same again."
+        },
+    )
+    normalize_rewards: bool = field(
+        default=False,
+        metadata={
+            "help": "Divide each reward function's numbers by their running standard deviation before they are "
+            "weighed, so that reward_weights alone say what counts more. Logged rewards stay as they are."
+        },
+    )
+    policy_update: Literal["clipped", "trust_region"] = field(
+        default="clipped",
+        metadata={
+            "help": "How the policy is updated: 'clipped' (PPO, with the optimizer), or 'trust_region' (TRPO: one "
+            "step along the natural gradient a batch, as far as trpo_kl allows; the optimizer is the value function's alone)."
+        },
+    )
+    trpo_kl: float = field(
+        default=0.01,
+        metadata={"help": "Most nats per token that a step of 'trust_region' may move the policy, in the mean."},
+    )
+    trpo_cg_steps: int = field(
+        default=10,
+        metadata={"help": "Steps of conjugate gradients, each a pass with second derivatives, for a direction."},
+    )
+    trpo_damping: float = field(
+        default=0.1,
+        metadata={"help": "Added to the diagonal of the Fisher information; more is nearer to the plain gradient."},
+    )
+    trpo_backtracks: int = field(
+        default=10,
+        metadata={"help": "How often a step is shortened (by 0.8) before none is taken."},
     )
 
     reward_failure: Literal["raise", "skip"] = field(
@@ -276,6 +375,9 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
                 value = getattr(self, name)
                 if not holds(value):
                     raise _refusal(name, value, wanted)
+        for contradicts, message in _CONTRADICTIONS:
+            if contradicts(self):
+                raise UserError(message.format(**vars(self)))
 
 
 _FOLLOWING_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
@@ -290,7 +392,15 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("mask_sync_steps",), lambda value: value is None or value >= 1, "at least 1, or None for never"),
     (("gamma", "lam"), lambda value: 0.0 <= value <= 1.0, "a number in [0, 1]"),
     (("critic_lam",), lambda value: value is None or 0.0 <= value <= 1.0, "a number in [0, 1], or None for lam"),
-    (("critic_learning_rate",), lambda value: value is None or value > 0.0, "greater than 0, or None"),
+    (
+        ("critic_learning_rate", "lam_alpha"),
+        lambda value: value is None or value > 0.0,
+        "greater than 0, or None",
+    ),
+    (("critic_max_grad_norm",), lambda value: value is None or value >= 0.0, "0 or more, or None"),
+    (("mask_anchor_coef", "positive_nll_coef", "critic_warmup_steps"), lambda value: value >= 0, "0 or more"),
+    (("trpo_kl", "trpo_damping"), lambda value: value > 0.0, "greater than 0"),
+    (("policy_update",), lambda value: value in ("clipped", "trust_region"), "'clipped' or 'trust_region'"),
     (("cliprange_high",), lambda value: value is None or value >= 0.0, "0 or more, or None for cliprange"),
     (("dual_clip",), lambda value: value is None or value > 1.0, "greater than 1, or None for no limit"),
     (
@@ -303,6 +413,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         (
             "mask_min_tokens", "response_length", "per_device_train_batch_size", "per_device_eval_batch_size",
             "local_rollout_forward_batch_size", "num_ppo_epochs", "num_mini_batches", "gradient_accumulation_steps",
+            "critic_updates_per_step", "trpo_cg_steps", "trpo_backtracks",
         ),
         lambda value: value >= 1,
         "at least 1",
@@ -329,6 +440,47 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("max_prompt_length",), lambda value: value is None or value >= 1, "at least 1, or None"),
 )  # fmt: skip
 """Settings, what must hold for the value of each, and how that is said."""
+
+
+_CONTRADICTIONS: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (
+        lambda args: bool(args.positive_nll_coef) and args.positive_nll_threshold is None,
+        "positive_nll_coef is {positive_nll_coef}, but positive_nll_threshold is not set: give the reward above which "
+        "a completion is learned.",
+    ),
+    (
+        lambda args: not args.positive_nll_coef and args.positive_nll_threshold is not None,
+        "positive_nll_threshold has no effect without positive_nll_coef: set that, to 0.1 say, or leave both out.",
+    ),
+    (
+        lambda args: args.lam_alpha is not None and args.lam_alpha * args.response_length <= 1.0,
+        "lam_alpha is {lam_alpha}, with which lambda is 0 for every completion of at most {response_length} tokens "
+        "(response_length): it must be above 1 / response_length.",
+    ),
+    (
+        lambda args: 0 < args.max_steps <= args.critic_warmup_steps,
+        "critic_warmup_steps is {critic_warmup_steps} and max_steps {max_steps}: the policy would never move.",
+    ),
+    (
+        lambda args: args.policy_update == "trust_region" and _has_ratio_limits(args),
+        "cliprange_high, dual_clip and is_truncation limit the ratio of policy_update 'clipped', and have no effect "
+        "on 'trust_region': leave them out.",
+    ),
+    (
+        lambda args: args.policy_update == "trust_region" and args.fp16,
+        "policy_update 'trust_region' cannot take its second derivatives in fp16: set bf16, or neither.",
+    ),
+    (
+        lambda args: args.policy_update == "trust_region" and args.gradient_checkpointing,
+        "policy_update 'trust_region' needs second derivatives, which gradient_checkpointing does not give: set it to "
+        "false and lower per_device_train_batch_size.",
+    ),
+)
+"""Settings that contradict each other, and how that is said."""
+
+
+def _has_ratio_limits(args: Any) -> bool:
+    return any(value is not None for value in (args.cliprange_high, args.dual_clip, args.is_truncation))
 
 
 def _refusal(name: str, value: Any, wanted: str) -> UserError:

@@ -59,11 +59,15 @@ _ONLY_TRAINING = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "num_ppo_epochs", "num_mini_batches",
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "max_grad_norm", "optim", "weight_decay", "vf_coef",
     "entropy_coef", "gamma", "lam", "cliprange", "cliprange_value", "whiten_rewards", "value_trains_backbone",
-    "critic_lam", "critic_learning_rate", "cliprange_high", "dual_clip", "is_truncation",
+    "lam_alpha", "value_model", "cliprange_high", "dual_clip", "is_truncation", "bootstrap_at_length_limit",
+    "normalize_returns", "normalize_rewards", "policy_update",
     "stop_on_collapse", "disable_tqdm", "report_to", "run_name", "load_best_model_at_end", "metric_for_best_model",
     "greater_is_better", "max_eval_samples",
 )  # fmt: skip
-_ONLY_TRAINING_BEGINNINGS = ("mask_", "supervised_", "kl_", "save_", "logging_", "log_", "hub_", "eval_s", "warmup_")
+_ONLY_TRAINING_BEGINNINGS = (
+    "mask_", "supervised_", "kl_", "save_", "logging_", "log_", "hub_", "eval_s", "warmup_", "critic_", "positive_",
+    "trpo_",
+)  # fmt: skip
 """Keys on which what the starting model does on the test split does not depend."""
 
 

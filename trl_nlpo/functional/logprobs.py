@@ -53,16 +53,35 @@ def masked_logprobs_and_entropy(
     Returns:
         log-probabilities and entropies in nats, both `(B, T)`. The entropy is finite: a forbidden token adds 0.
     """
-    apply: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _MaskedCategorical.apply
-    return apply(logits, token_ids, token_mask)
+    apply: Callable[..., tuple[torch.Tensor, ...]] = _MaskedCategorical.apply
+    logprobs, entropies = apply(logits, token_ids, token_mask, False)
+    return logprobs, entropies
+
+
+def masked_logprobs_entropy_and_mass(
+    logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As [`masked_logprobs_and_entropy`], and log Z, Z the unmasked softmax's probability of the allowed tokens.
+
+    log Z + log p(token) is the unmasked log-probability of the token. One more pass over the vocabulary each way.
+
+    Returns:
+        log-probabilities, entropies and log Z, each `(B, T)`; log Z is 0 where everything is allowed.
+    """
+    apply: Callable[..., tuple[torch.Tensor, ...]] = _MaskedCategorical.apply
+    logprobs, entropies, log_mass = apply(logits, token_ids, token_mask, True)
+    return logprobs, entropies, log_mass
 
 
 class _MaskedCategorical(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None) -> Any:
+    def forward(
+        ctx: Any, logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None, with_mass: bool
+    ) -> Any:
         ctx.set_materialize_grads(False)
         log_normalizer = torch.empty_like(token_ids, dtype=logits.dtype)
         logprobs, entropies = torch.empty_like(log_normalizer), torch.empty_like(log_normalizer)
+        log_mass = torch.zeros_like(log_normalizer)
         for rows in _chunks(logits):
             allowed = _allowed_logits(logits, token_mask, rows)
             largest = allowed.amax(-1, keepdim=True)
@@ -75,19 +94,25 @@ class _MaskedCategorical(torch.autograd.Function):
             log_normalizer[rows] = largest.squeeze(-1) + log_sum
             chosen = allowed.gather(-1, token_ids[rows].unsqueeze(-1)).squeeze(-1)
             logprobs[rows] = chosen - log_normalizer[rows]
-        ctx.save_for_backward(logits, token_ids, token_mask, log_normalizer, entropies)
-        return logprobs, entropies
+            if with_mass and token_mask is not None:
+                log_mass[rows] = log_normalizer[rows] - logits[rows].logsumexp(-1)
+        ctx.save_for_backward(logits, token_ids, token_mask, log_normalizer, entropies, log_mass)
+        return (logprobs, entropies, log_mass) if with_mass else (logprobs, entropies)
 
     @staticmethod
-    def backward(ctx: Any, for_logprobs: torch.Tensor | None, for_entropies: torch.Tensor | None) -> Any:
-        logits, token_ids, token_mask, log_normalizer, entropies = ctx.saved_tensors
+    def backward(ctx: Any, *for_outputs: torch.Tensor | None) -> Any:
+        logits, token_ids, token_mask, log_normalizer, entropies, log_mass = ctx.saved_tensors
         apply: Callable[..., torch.Tensor] = _GradientOfLogits.apply
-        inputs = logits, token_ids, token_mask, log_normalizer, entropies.detach()
-        return apply(*inputs, for_logprobs, for_entropies), None, None
+        for_mass = for_outputs[2] if len(for_outputs) == 3 and token_mask is not None else None
+        inputs = logits, token_ids, token_mask, log_normalizer, entropies.detach(), log_mass.detach()
+        return apply(*inputs, *for_outputs[:2], for_mass), None, None, None
 
 
 class _GradientOfLogits(torch.autograd.Function):
     """The backward pass as a function of its own, so that it can be differentiated as well (`create_graph=True`)."""
+
+    FIRST_WEIGHT = 6
+    """The argument that weighs the log-probabilities; those of entropies and of log Z follow."""
 
     @staticmethod
     def forward(
@@ -97,8 +122,10 @@ class _GradientOfLogits(torch.autograd.Function):
         token_mask: torch.Tensor | None,
         log_normalizer: torch.Tensor,
         entropies: torch.Tensor,
+        log_mass: torch.Tensor,
         for_logprobs: torch.Tensor | None,
         for_entropies: torch.Tensor | None,
+        for_mass: torch.Tensor | None,
     ) -> torch.Tensor:
         gradient = torch.zeros_like(logits)
         for rows in _chunks(logits):
@@ -108,41 +135,59 @@ class _GradientOfLogits(torch.autograd.Function):
                 # d H / d logit(a) = -p(a) (log p(a) + H)
                 surprise = log_probabilities.clamp_(min=_LOWEST).add_(entropies[rows].unsqueeze(-1))
                 gradient[rows] -= surprise.mul_(probabilities).mul_(for_entropies[rows].unsqueeze(-1))
-            if for_logprobs is not None:
-                # d log p(token) / d logit(a) = [a is the token] - p(a)
-                gradient[rows] -= probabilities.mul_(for_logprobs[rows].unsqueeze(-1))
+            # d log p(token) / d logit(a) = [a is the token] - p(a), and d log Z / d logit(a) = p(a) - unmasked p(a)
+            factor = _difference(for_mass, for_logprobs, rows)
+            if factor is not None:
+                gradient[rows] += probabilities.mul_(factor.unsqueeze(-1))
+            if for_mass is not None:
+                unmasked = (logits[rows] - (log_normalizer - log_mass)[rows].unsqueeze(-1)).exp_()
+                gradient[rows] -= unmasked.mul_(for_mass[rows].unsqueeze(-1))
         if for_logprobs is not None:
             gradient.scatter_add_(-1, token_ids.unsqueeze(-1), for_logprobs.unsqueeze(-1))
-        ctx.save_for_backward(logits, token_ids, token_mask, for_logprobs, for_entropies)
+        ctx.save_for_backward(logits, token_ids, token_mask, for_logprobs, for_entropies, for_mass)
         return gradient
 
     @staticmethod
     def backward(ctx: Any, outer: torch.Tensor) -> Any:
         """Second derivatives: autograd's, of the plain formulas, which keep several tensors the size of the logits."""
-        logits, token_ids, token_mask, for_logprobs, for_entropies = ctx.saved_tensors
-        variables = {0: logits, 5: for_logprobs, 6: for_entropies}
+        logits, token_ids, token_mask, *weights = ctx.saved_tensors
+        places = range(_GradientOfLogits.FIRST_WEIGHT, _GradientOfLogits.FIRST_WEIGHT + len(weights))
+        inputs = {0: logits, **dict(zip(places, weights, strict=True))}
         with torch.enable_grad():
             # Views, so that nothing from before this function is differentiated here.
-            variables = {index: tensor.view_as(tensor) for index, tensor in variables.items() if tensor is not None}
-            logprobs, entropies = _plain_logprobs_and_entropy(variables[0], token_ids, token_mask)
-            outputs = [output for index, output in ((5, logprobs), (6, entropies)) if index in variables]
-            weights = [variables[index] for index in (5, 6) if index in variables]
-            (gradient,) = torch.autograd.grad(outputs, variables[0], weights, create_graph=True)
+            variables = {index: tensor.view_as(tensor) for index, tensor in inputs.items() if tensor is not None}
+            outputs = dict(zip(places, _plain_statistics(variables[0], token_ids, token_mask), strict=True))
+            weighed = [index for index in places if index in variables]
+            (gradient,) = torch.autograd.grad(
+                [outputs[index] for index in weighed],
+                variables[0],
+                [variables[index] for index in weighed],
+                create_graph=True,
+            )
         needed = [index for index in variables if ctx.needs_input_grad[index]]
         second = torch.autograd.grad(
             gradient, [variables[index] for index in needed], outer, create_graph=torch.is_grad_enabled()
         )
         by_input = dict(zip(needed, second, strict=True))
-        return tuple(by_input.get(index) for index in range(7))
+        return tuple(by_input.get(index) for index in range(places.stop))
 
 
-def _plain_logprobs_and_entropy(
+def _difference(first: torch.Tensor | None, second: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
+    """`first - second` in some rows, where None is 0; None where both are."""
+    if second is None:
+        return None if first is None else first[rows]
+    return -second[rows] if first is None else first[rows] - second[rows]
+
+
+def _plain_statistics(
     logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`masked_logprobs_and_entropy` as it is defined."""
-    log_probabilities = _allowed_logits(logits, token_mask, slice(None)).log_softmax(-1)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`masked_logprobs_entropy_and_mass` as it is defined."""
+    allowed = _allowed_logits(logits, token_mask, slice(None))
+    log_probabilities = allowed.log_softmax(-1)
     logprobs = log_probabilities.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    return logprobs, -(log_probabilities.exp() * log_probabilities.clamp(min=_LOWEST)).sum(-1)
+    entropies = -(log_probabilities.exp() * log_probabilities.clamp(min=_LOWEST)).sum(-1)
+    return logprobs, entropies, allowed.logsumexp(-1) - logits.logsumexp(-1)
 
 
 _LOWEST = -1e30

@@ -47,6 +47,22 @@ def clipped_policy_loss(
     return loss, is_limited
 
 
+def anchor_loss(log_mass: torch.Tensor, anchor_log_mass: torch.Tensor) -> torch.Tensor:
+    """max(0, log Z_psi - log Z): what the policy took from the allowed tokens since the mask was made.
+
+    The masked, renormalised ratio does not depend on Z, the policy's probability of all allowed tokens together, so
+    that nothing else in the objective keeps it from falling. Z_psi is the masking policy's probability of the same
+    tokens.
+
+    Args:
+        log_mass, anchor_log_mass (`torch.Tensor` of shape `(B, T)`): log Z and log Z_psi.
+
+    Returns:
+        `(B, T)`, in nats. Its gradient, where it is not 0, is that of -log Z.
+    """
+    return (anchor_log_mass - log_mass).clamp(min=0.0)
+
+
 def clipped_value_loss(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange_value: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -43,6 +43,24 @@ def explained_variance(count: float, targets: float, squares: float, errors: flo
     return 1.0 - unexplained / variance if variance > 1e-12 * max(squares / count, 1e-300) else math.nan
 
 
+def running_scale(scale: float | None, mean_square: float, momentum: float = 0.9) -> float:
+    """The running root mean square, one batch later.
+
+    The mean is left where it is: a value function has a bias for it, and a scale is all that its loss depends on
+    (PopArt, van Hasselt et al. 2016, has both).
+
+    Args:
+        scale (`float`, *optional*): so far; None before the first batch.
+        mean_square (`float`): of the batch.
+        momentum (`float`): share of what was known before.
+
+    Returns:
+        the scale; it does not become 0 (1 where there was nothing but zeros).
+    """
+    square = mean_square if scale is None else momentum * scale**2 + (1.0 - momentum) * mean_square
+    return math.sqrt(square) if square > 1e-16 and math.isfinite(square) else scale or 1.0
+
+
 def masked_whiten(
     values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True, all_sum: AllSum = of_this_process
 ) -> torch.Tensor:

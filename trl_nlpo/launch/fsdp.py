@@ -85,6 +85,7 @@ class Fsdp2(Launch):
     """FSDP2: between passes every process has a share of the weights."""
 
     is_sharded = True
+    trains_parts_alone = False
 
     def __init__(self, accelerator: Accelerator):
         super().__init__(accelerator)

@@ -7,6 +7,7 @@ processes are called by all of them together.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +34,9 @@ class Launch:
 
     splits_passes: ClassVar[bool] = True
     """Whether policy and value function may run their backward passes one after the other, with one process."""
+
+    trains_parts_alone: ClassVar[bool] = True
+    """Whether an optimizer step can be of policy or value function alone, and their gradients clipped apart."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
@@ -110,6 +114,18 @@ class Launch:
     def clip_gradients(self, model: Any, limit: float) -> torch.Tensor:
         """Clip the joint gradient of policy and value function; returns its norm before, float64."""
         return torch.as_tensor(self.accelerator.clip_grad_norm_(model.parameters(), limit), dtype=torch.float64)
+
+    def clip_apart(self, parts: Sequence[tuple[Sequence[nn.Parameter], float]]) -> list[torch.Tensor]:
+        """Clip the gradients of several sets of parameters, each to its limit; their norms before, float64."""
+        self.accelerator.unscale_gradients()
+        return [nn.utils.clip_grad_norm_(parameters, limit).double() for parameters, limit in parts]
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """The mean over processes of gradients that were not taken through the wrapped model."""
+        if self.accelerator.num_processes > 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
 
     def step_was_skipped(self, optimizer: Any, grad_norm: torch.Tensor) -> None:
         """With loss scaling (fp16) such a step is expected: the scaler takes none either, and lowers its scale."""

@@ -98,6 +98,7 @@ class Zero(Launch):
     """ZeRO-1 and ZeRO-2: every process has all weights, and a share of what the optimizer needs."""
 
     splits_passes = False
+    trains_parts_alone = False
 
     @property
     def description(self) -> str:

@@ -49,6 +49,8 @@ class PolicyAndValue(nn.Module):
         value_trains_backbone (`bool`): whether the value loss of a head on the policy's own states reaches the
             policy.
         adapter (`str`): of a PEFT model, the adapter that is the policy; empty without one.
+        returns_scale (`float`, *optional*): what the value function's output is multiplied by to be V; None, which is
+            1, until it has been measured. Kept with its weights.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class PolicyAndValue(nn.Module):
         self.policy: Any = policy
         self.value_model: Any = ValueHead.for_policy(policy) if value_model is None else value_model
         self.value_adapter = value_adapter
+        self.returns_scale: float | None = None
         self.config = policy.config
         check_value_model(policy, self.value_model)
 
@@ -72,6 +75,11 @@ class PolicyAndValue(nn.Module):
     def shares_backbone(self) -> bool:
         """Whether the value function reads the policy's own hidden states, computed in the same pass."""
         return isinstance(self.value_model, ValueHead) and self.value_adapter is None
+
+    @property
+    def value_units(self) -> float:
+        """V is the value function's output times this."""
+        return 1.0 if self.returns_scale is None else self.returns_scale
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
         """The weights that are trained and are the value function's alone: head, model or adapter of its own."""
@@ -103,6 +111,11 @@ class PolicyAndValue(nn.Module):
             sequences ([`TokenRows`]): prompts and completions.
             part (`str`): `"both"`, or `"policy"` or `"value"` for one of them and None for the other.
         """
+        if self.shares_backbone and part == "value":
+            # The policy stays as it is: this trains the head alone.
+            with torch.no_grad():
+                hidden = completion_hidden_states(self.policy, sequences)
+            return None, self._values_of(hidden)
         if self.shares_backbone:
             logits, hidden = completion_logits_and_hidden(self.policy, sequences)
             return logits, self._values_of(hidden if self.value_trains_backbone else hidden.detach())
@@ -126,11 +139,11 @@ class PolicyAndValue(nn.Module):
 
     def _own_values(self, sequences: TokenRows) -> torch.Tensor:
         if self.value_adapter is None:
-            return completion_values(self.value_model, sequences)
+            return completion_values(self.value_model, sequences) * self.value_units
         return self._values_of(completion_hidden_states(self.policy, sequences))
 
     def _values_of(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.value_model(hidden.to(self.value_model.weight.dtype)).squeeze(-1).float()
+        return self.value_model(hidden.to(self.value_model.weight.dtype)).squeeze(-1).float() * self.value_units
 
     def _recomputed_with_its_adapter(self) -> tuple[Any, Any]:
         """Contexts of a layer's forward pass and of its recomputation: under the same adapter."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ class Algorithm:
     Attributes:
         name (`str`): as recipes write it.
         supervised (`bool`): whether the run trains on references first.
-        objective (`str`, *optional*): what reinforcement optimizes, `"ppo"`; None for a run that does not reinforce.
+        objective (`str`, *optional*): what reinforcement optimizes, a key of [`_SETTINGS`]; None for a run that does
+            not reinforce.
         masks (`bool`): whether a masking policy limits what reinforcement samples.
     """
 
@@ -66,7 +68,9 @@ class Algorithm:
     @property
     def settings(self) -> dict[str, Any]:
         """Keys of the recipe that the algorithm decides, whatever the recipe's file says."""
-        return {"mask_strategy": "none"} if self.reinforces and not self.masks else {}
+        if self.objective is None:
+            return {}
+        return {**_SETTINGS[self.objective], **({} if self.masks else {"mask_strategy": "none"})}
 
     @property
     def start(self) -> Algorithm:
@@ -80,12 +84,22 @@ class Algorithm:
         return next(other for other in ALGORITHMS.values() if dataclasses.replace(other, name="") == plain)
 
 
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "ppo": {"policy_update": "clipped"},
+    # One pass over the batch, at whose start every ratio is 1: the clip has nothing to act on.
+    "a2c": {"policy_update": "clipped", "num_ppo_epochs": 1, "num_mini_batches": 1, "cliprange_value": math.inf},
+    "trpo": {"policy_update": "trust_region", "value_trains_backbone": False},
+}
+"""Keys of a recipe that each objective decides."""
+
 ZERO_SHOT = Algorithm("zero_shot")
 SUPERVISED = Algorithm("supervised", supervised=True)
 
 _REINFORCING = (
     Algorithm("ppo", objective="ppo"),
     Algorithm("nlpo", objective="ppo", masks=True),
+    Algorithm("a2c", objective="a2c"),
+    Algorithm("trpo", objective="trpo"),
 )
 """Each can also follow a supervised stage, as `supervised+<name>`."""
 

@@ -129,7 +129,8 @@ def _float(value: Any, _: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise WrongValueError
     try:
-        number = float(value)
+        # YAML's way to write infinity, from a command line too.
+        number = float(value.replace(".inf", "inf") if isinstance(value, str) else value)
     except (ValueError, OverflowError):
         raise WrongValueError from None
     if math.isnan(number):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
@@ -46,6 +47,8 @@ logger = logging.get_logger(__name__)
 STATE_NAME = "nlpo_state.json"
 VALUE_FOLDER = "value_model"
 VALUE_NAME = "value_model.safetensors"
+_UNITS = "returns_scale"
+"""In the file's metadata: what the value function's output is multiplied by."""
 MASK_NAME = "masking_policy.safetensors"
 
 
@@ -259,7 +262,8 @@ def save_value_function(module: PolicyAndValue, folder: str | Path) -> None:
     if hasattr(module.value_model, "save_pretrained"):
         module.value_model.save_pretrained(target)
     # The module's own names restore any kind of value model.
-    save_file(_separate(module.value_model.state_dict()), target / VALUE_NAME, metadata={"format": "pt"})
+    units = {} if module.returns_scale is None else {_UNITS: repr(module.returns_scale)}
+    save_file(_separate(module.value_model.state_dict()), target / VALUE_NAME, metadata={"format": "pt", **units})
 
 
 def load_value_function(module: PolicyAndValue, folder: str | Path) -> None:
@@ -276,6 +280,9 @@ def load_value_function(module: PolicyAndValue, folder: str | Path) -> None:
         load_adapter_weights(module.policy, module.value_adapter, source)
     # Tied weights were saved under one of their names.
     module.value_model.load_state_dict(saved, strict=False)
+    with safe_open(source / VALUE_NAME, framework="pt") as file:
+        units = (file.metadata() or {}).get(_UNITS)
+    module.returns_scale = None if units is None else float(units)
 
 
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -85,6 +85,13 @@ def update_metrics(
         "nlpo/skipped_completions": float(columns["skipped"].sum()),
         "nlpo/skipped_steps": float(stats.num_skipped_steps),
     }
+    measured = {
+        "critic_grad_norm": stats.critic_grad_norm,
+        "loss/anchor_avg": stats.anchor_loss,
+        "loss/positive_nll_avg": stats.positive_nll,
+        "policy/backtracks": stats.backtracks,
+    }
+    metrics |= {name: value for name, value in measured.items() if value is not None}
     for name in scores.names:
         metrics[f"rewards/{name}/mean"] = mean[f"rewards/{name}"]
         metrics[f"rewards/{name}/std"] = _std(columns[f"rewards/{name}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import textwrap
 import warnings
@@ -16,16 +17,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..algorithm import advantages, rollout, scoring, update
+from ..algorithm import advantages, rollout, scoring
 from ..algorithm.distribution import MaskSettings, SamplingSettings
 from ..algorithm.draws import seeded
 from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
 from ..algorithm.self_test import can_use_cache, trial_rows
+from ..algorithm.trust_region import TrustRegion, update_in_trust_region
+from ..algorithm.update import update_policy
 from ..config import NLPOConfig
 from ..config.names_elsewhere import ARGUMENTS, knows_other_names
 from ..errors import UserError
 from ..functional.rewards import adapt_kl_coef
+from ..functional.statistics import masked_mean, running_scale
 from ..launch.kinds import check_launch
 from ..launch.processes import failing_together, of_all
 from ..models.adapters import changes_base, is_adapter_model
@@ -34,7 +38,7 @@ from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
 from ..models.reference import Reference
 from ..prompts import PromptDataset, decoder
-from ..records import Estimates, PromptBatch, Rollout, Scores, UpdateStats
+from ..records import Estimates, PromptBatch, Rollout, Scores, UpdateStats, without_skipped
 from .best_metric import check_best_metric
 from .evaluator import Evaluator
 from .huggingface import HuggingFaceTrainer
@@ -184,6 +188,9 @@ class NLPOTrainer(HuggingFaceTrainer):
                 dtype=self.launch.copies_dtype,
             )
         self.objective = Objective.from_config(args)
+        self._update: Any = update_policy
+        if args.policy_update == "trust_region":
+            self._update = functools.partial(update_in_trust_region, region=TrustRegion.from_config(args))
         evaluator = Evaluator(args, processing_class, self.reward_functions, self.reference)
         self._assemble(masking_policy, evaluator, self.mask_settings.always_allowed)
 
@@ -263,6 +270,7 @@ class NLPOTrainer(HuggingFaceTrainer):
                 pad_token_id=self.processing_class.pad_token_id,
                 decode=decoder(self.processing_class),
                 first_row=self.accelerator.process_index * len(prompts),
+                bootstraps=self.args.bootstrap_at_length_limit,
             )
 
     def score_rollout(self, rollout: Rollout) -> Scores:
@@ -296,6 +304,8 @@ class NLPOTrainer(HuggingFaceTrainer):
             gamma=self.args.gamma,
             lam=self.args.lam,
             critic_lam=self.args.critic_lam,
+            lam_alpha=self.args.lam_alpha,
+            positive_threshold=self.args.positive_nll_threshold,
             kl_estimator=self.args.kl_estimator,
             whiten_rewards=self.args.whiten_rewards,
             all_sum=self.launch.all_sum,
@@ -305,7 +315,10 @@ class NLPOTrainer(HuggingFaceTrainer):
         """`num_ppo_epochs` x `num_mini_batches` optimizer steps of the clipped objective, and one scheduler step."""
         self.run.rollouts_since_update = 0
         self.run.is_updating = True
-        stats = update.update_policy(
+        self.run.trained_policy = self.run.num_updates >= self.args.critic_warmup_steps
+        if self.args.normalize_returns and self.policy_and_value.returns_scale is None:
+            self._note_returns(rollout, estimates)
+        stats = self._update(
             self.model_wrapped,
             rollout,
             estimates,
@@ -316,10 +329,14 @@ class NLPOTrainer(HuggingFaceTrainer):
             objective=self.objective,
             sampling=self.sampling,
             generator=torch.Generator().manual_seed(self._seed_of_update()),
+            trains_policy=self.run.trained_policy,
         )
+        if self.args.normalize_returns:
+            self._note_returns(rollout, estimates)
         self.run.is_updating = False
         self.run.num_updates += 1
-        self.masking_policy.policy_moved()
+        if self.run.trained_policy:
+            self.masking_policy.policy_moved()
         rates = self.lr_scheduler.get_last_lr()
         # The critic's groups, where it has a rate of its own, are behind the others.
         self.run.learning_rate, self.run.critic_learning_rate = rates[0], rates[-1]
@@ -328,9 +345,16 @@ class NLPOTrainer(HuggingFaceTrainer):
             self.lr_scheduler.step()
         return dataclasses.replace(stats, first_ratio_deviation=max(of_all([stats.first_ratio_deviation])))
 
+    def _note_returns(self, rollout: Rollout, estimates: Estimates) -> None:
+        """Bring the units of the value function up to date with the returns of an update."""
+        learned = without_skipped(rollout.completion_mask, estimates.skipped)
+        squares = masked_mean(estimates.returns.double().square(), learned, self.launch.all_sum)
+        module = self.policy_and_value
+        module.returns_scale = running_scale(module.returns_scale, float(squares))
+
     def adapt_kl_coef(self, estimates: Estimates) -> float:
         """Move the KL coefficient towards `kl_target`, if there is one; returns the coefficient."""
-        if self.args.kl_target is not None:
+        if self.args.kl_target is not None and self.run.trained_policy:
             skipped = 0 if estimates.skipped is None else int(estimates.skipped.sum())
             sums = [float(estimates.kl.sum()), len(estimates.kl) - skipped]
             kl, count = self.launch.all_sum(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -28,11 +29,14 @@ class Run:
         skipped_steps_in_a_row (`int`): optimizer steps that were skipped since the last that was taken.
         unfinished_events (`list` of `str`): events of the last update that were still to come when the checkpoint was
             written, as a failure in an evaluation leaves it: names of `TrainerControl`, such as `"should_evaluate"`.
+        reward_moments (`dict` of `list`): by the name of a reward function the mean, the mean square and the number of
+            updates of its rewards, for `normalize_rewards`.
         in_update (`bool`): the weights were in the middle of an update; such a run resumes, but not bit for bit.
 
     Of this process, and in no checkpoint:
         num_updates (`int`): updates taken, in `train()` or in a loop of one's own.
         rollouts_since_update (`int`): rollouts since the last update.
+        trained_policy (`bool`): whether the last update moved the policy, or only warmed the critic up.
         is_updating (`bool`): `update_policy` has begun and not ended.
         first_update (`int`), started (`float`): update and time at which `train()` began.
         mask_age (`int`): the masking policy's, when the update began.
@@ -48,10 +52,12 @@ class Run:
     num_losses: int = 0
     skipped_steps_in_a_row: int = 0
     unfinished_events: list[str] = field(default_factory=list)
+    reward_moments: dict[str, list[float]] = field(default_factory=dict)
     in_update: bool = False
 
     num_updates: int = field(default=0, metadata=_UNSAVED)
     rollouts_since_update: int = field(default=0, metadata=_UNSAVED)
+    trained_policy: bool = field(default=True, metadata=_UNSAVED)
     is_updating: bool = field(default=False, metadata=_UNSAVED)
     first_update: int = field(default=0, metadata=_UNSAVED)
     started: float = field(default=0.0, metadata=_UNSAVED)
@@ -73,19 +79,21 @@ class Run:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take over what `saved` gave."""
-        vars(self).update({name: saved[name] for name in self.saved()})
+        vars(self).update({name: saved[name] for name in self.saved() if name in saved})
 
     def count(self, stats: UpdateStats) -> None:
         """An update's optimizer steps, taken and skipped."""
         if stats.num_optimizer_steps:
-            self.policy_loss_sum += stats.policy_loss
-            self.num_losses += 1
+            # NaN where only the value function learned.
+            if not math.isnan(stats.policy_loss):
+                self.policy_loss_sum += stats.policy_loss
+                self.num_losses += 1
             self.skipped_steps_in_a_row = 0
         self.skipped_steps_in_a_row += stats.skipped_steps_in_a_row
 
     @property
     def mean_policy_loss(self) -> float:
-        """Over all updates with an optimizer step; 0 where there was none."""
+        """Over all updates with an optimizer step of the policy; 0 where there was none."""
         return self.policy_loss_sum / max(self.num_losses, 1)
 
     def note_checkpoint(self, checkpoint: Path, step: int) -> None:

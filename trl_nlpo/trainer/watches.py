@@ -127,8 +127,14 @@ class StandstillWatch(_Watch):
     def on_step_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
-        # A warm-up begins with updates at a learning rate of 0.
-        if not self._is_done and optimizer is not None and any(group["lr"] for group in optimizer.param_groups):
+        # A warm-up begins with updates at a learning rate of 0, and the critic's own leaves the policy alone.
+        warms_up = state.global_step < args.critic_warmup_steps
+        if (
+            not warms_up
+            and not self._is_done
+            and optimizer is not None
+            and any(group["lr"] for group in optimizer.param_groups)
+        ):
             self._before = _some_weights(model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
