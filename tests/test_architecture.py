@@ -67,6 +67,10 @@ OURS: dict[str, set[str]] = {
         "algorithm/batch_plan", "algorithm/distribution", "algorithm/objective", "algorithm/totals", "models",
         "records",
     },
+    "algorithm/trust_region": {
+        "algorithm/batch_plan", "algorithm/distribution", "algorithm/objective", "algorithm/totals",
+        "algorithm/update", "functional", "models", "records",
+    },
     "algorithm/distribution": {"functional", "records"},
     "algorithm/draws": set(),
     "algorithm/generation": {"algorithm/distribution", "algorithm/draws", "functional", "models", "records"},

@@ -169,6 +169,8 @@ class Scores:
         extra_columns (`dict[str, list]`): what the functions passed to `log_extra`, for the completions table.
         skipped (`(B,)` bool, *optional*): True for completions that could not be scored: their score is NaN, and
             nothing is learned from them. None: all were scored.
+        unscaled (`(B,)`, *optional*): `totals` before rewards were divided by their running standard deviations; None:
+            they were not.
     """
 
     scores: torch.Tensor
@@ -178,10 +180,13 @@ class Scores:
     metrics: dict[str, list[float]] = field(default_factory=dict)
     extra_columns: dict[str, list[Any]] = field(default_factory=dict)
     skipped: torch.Tensor | None = None
+    unscaled: torch.Tensor | None = None
 
     @property
     def totals(self) -> torch.Tensor:
         """`(B,)`: the score and the sum of the rewards per token: what "reward" means in the logs."""
+        if self.unscaled is not None:
+            return self.unscaled
         return self.scores if self.dense_rewards is None else self.scores + self.dense_rewards.sum(-1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 
@@ -10,87 +9,23 @@ import pytest
 import torch
 
 from support import markov, tiny
+from support.updates import (
+    FULL,
+    OBJECTIVE,
+    UNIFORM,
+    NotedSGD,
+    OneAccelerator,
+    OneProcess,
+    make_estimates,
+    make_rollout,
+    real_example,
+)
 from trl_nlpo.algorithm.batch_plan import BatchPlan
 from trl_nlpo.algorithm.distribution import SamplingSettings, action_logprobs
-from trl_nlpo.algorithm.objective import Objective
 from trl_nlpo.algorithm.totals import Totals
-from trl_nlpo.algorithm.update import update_policy
-from trl_nlpo.functional.masking import pack_mask
-from trl_nlpo.functional.sequences import left_pad
-from trl_nlpo.launch.launch import Launch
+from trl_nlpo.algorithm.update import OptimizerSteps, update_policy
 from trl_nlpo.models.dropout import disable_dropout
 from trl_nlpo.models.policy_and_value import PolicyAndValue
-from trl_nlpo.records import Estimates, PromptBatch, Rollout
-
-
-UNIFORM = [[0.25] * 4] * 4
-OBJECTIVE = Objective(cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, entropy_coef=0.0, max_grad_norm=0.0)
-
-
-class OneProcess(Launch):
-    """A launch on what it asks of `accelerate.Accelerator`, noting which backward passes were to synchronise."""
-
-    def __init__(self, all_sum=lambda tensor: tensor):
-        super().__init__(OneAccelerator())
-        self.all_sum = all_sum
-
-
-class OneAccelerator:
-    def __init__(self):
-        self.synchronises, self.synchronised = True, []
-
-    @contextlib.contextmanager
-    def no_sync(self, model):
-        self.synchronises = False
-        yield
-        self.synchronises = True
-
-    def backward(self, loss):
-        self.synchronised.append(self.synchronises)
-        loss.backward()
-
-    def clip_grad_norm_(self, parameters, limit):
-        return torch.nn.utils.clip_grad_norm_(parameters, limit)
-
-
-class NotedSGD(torch.optim.SGD):
-    """Keeps the gradient of every step."""
-
-    def __init__(self, module, learning_rate):
-        super().__init__(module.parameters(), lr=learning_rate)
-        self.module, self.gradients = module, []
-
-    def step(self, closure=None):
-        named = self.module.named_parameters()
-        self.gradients.append({name: weight.grad.clone() for name, weight in named if weight.grad is not None})
-        return super().step(closure)
-
-
-def make_rollout(prompts, completions, mask=None, vocab_size=4, **tensors) -> Rollout:
-    """A rollout of these tokens; what is not given is 0."""
-    prompt_ids, prompt_mask = left_pad(prompts, 0)
-    width = max(map(len, completions))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in completions])
-    real = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in completions])
-    zeros = {name: torch.zeros(real.shape) for name in ("old_logprobs", "raw_logprobs", "ref_logprobs", "values")}
-    return Rollout(
-        batch=PromptBatch(prompts, ["?"] * len(prompts)),
-        completions=["?"] * len(prompts),
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        completion_ids=ids,
-        completion_mask=real,
-        ended=torch.zeros(len(prompts), dtype=torch.bool),
-        packed_token_mask=None if mask is None else pack_mask(mask),
-        vocab_size=vocab_size,
-        **{**zeros, **tensors},
-    )
-
-
-def make_estimates(rollout, advantages=None, returns=None) -> Estimates:
-    zeros = torch.zeros((advantages if rollout is None else rollout.completion_ids).shape)
-    advantages, returns = (zeros if tensor is None else tensor for tensor in (advantages, returns))
-    return Estimates(advantages, returns, rewards=zeros, kl=zeros, kl_coef=0.0)
 
 
 def update(module, rollout, estimates, objective=OBJECTIVE, sampling=None, microbatch=64, **changes):
@@ -214,40 +149,6 @@ def test_a_small_variance_of_the_ratio_is_not_lost_by_rounding():
     assert stats.ratio_variance == pytest.approx(1e-8, rel=0.01)
 
 
-def real_example(family="gpt2", num_rows=8):
-    """A rollout of a tiny model with prompts and completions of all lengths, masks, and made-up estimates."""
-    generator = torch.Generator().manual_seed(4)
-
-    def tokens(length):
-        return torch.randint(2, tiny.VOCAB_SIZE, (length,), generator=generator).tolist()
-
-    prompts = [tokens(1 + row % 5) for row in range(num_rows)]
-    completions = [tokens(1 + (3 * row) % 6) for row in range(num_rows)]
-    plain = make_rollout(prompts, completions, vocab_size=tiny.VOCAB_SIZE)
-    shape, real = plain.completion_mask.shape, plain.completion_mask
-    mask = torch.rand(*shape, tiny.VOCAB_SIZE, generator=generator) > 0.4
-    mask.scatter_(-1, plain.completion_ids.unsqueeze(-1), True)
-    mask |= ~real.unsqueeze(-1)
-    plain = dataclasses.replace(
-        plain, packed_token_mask=pack_mask(mask), is_encoder_decoder=family in tiny.ENCODER_DECODER_FAMILIES
-    )
-    module = PolicyAndValue(tiny.policy(family))
-    disable_dropout(module.policy)
-    sampling = SamplingSettings(8, temperature=1.3, repetition_penalty=1.2)
-    with torch.no_grad():
-        sequences = plain.sequences(torch.arange(num_rows))
-        logits, values = module(sequences)
-        old_logprobs, _ = action_logprobs(logits, sequences, sampling)
-    rollout = dataclasses.replace(
-        plain, old_logprobs=torch.where(real, old_logprobs, 0.0), values=torch.where(real, values, 0.0)
-    )
-    advantages, returns = (torch.where(real, torch.randn(shape, generator=generator), 0.0) for _ in range(2))
-    return module, rollout, make_estimates(rollout, advantages, returns), sampling
-
-
-FULL = Objective(cliprange=0.2, cliprange_value=0.2, vf_coef=0.5, entropy_coef=0.1, max_grad_norm=0.0)
-
-
 def same_gradients(first, second, **tolerance):
     assert len(first) == len(second)
     for mine, theirs in zip(first, second, strict=True):
@@ -258,7 +159,10 @@ def same_gradients(first, second, **tolerance):
 
 def same_stats(first, second):
     for name, value in dataclasses.asdict(first).items():
-        assert getattr(second, name) == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        if value is None:
+            assert getattr(second, name) is None, name
+        else:
+            assert getattr(second, name) == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
@@ -475,7 +379,7 @@ class TestSkipping:
             if row == 1:
                 totals.skip_step()
                 continue
-            totals.add(torch.tensor([True, True]), tokens=torch.ones(2), policy_loss=torch.tensor([1.0, 3.0]))
+            totals.add(torch.tensor([True, True]), "tokens", policy_loss=torch.tensor([1.0, 3.0]))
             totals.add_step(torch.tensor(5.0))
         stats = totals.stats(lambda tensor: tensor)
         assert (stats.policy_loss, stats.grad_norm, stats.num_skipped_steps) == (2.0, 5.0, 1)
@@ -560,3 +464,170 @@ class TestNotFinite:
         stats, gradients, _ = update(markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4), rollout, estimates)
         assert len(gradients) == 1
         assert (stats.num_optimizer_steps, stats.num_skipped_steps) == (0, 1)
+
+
+def apart(**changes):
+    return dataclasses.replace(OBJECTIVE, **changes)
+
+
+class TestTheCriticAlone:
+    def example(self, trains_backbone=False, family="gpt2"):
+        module, rollout, estimates, sampling = real_example(family)
+        module.value_trains_backbone = trains_backbone
+        return module, rollout, estimates, sampling
+
+    def take(self, subject, part, objective=FULL, learning_rate=0.1):
+        module, rollout, estimates, sampling = subject
+        launch, optimizer = OneProcess(), NotedSGD(module, learning_rate)
+        plan = BatchPlan(1, 4, len(rollout), 1, 1, 1)
+        steps = OptimizerSteps(module, rollout, estimates, module, optimizer, launch, plan, objective, sampling)
+        steps.take(list(torch.arange(len(rollout)).split(4)), part)
+        return steps.totals.stats(lambda tensor: tensor), optimizer.gradients[0]
+
+    @pytest.mark.parametrize("family", ["gpt2", "t5"])
+    @pytest.mark.parametrize("trains_backbone", [False, True])
+    def test_no_weight_of_the_policy_has_a_gradient(self, family, trains_backbone):
+        stats, gradients = self.take(self.example(trains_backbone, family), "value")
+        assert {name.split(".")[0] for name in gradients} == {"value_model"}
+        assert math.isnan(stats.policy_loss)
+        assert math.isnan(stats.ratio)
+        assert stats.value_loss > 0
+        assert stats.critic_grad_norm > 0
+
+    def test_its_gradient_is_that_of_a_step_of_both(self):
+        _, alone = self.take(self.example(), "value")
+        _, both = self.take(self.example(), "both")
+        for name, gradient in alone.items():
+            torch.testing.assert_close(gradient, both[name])
+
+    def test_each_of_its_passes_is_a_step_more(self):
+        module, rollout, estimates, sampling = self.example()
+        plan = BatchPlan(1, 64, len(rollout), 2, 3, 1, critic_updates_per_step=2)
+        optimizer = NotedSGD(module, 0.1)
+        stats = update_policy(
+            module, rollout, estimates, module=module, optimizer=optimizer, launch=OneProcess(), plan=plan,
+            objective=FULL, sampling=sampling, generator=torch.Generator(),
+        )  # fmt: skip
+        sizes = [len(gradients) for gradients in optimizer.gradients]
+        of_both, of_critic = max(sizes), 2
+        # Three epochs of two minibatches, each epoch followed by one of the critic alone.
+        assert sizes == [of_both, of_both, of_critic, of_critic] * 3
+        assert stats.num_optimizer_steps == 12
+
+    def test_norms_are_clipped_apart_and_logged_apart(self):
+        whole, free = self.take(self.example(), "both")
+        objective = dataclasses.replace(FULL, max_grad_norm=0.01, critic_max_grad_norm=0.02)
+        stats, clipped = self.take(self.example(), "both", objective)
+
+        def norm(gradients, start):
+            parts = [gradient.square().sum() for name, gradient in gradients.items() if name.startswith(start)]
+            return float(torch.stack(parts).sum().sqrt())
+
+        assert norm(clipped, "policy") == pytest.approx(0.01, rel=1e-3)
+        assert norm(clipped, "value_model") == pytest.approx(0.02, rel=1e-3)
+        assert stats.grad_norm == pytest.approx(norm(free, "policy"), rel=1e-4)
+        assert stats.critic_grad_norm == pytest.approx(norm(free, "value_model"), rel=1e-4)
+        assert whole.critic_grad_norm is None
+        together = math.hypot(stats.grad_norm, stats.critic_grad_norm)
+        assert whole.grad_norm == pytest.approx(together, rel=1e-4)
+
+    def test_zero_is_no_limit(self):
+        objective = dataclasses.replace(FULL, critic_max_grad_norm=0.0)
+        _, free = self.take(self.example(), "both")
+        _, apart = self.take(self.example(), "both", objective)
+        same_gradients([free], [apart])
+
+    def test_a_step_that_is_not_finite_is_not_taken(self):
+        module, rollout, estimates, sampling = self.example()
+        estimates = dataclasses.replace(estimates, returns=estimates.returns + math.inf)
+        plan, optimizer = BatchPlan(1, 4, len(rollout), 1, 1, 1), NotedSGD(module, 0.1)
+        steps = OptimizerSteps(module, rollout, estimates, module, optimizer, OneProcess(), plan, FULL, sampling)
+        steps.take([torch.arange(len(rollout))], "value")
+        assert optimizer.gradients == []
+        assert steps.totals.num_skipped == 1
+
+
+def test_the_anchor_by_hand():
+    # After 2 only 0 and 3 are allowed, of 1/4 each: Z = 1/2, and the masking policy gave them 0.8. The anchor adds
+    # lambda * log(0.8 / 0.5), whose gradient is -lambda d log Z: -(p(a | allowed) - p(a)) = -(1/2 - 1/4) inside, and
+    # 1/4 outside.
+    mask = torch.tensor([[[True, False, False, True]]])
+    settings = {"mask": mask, "old_logprobs": torch.full((1, 1), -math.log(2))}
+    for anchor, gradient in ((0.8, [-0.5, 0.5, 0.5, -0.5]), (0.4, [0.0] * 4)):
+        rollout = make_rollout([[2]], [[3]], **settings, anchor_log_mass=torch.tensor([[anchor]]).log())
+        module = markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4)
+        stats, (gradients,), _ = update(module, rollout, make_estimates(rollout), apart(mask_anchor_coef=2.0))
+        torch.testing.assert_close(gradients["policy.head.weight"][:, 2], torch.tensor(gradient))
+        assert stats.anchor_loss == pytest.approx(max(0.0, math.log(anchor / 0.5)), abs=1e-6)
+
+
+def test_without_a_coefficient_there_is_no_anchor():
+    mask = torch.tensor([[[True, False, False, True]]])
+    rollout = make_rollout(
+        [[2]], [[3]], mask=mask, old_logprobs=torch.full((1, 1), -math.log(2)), anchor_log_mass=torch.zeros(1, 1)
+    )
+    module = markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4)
+    stats, (gradients,), _ = update(module, rollout, make_estimates(rollout))
+    assert gradients["policy.head.weight"].eq(0).all()
+    assert stats.anchor_loss is None
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_likelihood_of_positive_completions_by_hand(masked):
+    # Two rows of two tokens, the first of which is positive: coefficient * mean over its tokens of -log p, unmasked.
+    mask = torch.tensor([[[True, False, False, True]] * 2] * 2) if masked else None
+    rollout = make_rollout(
+        [[2], [2]], [[3, 3], [0, 0]], mask=mask, old_logprobs=torch.full((2, 2), -math.log(2 if masked else 4))
+    )
+    estimates = dataclasses.replace(make_estimates(rollout), positive=torch.tensor([True, False]))
+    module = markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4)
+    stats, (gradients,), _ = update(module, rollout, estimates, apart(positive_nll_coef=0.4))
+    # One of its two tokens is after 2, the other after 3: 0.4 / 2 * (p(a) - [a is 3]), p = 1/4 whatever the mask is
+    expected = 0.2 * (torch.full((4,), 0.25) - torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    for column in (2, 3):
+        torch.testing.assert_close(gradients["policy.head.weight"][:, column], expected)
+    assert stats.positive_nll == pytest.approx(math.log(4))
+
+
+def test_a_batch_without_positive_completions_has_no_likelihood():
+    rollout = make_rollout([[2]], [[3]], old_logprobs=torch.full((1, 1), -math.log(4)))
+    estimates = dataclasses.replace(make_estimates(rollout), positive=torch.tensor([False]))
+    module = markov.with_values(markov.MarkovModel(UNIFORM), [0.0] * 4)
+    stats, (gradients,), _ = update(module, rollout, estimates, apart(positive_nll_coef=0.4))
+    assert gradients["policy.head.weight"].eq(0).all()
+    assert stats.positive_nll is None
+
+
+def test_in_units_of_ten_the_value_function_learns_tenfold_returns_as_single_ones():
+    found = []
+    for scale in (1.0, 10.0):
+        rollout = make_rollout([[2]], [[3, 1]], values=torch.tensor([[1.0, -1.0]]) * scale)
+        module = markov.with_values(markov.MarkovModel(UNIFORM), [0.0, 0.0, 1.0, -1.0])
+        module.returns_scale = scale
+        with torch.no_grad():
+            _, values = module(rollout.sequences(torch.arange(1)))
+        torch.testing.assert_close(values, torch.tensor([[1.0, -1.0]]) * scale)
+        returns = torch.tensor([[3.0, -1.0]]) * scale
+        stats, (gradient,), _ = update(module, rollout, make_estimates(rollout, returns=returns))
+        found.append((gradient["value_model.weight"], stats.value_loss, stats.value_clipfrac))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert found[0][1:] == pytest.approx(found[1][1:])
+
+
+def test_a2c_is_one_step_along_the_advantages_times_the_score():
+    # Ratio 1, no clip: the gradient of -mean A log p, computed the other way round.
+    module, rollout, estimates, sampling = real_example("gpt2")
+    objective = apart(cliprange=math.inf, cliprange_value=math.inf, vf_coef=0.0)
+    clipped = apart(cliprange=0.2, vf_coef=0.0)
+    _, (ours,), _ = update(module, rollout, estimates, objective, sampling)
+    _, (of_ppo,), _ = update(module, rollout, estimates, clipped, sampling)
+    module.zero_grad()
+    sequences = rollout.sequences(torch.arange(len(rollout)))
+    logits, _ = module(sequences, "policy")
+    logprobs, _ = action_logprobs(logits, sequences, sampling)
+    real = rollout.completion_mask
+    (-(estimates.advantages * logprobs)[real].sum() / real.sum()).backward()
+    for name, parameter in module.policy.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(ours[f"policy.{name}"], parameter.grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(of_ppo[f"policy.{name}"], parameter.grad, rtol=1e-4, atol=1e-6)

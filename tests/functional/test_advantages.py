@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trl_nlpo.functional.advantages import gae
+from trl_nlpo.functional.advantages import bootstrapped, gae, length_adaptive_lam
 
 
 def close(actual: torch.Tensor, expected: list) -> None:
@@ -54,3 +54,44 @@ def test_gae_does_not_see_padding():
     advantages, returns = gae(rewards, values, mask, 0.9, 0.8)
     close(advantages, [[*explicit_gae([1.0, 2.0], [0.5, 0.25], 0.9, 0.8), 0.0]])
     assert returns[0, 2] == 0
+
+
+def test_the_value_after_a_row_that_was_cut_counts_as_what_would_have_come():
+    # gamma 0.5: the last delta is 1 + 0.5 * 4 - 0.5 = 2.5 where the limit cut the row, and 1 - 0.5 where it ended
+    rewards, values = torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.full((2, 2), 0.5)
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    to_come = bootstrapped(rewards, torch.tensor([4.0, 0.0]), mask, 0.5)
+    close(to_come, [[0.0, 3.0], [0.0, 1.0]])
+    advantages, returns = gae(to_come, values, mask, 0.5, 0.0)
+    close(advantages, [[-0.25, 2.5], [-0.25, 0.5]])
+    close(returns, [[0.25, 3.0], [0.25, 1.0]])
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_a_row_that_was_cut_has_the_advantages_of_its_beginning_in_a_longer_row_without_further_surprises(lam):
+    # What follows has a reward of 0 and values that are what gamma makes of the one after: every delta is 0.
+    rewards, values, gamma = [0.3, -1.0, 2.0], [0.1, 0.7, -0.2], 0.9
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    cut = bootstrapped(torch.tensor([rewards]), torch.tensor([1.5]), mask, gamma)
+    advantages, _ = gae(cut, torch.tensor([values]), mask, gamma, lam)
+    longer = explicit_gae([*rewards, 1.5], [*values, 1.5], gamma, lam)
+    close(advantages, [longer[:3]])
+
+
+def test_padding_is_not_bootstrapped():
+    mask = torch.tensor([[True, False], [False, False]])
+    close(bootstrapped(torch.zeros(2, 2), torch.tensor([2.0, 2.0]), mask, 1.0), [[2.0, 0.0], [0.0, 0.0]])
+
+
+def test_lambda_grows_with_the_length():
+    # 1 - 1 / (0.05 * 100) = 0.8; 0.05 * 10 < 1 would be below 0
+    close(length_adaptive_lam(torch.tensor([100, 1000, 20, 10, 0]), 0.05), [0.8, 0.98, 0.0, 0.0, 0.0])
+
+
+def test_each_row_has_its_own_lambda():
+    torch.manual_seed(0)
+    rewards, values, mask = torch.randn(2, 5), torch.randn(2, 5), torch.ones(2, 5, dtype=torch.bool)
+    together, _ = gae(rewards, values, mask, 0.9, torch.tensor([0.2, 0.8]))
+    for row, lam in enumerate((0.2, 0.8)):
+        alone, _ = gae(rewards[row : row + 1], values[row : row + 1], mask[:1], 0.9, lam)
+        close(together[row : row + 1], alone.tolist())

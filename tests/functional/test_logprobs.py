@@ -52,6 +52,31 @@ def test_their_second_derivatives_are_right(part, masked):
     )
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_mass_of_the_allowed_tokens_is_their_share_of_the_whole_softmax(masked):
+    logits, token_ids, mask = example(masked)
+    log_probs, entropies, log_mass = logprobs.masked_logprobs_entropy_and_mass(logits, token_ids, mask)
+    share = logits.softmax(-1).masked_fill(~mask, 0.0).sum(-1) if masked else torch.ones(3, 4, dtype=logits.dtype)
+    torch.testing.assert_close(log_mass.exp(), share)
+    plain = logprobs.masked_logprobs_and_entropy(logits, token_ids, mask)
+    assert torch.equal(plain[0], log_probs)
+    assert torch.equal(plain[1], entropies)
+    # Z p(token) is the unmasked probability
+    torch.testing.assert_close(log_mass + log_probs, logprobs.token_logprobs(logits, token_ids))
+
+
+@pytest.mark.parametrize("part", [2, slice(3)], ids=["mass", "all"])
+def test_the_first_and_second_derivatives_of_the_mass_are_right(part):
+    logits, token_ids, mask = example(True)
+    inputs = (logits[:2, :2].requires_grad_(),)
+
+    def statistics(x):
+        return logprobs.masked_logprobs_entropy_and_mass(x, token_ids[:2, :2], mask[:2, :2])[part]
+
+    assert torch.autograd.gradcheck(statistics, inputs)
+    assert torch.autograd.gradgradcheck(statistics, inputs)
+
+
 def test_second_derivatives_by_hand():
     # Tokens with logits 0 and x = log 3, and a forbidden third: p = 3 / 4.
     logits = torch.tensor([[[0.0, math.log(3), 5.0]]], dtype=torch.float64, requires_grad=True)

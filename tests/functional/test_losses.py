@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trl_nlpo.functional.losses import clipped_policy_loss, clipped_value_loss
+from trl_nlpo.functional.losses import anchor_loss, clipped_policy_loss, clipped_value_loss
 
 
 def close(actual: torch.Tensor, expected: list) -> None:
@@ -71,3 +71,11 @@ def test_the_clipped_value_loss_in_each_case(value, old, target, loss, clipped):
     actual, decided = clipped_value_loss(*tensors, 0.2)
     close(actual, [[loss]])
     assert decided.item() is clipped
+
+
+def test_the_anchor_pulls_back_what_left_the_mask_and_nothing_else():
+    mass = torch.tensor([[0.9, 0.6, 0.95]]).log().requires_grad_()
+    loss = anchor_loss(mass, torch.tensor([[0.9, 0.9, 0.9]]).log())
+    close(loss.detach(), [[0.0, 0.405465, 0.0]])  # log(0.9 / 0.6)
+    loss[0, 1:].sum().backward()
+    close(mass.grad, [[0.0, -1.0, 0.0]])

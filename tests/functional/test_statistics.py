@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from trl_nlpo.functional.statistics import explained_variance, masked_mean, masked_whiten
+from trl_nlpo.functional.statistics import (
+    deviation,
+    explained_variance,
+    masked_mean,
+    masked_whiten,
+    running_moments,
+    running_scale,
+)
 
 
 def close(actual: torch.Tensor, expected: list) -> None:
@@ -58,3 +65,29 @@ def test_explained_variance_is_that_of_the_returns(returns, values, expected):
     errors = [r - v for r, v in zip(returns, values, strict=True)]
     sums = [len(returns), sum(returns), sum(r * r for r in returns), sum(errors), sum(e * e for e in errors)]
     assert explained_variance(*sums) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_running_scale_by_hand():
+    assert running_scale(None, 4.0) == 2.0
+    # 0.9 * 4 + 0.1 * 9 = 4.5
+    assert running_scale(2.0, 9.0) == pytest.approx(math.sqrt(4.5))
+    assert running_scale(2.0, 9.0, momentum=0.5) == pytest.approx(math.sqrt(6.5))
+
+
+@pytest.mark.parametrize("mean_square", [0.0, math.nan, math.inf])
+def test_a_running_scale_can_always_divide(mean_square):
+    assert running_scale(None, mean_square) == 1.0
+    assert running_scale(3.0, mean_square, momentum=0.0) == 3.0
+
+
+def test_running_moments_by_hand():
+    first = running_moments(None, 1.0, 5.0)
+    assert first == [1.0, 5.0]
+    assert deviation(*first) == 2.0
+    assert running_moments(first, 3.0, 9.0, momentum=0.5) == [2.0, 7.0]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
+def test_rewards_that_are_all_alike_are_left_as_they_are(value):
+    assert deviation(value, value**2) == 1.0
+    assert deviation(value, math.fsum([value**2] * 3) / 3) == 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from trl_nlpo.errors import UserError
@@ -18,6 +20,8 @@ from trl_nlpo.recipes.arguments import RecipeArguments
         ("nlpo", ("zero-shot", "nlpo")),
         ("supervised+ppo", ("zero-shot", "supervised", "supervised+ppo")),
         ("supervised+nlpo", ("zero-shot", "supervised", "supervised+nlpo")),
+        ("a2c", ("zero-shot", "a2c")),
+        ("supervised+trpo", ("zero-shot", "supervised", "supervised+trpo")),
     ],
 )
 def test_an_algorithm_has_its_stages_in_their_order(name, stages):
@@ -29,8 +33,11 @@ def test_an_algorithm_has_its_stages_in_their_order(name, stages):
     assert algorithm.reinforces is (name not in ("zero_shot", "supervised"))
 
 
+NO_MASK = {"mask_strategy": "none"}
+
+
 @pytest.mark.parametrize(
-    ("name", "settings", "unmasked", "start"),
+    ("name", "settings", "baseline", "start"),
     [
         ("zero_shot", {}, "zero_shot", ZERO_SHOT),
         ("supervised", {}, "supervised", SUPERVISED),
@@ -38,12 +45,19 @@ def test_an_algorithm_has_its_stages_in_their_order(name, stages):
         ("nlpo", {}, "ppo", ZERO_SHOT),
         ("supervised+ppo", {"mask_strategy": "none"}, "supervised+ppo", SUPERVISED),
         ("supervised+nlpo", {}, "supervised+ppo", SUPERVISED),
+        ("a2c", {**NO_MASK, "num_ppo_epochs": 1, "num_mini_batches": 1, "cliprange_value": inf}, "ppo", ZERO_SHOT),
+        (
+            "supervised+trpo",
+            {**NO_MASK, "policy_update": "trust_region", "value_trains_backbone": False},
+            "supervised+ppo",
+            SUPERVISED,
+        ),
     ],
 )
-def test_nlpo_is_ppo_with_a_mask(name, settings, unmasked, start):
+def test_nlpo_is_ppo_with_a_mask_and_the_others_are_ppo_with_other_settings(name, settings, baseline, start):
     algorithm = Algorithm.parse(name)
     assert algorithm.settings == settings
-    assert algorithm.unmasked is Algorithm.parse(unmasked)
+    assert algorithm.baseline is Algorithm.parse(baseline)
     assert algorithm.start is start
 
 
@@ -52,7 +66,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all():
         Algorithm.parse("supervized+nlpo")
     assert str(caught.value) == (
         "unknown algorithm 'supervized+nlpo', did you mean 'supervised+nlpo'? Take one of zero_shot, supervised, ppo, "
-        "nlpo, supervised+ppo, supervised+nlpo."
+        "nlpo, a2c, trpo, supervised+ppo, supervised+nlpo, supervised+a2c, supervised+trpo."
     )
 
 

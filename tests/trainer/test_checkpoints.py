@@ -155,12 +155,12 @@ def test_the_state_is_readable(tmp_path):
     assert json.loads((tmp_path / "nlpo_state.json").read_text()) == {
         "run": {
             "kl_coef": 0.05, "pending_logs": [], "policy_loss_sum": 0.0, "num_losses": 0, "skipped_steps_in_a_row": 0,
-            "unfinished_events": [], "in_update": False,
+            "unfinished_events": [], "reward_moments": {}, "in_update": False,
         },
         "masking_policy": {"age": 1, "num_syncs": 0},
         "batches": {
             "processes": 1, "completions of an update": 8, "per_device_train_batch_size": 4, "num_mini_batches": 2,
-            "num_ppo_epochs": 3,
+            "num_ppo_epochs": 3, "critic_updates_per_step": 1,
         },
     }  # fmt: skip
 
@@ -188,7 +188,7 @@ def test_weights_that_are_tied_are_written_once_and_come_back_tied(tmp_path):
             self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
             self.second.weight = self.first.weight
 
-    saved, loaded = (SimpleNamespace(value_adapter=None, value_model=Tied()) for _ in range(2))
+    saved, loaded = (SimpleNamespace(value_adapter=None, value_model=Tied(), returns_scale=None) for _ in range(2))
     save_value_function(saved, tmp_path)
     assert len(load_file(tmp_path / "value_model" / "value_model.safetensors")) == 3
     load_value_function(loaded, tmp_path)

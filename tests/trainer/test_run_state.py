@@ -46,7 +46,7 @@ def test_a_checkpoint_keeps_what_a_resumed_run_cannot_know_and_nothing_else():
     run = Run(0.3, num_updates=5, mask_age=3, learning_rate=0.1)
     assert set(run.saved()) == {
         "kl_coef", "pending_logs", "policy_loss_sum", "num_losses", "skipped_steps_in_a_row", "unfinished_events",
-        "in_update",
+        "in_update", "reward_moments",
     }  # fmt: skip
     other = Run(num_updates=7)
     other.restore(run.saved())

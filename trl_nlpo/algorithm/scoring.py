@@ -53,6 +53,37 @@ def score_rollout(
         RewardError: a function raised, or did not return in time, or returned something that is no finite number; the
             message names the function and the sample. With `"skip"`, only for the wrong number or kind of values.
     """
+    skips = failure == "skip"
+    answers = ask(rollout, reward_functions, trainer_state=trainer_state, skips=skips, timeout=timeout)
+    return combine(rollout, answers, weights, missing_eos_penalty=missing_eos_penalty, skips=skips)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What F reward functions returned for B completions, checked but not yet weighed.
+
+    Attributes:
+        names (`list[str]`): F names.
+        cells (`list`): of each function a cell for each completion; None where it failed and that is skipped.
+        numbers (`(F, B)`): rewards, or the sums of rewards per token; NaN where there is none.
+        recorder: what the functions said beside their rewards.
+    """
+
+    names: list[str]
+    cells: list[list[_Cell | None]]
+    numbers: torch.Tensor
+    recorder: _Recorder
+
+
+def ask(
+    rollout: Completions,
+    reward_functions: Sequence[RewardFunction],
+    *,
+    trainer_state: Any = None,
+    skips: bool = False,
+    timeout: float | None = None,
+) -> Answers:
+    """The first half of [`score_rollout`]; `skips` is `failure="skip"`."""
     recorder = _Recorder(len(rollout))
     call = {
         **rollout.batch.columns,
@@ -66,11 +97,78 @@ def score_rollout(
     names = reward_names(reward_functions)
     results = call_all(reward_functions, names, call, rollout, timeout)
     failures = [result for result in results if isinstance(result, FunctionFailedError)]
-    if failures and failure == "raise":
+    if failures and not skips:
         raise failures[0]
     for failed in failures:
         warnings.warn(f"{failed} The completions of this batch are skipped.", stacklevel=2)
-    return _combine(rollout, results, names, weights, missing_eos_penalty, recorder, failure == "skip")
+    lengths = rollout.completion_mask.sum(-1).tolist()
+    cells = [_cells(result, name, lengths, skips) for result, name in zip(results, names, strict=True)]
+    numbers = torch.tensor([[math.nan if cell is None else cell.number for cell in row] for row in cells])
+    return Answers(names, cells, numbers, recorder)
+
+
+def combine(
+    rollout: Completions,
+    answers: Answers,
+    weights: Sequence[float],
+    *,
+    missing_eos_penalty: float | None = None,
+    skips: bool = False,
+    scales: Sequence[float] | None = None,
+) -> Scores:
+    """The second half of [`score_rollout`].
+
+    Args:
+        rollout, answers ([`Answers`]): of the same completions.
+        weights, missing_eos_penalty, skips: as before.
+        scales (*optional*): F numbers that the functions' rewards are divided by before they are weighed. What is
+            logged as the reward is not.
+    """
+    device = rollout.completion_ids.device
+    scores, dense = _weighed(rollout, answers, weights)
+    skipped = torch.tensor([None in of_row for of_row in zip(*answers.cells, strict=True)], dtype=torch.bool)
+    unscored = answers.numbers.isnan().all(0)
+    beyond = ~(scores + dense.sum(-1)).isfinite() & ~skipped
+    penalty = 0.0 if missing_eos_penalty is None else missing_eos_penalty * (~rollout.ended).float().cpu()
+    unscaled = None
+    if scales is not None:
+        unscaled = scores + dense.sum(-1) - penalty
+        scaled = [weight / scale for weight, scale in zip(weights, scales, strict=True)]
+        scores, dense = _weighed(rollout, answers, scaled)
+    if skips:
+        skipped |= unscored | beyond
+        scores[skipped], dense[skipped] = math.nan, 0.0
+        if unscaled is not None:
+            unscaled[skipped] = math.nan
+    else:
+        _check_sums(beyond)
+        _warn_about_unscored_rows(unscored)
+    has_dense = any(cell is not None and cell.tokens is not None for cells in answers.cells for cell in cells)
+    return Scores(
+        scores=(scores - penalty).to(device),
+        per_function=answers.numbers.T.to(device),
+        names=answers.names,
+        dense_rewards=dense.to(device) if has_dense else None,
+        metrics=answers.recorder.metrics,
+        extra_columns=answers.recorder.columns,
+        skipped=skipped.to(device) if skips else None,
+        unscaled=None if unscaled is None else unscaled.to(device),
+    )
+
+
+def _weighed(rollout: Completions, answers: Answers, weights: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted sums `(B,)` of the rewards of completions, and `(B, T)` of those of tokens."""
+    B, T = rollout.completion_ids.shape
+    scores, dense = torch.zeros(B), torch.zeros(B, T)
+    for cells, weight, numbers in zip(answers.cells, weights, answers.numbers, strict=True):
+        for row, cell in enumerate(cells):
+            if cell is None or math.isnan(cell.number):
+                continue
+            if cell.tokens is not None:
+                dense[row, : len(cell.tokens)] += weight * cell.tokens
+            else:
+                scores[row] += weight * numbers[row]
+    return scores, dense
 
 
 def reward_names(reward_functions: Sequence[RewardFunction]) -> list[str]:
@@ -158,51 +256,6 @@ class _Cell:
 
     number: float
     tokens: torch.Tensor | None = None
-
-
-def _combine(
-    rollout: Completions,
-    results: list[Any],
-    names: list[str],
-    weights: Sequence[float],
-    missing_eos_penalty: float | None,
-    recorder: _Recorder,
-    skips: bool,
-) -> Scores:
-    device, (B, T) = rollout.completion_ids.device, rollout.completion_ids.shape
-    lengths = rollout.completion_mask.sum(-1).tolist()
-    table = [_cells(result, name, lengths, skips) for result, name in zip(results, names, strict=True)]
-    per_function = torch.tensor([[math.nan if cell is None else cell.number for cell in cells] for cells in table])
-    scores, dense = torch.zeros(B), torch.zeros(B, T)
-    skipped = torch.tensor([any(cells[row] is None for cells in table) for row in range(B)], dtype=torch.bool)
-    for cells, weight, numbers in zip(table, weights, per_function, strict=True):
-        for row, cell in enumerate(cells):
-            if cell is None or math.isnan(cell.number):
-                continue
-            if cell.tokens is not None:
-                dense[row, : len(cell.tokens)] += weight * cell.tokens
-            else:
-                scores[row] += weight * numbers[row]
-    unscored = per_function.isnan().all(0)
-    beyond = ~(scores + dense.sum(-1)).isfinite() & ~skipped
-    if skips:
-        skipped |= unscored | beyond
-        scores[skipped], dense[skipped] = math.nan, 0.0
-    else:
-        _check_sums(beyond)
-        _warn_about_unscored_rows(unscored)
-    if missing_eos_penalty is not None:
-        scores = scores - missing_eos_penalty * (~rollout.ended).float().to(scores.device)
-    has_dense = any(cell is not None and cell.tokens is not None for cells in table for cell in cells)
-    return Scores(
-        scores=scores.to(device),
-        per_function=per_function.T.to(device),
-        names=names,
-        dense_rewards=dense.to(device) if has_dense else None,
-        metrics=recorder.metrics,
-        extra_columns=recorder.columns,
-        skipped=skipped.to(device) if skips else None,
-    )
 
 
 def _cells(result: Any, name: str, lengths: Sequence[int], skips: bool) -> list[_Cell | None]:

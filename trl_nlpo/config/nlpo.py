@@ -266,8 +266,8 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
     policy_update: Literal["clipped", "trust_region"] = field(
         default="clipped",
         metadata={
-            "help": "How the policy is updated: 'clipped' (PPO, with the optimizer), or 'trust_region' (TRPO: one "
-            "step along the natural gradient a batch, as far as trpo_kl allows; the optimizer is the value function's alone)."
+            "help": "How the policy is updated: 'clipped' (PPO, with the optimizer), or 'trust_region' (TRPO: a "
+            "step along the natural gradient a batch, as far as trpo_kl allows; only the critic has an optimizer)."
         },
     )
     trpo_kl: float = field(

@@ -18,6 +18,7 @@ from ..storage.run_folder import check_free
 from ..storage.run_lock import check_not_taken
 from ..trainer.checkpoints import check_checkpoint
 from ..trainer.optimizer_settings import check_optimizer_settings
+from ..trainer.saved_critics import SavedCritic
 
 
 def check_before_start(recipe: Recipe, overwrite: bool = False) -> None:
@@ -35,6 +36,8 @@ def check_before_start(recipe: Recipe, overwrite: bool = False) -> None:
     _check_paths(recipe)
     _check_trackers(recipe.training.report_to)
     _check_ranges(recipe)
+    if recipe.algorithm.reinforces and recipe.training.value_model is not None:
+        SavedCritic(recipe.training.value_model)
     if recipe.algorithm.reinforces:
         check_optimizer_settings(recipe.training)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -59,6 +59,23 @@ def running_scale(scale: float | None, mean_square: float, momentum: float = 0.9
     """
     square = mean_square if scale is None else momentum * scale**2 + (1.0 - momentum) * mean_square
     return math.sqrt(square) if square > 1e-16 and math.isfinite(square) else scale or 1.0
+
+
+def running_moments(
+    before: Sequence[float] | None, mean: float, mean_square: float, momentum: float = 0.9
+) -> list[float]:
+    """Running mean and mean square, one batch later; those of the batch where there were none before."""
+    now = [mean, mean_square]
+    if before is None:
+        return now
+    return [momentum * old + (1.0 - momentum) * new for old, new in zip(before, now, strict=True)]
+
+
+def deviation(mean: float, mean_square: float) -> float:
+    """The standard deviation; 1 where all values are alike, so that it can divide."""
+    variance = mean_square - mean**2
+    # Less than rounding leaves of equal values is no variance.
+    return math.sqrt(variance) if variance > 1e-10 * max(mean_square, 1e-300) else 1.0
 
 
 def masked_whiten(

@@ -168,7 +168,7 @@ def _are_comparable(first: Sequence[float | None], second: Sequence[float | None
 def _opponents(label: str, labels: Sequence[str]) -> list[str]:
     """`supervised+nlpo[...]` meets its plain form, `supervised+ppo` and `supervised`; `nlpo` the same without."""
     algorithm = Algorithm.parse(label.partition("[")[0])
-    against = {algorithm.name, algorithm.unmasked.name, algorithm.start.name}
+    against = {algorithm.name, algorithm.baseline.name, algorithm.start.name}
     return [other for other in labels if other in against]
 
 

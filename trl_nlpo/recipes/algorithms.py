@@ -78,16 +78,17 @@ class Algorithm:
         return SUPERVISED if self.supervised else ZERO_SHOT
 
     @property
-    def unmasked(self) -> Algorithm:
-        """The same without the mask: PPO for NLPO; itself for one that has none."""
-        plain = dataclasses.replace(self, name="", masks=False)
-        return next(other for other in ALGORITHMS.values() if dataclasses.replace(other, name="") == plain)
+    def baseline(self) -> Algorithm:
+        """PPO after the same stages, which the others are compared with; itself for one that does not reinforce."""
+        if not self.reinforces:
+            return self
+        return ALGORITHMS["supervised+ppo" if self.supervised else "ppo"]
 
 
 _SETTINGS: dict[str, dict[str, Any]] = {
-    "ppo": {"policy_update": "clipped"},
+    "ppo": {},
     # One pass over the batch, at whose start every ratio is 1: the clip has nothing to act on.
-    "a2c": {"policy_update": "clipped", "num_ppo_epochs": 1, "num_mini_batches": 1, "cliprange_value": math.inf},
+    "a2c": {"num_ppo_epochs": 1, "num_mini_batches": 1, "cliprange_value": math.inf},
     "trpo": {"policy_update": "trust_region", "value_trains_backbone": False},
 }
 """Keys of a recipe that each objective decides."""

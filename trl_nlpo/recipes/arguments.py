@@ -28,9 +28,10 @@ class RecipeArguments:
         default="nlpo",
         metadata={
             "choices": list(ALGORITHMS),
-            "help": "Stages of the run: 'zero_shot' only evaluates; 'supervised' trains on the references; 'ppo' and "
-            "'nlpo' reinforce; 'supervised+ppo' and 'supervised+nlpo' do one after the other. ppo sets mask_strategy "
-            "'none'.",
+            "help": "Stages of the run: 'zero_shot' only evaluates; 'supervised' trains on the references; 'ppo', "
+            "'nlpo', 'a2c' and 'trpo' reinforce; 'supervised+ppo', 'supervised+nlpo', 'supervised+a2c' and "
+            "'supervised+trpo' do one after the other. All but nlpo set mask_strategy 'none'; a2c is PPO in one "
+            "step a batch, trpo sets policy_update 'trust_region' and value_trains_backbone false.",
         },
     )
     task: str | None = field(

@@ -269,13 +269,19 @@ def save_value_function(module: PolicyAndValue, folder: str | Path) -> None:
 def load_value_function(module: PolicyAndValue, folder: str | Path) -> None:
     """Restore what `save_value_function` wrote."""
     source = Path(folder) / VALUE_FOLDER
-    saved, own = load_file(source / VALUE_NAME), module.value_model.state_dict()
-    has_adapter = (source / ADAPTER_FILE).is_file()
-    if not set(saved) <= set(own) or has_adapter != (module.value_adapter is not None):
+    if not load_value_weights(module, source):
         raise UserError(
             f"{source} holds another kind of value function than this run has: pass the same value_model and "
             "peft_config as the run that is resumed."
         )
+
+
+def load_value_weights(module: PolicyAndValue, source: Path) -> bool:
+    """The value function in a folder that `save_value_function` wrote; False where it is of another kind."""
+    saved, own = load_file(source / VALUE_NAME), module.value_model.state_dict()
+    has_adapter = (source / ADAPTER_FILE).is_file()
+    if not set(saved) <= set(own) or has_adapter != (module.value_adapter is not None):
+        return False
     if module.value_adapter is not None:
         load_adapter_weights(module.policy, module.value_adapter, source)
     # Tied weights were saved under one of their names.
@@ -283,6 +289,7 @@ def load_value_function(module: PolicyAndValue, folder: str | Path) -> None:
     with safe_open(source / VALUE_NAME, framework="pt") as file:
         units = (file.metadata() or {}).get(_UNITS)
     module.returns_scale = None if units is None else float(units)
+    return True
 
 
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -17,19 +17,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..algorithm import advantages, rollout, scoring
+from ..algorithm import advantages, rollout, scoring, trust_region, update
 from ..algorithm.distribution import MaskSettings, SamplingSettings
 from ..algorithm.draws import seeded
 from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
 from ..algorithm.self_test import can_use_cache, trial_rows
-from ..algorithm.trust_region import TrustRegion, update_in_trust_region
-from ..algorithm.update import update_policy
 from ..config import NLPOConfig
 from ..config.names_elsewhere import ARGUMENTS, knows_other_names
 from ..errors import UserError
 from ..functional.rewards import adapt_kl_coef
-from ..functional.statistics import masked_mean, running_scale
+from ..functional.statistics import deviation, masked_mean, running_moments, running_scale
 from ..launch.kinds import check_launch
 from ..launch.processes import failing_together, of_all
 from ..models.adapters import changes_base, is_adapter_model
@@ -45,7 +43,8 @@ from .huggingface import HuggingFaceTrainer
 from .inspection import inspect_models
 from .prompt_sets import PromptSets
 from .run_state import Run
-from .setup import as_nlpo_config, check_arguments, loaded, prepare_policy
+from .saved_critics import SavedCritic
+from .setup import as_nlpo_config, check_arguments, check_parts, loaded, prepare_policy
 
 
 if TYPE_CHECKING:
@@ -136,7 +135,14 @@ class NLPOTrainer(HuggingFaceTrainer):
         args.world_size = PartialState().num_processes
         given, processing_class = loaded(model, processing_class)
         check_arguments(processing_class, given, ref_model, reward_model, reward_funcs, train_dataset)
+        saved_critic = None if args.value_model is None else SavedCritic(args.value_model)
+        if saved_critic is not None:
+            if value_model is not None:
+                raise UserError("value_model is given to the trainer and in its arguments: leave one of them out.")
+            value_model = saved_critic.model()
         policy_and_value = prepare_policy(given, args, peft_config, value_model, ref_model)
+        if saved_critic is not None:
+            saved_critic.load_into(policy_and_value)
         policy = policy_and_value.policy
         self.sampling = SamplingSettings.from_config(args, processing_class, policy)
         self.mask_settings = MaskSettings.from_config(args, processing_class, policy, self.sampling)
@@ -153,6 +159,7 @@ class NLPOTrainer(HuggingFaceTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        check_parts(args, policy_and_value, self.launch, self.plan)
         self.launch.place(policy_and_value, ref_model)
         self.reward_functions = as_reward_functions(
             reward_model if reward_funcs is None else reward_funcs,
@@ -188,9 +195,8 @@ class NLPOTrainer(HuggingFaceTrainer):
                 dtype=self.launch.copies_dtype,
             )
         self.objective = Objective.from_config(args)
-        self._update: Any = update_policy
-        if args.policy_update == "trust_region":
-            self._update = functools.partial(update_in_trust_region, region=TrustRegion.from_config(args))
+        within = args.policy_update == "trust_region"
+        self.trust_region = trust_region.TrustRegion.from_config(args) if within else None
         evaluator = Evaluator(args, processing_class, self.reward_functions, self.reference)
         self._assemble(masking_policy, evaluator, self.mask_settings.always_allowed)
 
@@ -279,21 +285,39 @@ class NLPOTrainer(HuggingFaceTrainer):
         Raises:
             RewardError: a function raised or returned something unusable, on this process or on another.
         """
+        skips = self.args.reward_failure == "skip"
         with failing_together():
-            scores = scoring.score_rollout(
+            answers = scoring.ask(
+                rollout, self.reward_functions, trainer_state=self.state, skips=skips, timeout=self.args.reward_timeout
+            )
+        scales = self._reward_scales(answers) if self.args.normalize_rewards else None
+        with failing_together():
+            scores = scoring.combine(
                 rollout,
-                self.reward_functions,
+                answers,
                 self.reward_weights,
                 missing_eos_penalty=self.args.missing_eos_penalty,
-                trainer_state=self.state,
-                failure=self.args.reward_failure,
-                timeout=self.args.reward_timeout,
+                skips=skips,
+                scales=scales,
             )
         metrics: dict[str, list[float]] = {}
         for logged in of_all([scores.metrics]):
             for name, values in logged.items():
                 metrics.setdefault(name, []).extend(values)
         return dataclasses.replace(scores, metrics=metrics)
+
+    def _reward_scales(self, answers: scoring.Answers) -> list[float]:
+        """Running standard deviations of the rewards, with those of this batch; the next update keeps them."""
+        self.run.next_reward_moments = dict(self.run.reward_moments)
+        for name, numbers in zip(answers.names, answers.numbers.double(), strict=True):
+            known = ~numbers.isnan()
+            sums = torch.stack([numbers[known].sum(), numbers[known].square().sum(), known.sum()])
+            total, squares, count = self.launch.all_sum(sums.to(self.accelerator.device)).tolist()
+            if count:
+                before = self.run.next_reward_moments.get(name)
+                self.run.next_reward_moments[name] = running_moments(before, total / count, squares / count)
+        moments = self.run.next_reward_moments
+        return [deviation(*moments[name]) if name in moments else 1.0 for name in answers.names]
 
     def estimate_advantages(self, rollout: Rollout, scores: Scores) -> Estimates:
         """Token rewards with the KL penalty, generalized advantages (whitened over all processes) and returns."""
@@ -318,7 +342,10 @@ class NLPOTrainer(HuggingFaceTrainer):
         self.run.trained_policy = self.run.num_updates >= self.args.critic_warmup_steps
         if self.args.normalize_returns and self.policy_and_value.returns_scale is None:
             self._note_returns(rollout, estimates)
-        stats = self._update(
+        step = update.update_policy
+        if self.trust_region is not None:
+            step = functools.partial(trust_region.update_in_trust_region, region=self.trust_region)
+        stats = step(
             self.model_wrapped,
             rollout,
             estimates,
@@ -333,6 +360,8 @@ class NLPOTrainer(HuggingFaceTrainer):
         )
         if self.args.normalize_returns:
             self._note_returns(rollout, estimates)
+        if self.run.next_reward_moments:
+            self.run.reward_moments = self.run.next_reward_moments
         self.run.is_updating = False
         self.run.num_updates += 1
         if self.run.trained_policy:

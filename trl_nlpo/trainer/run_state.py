@@ -29,13 +29,14 @@ class Run:
         skipped_steps_in_a_row (`int`): optimizer steps that were skipped since the last that was taken.
         unfinished_events (`list` of `str`): events of the last update that were still to come when the checkpoint was
             written, as a failure in an evaluation leaves it: names of `TrainerControl`, such as `"should_evaluate"`.
-        reward_moments (`dict` of `list`): by the name of a reward function the mean, the mean square and the number of
-            updates of its rewards, for `normalize_rewards`.
+        reward_moments (`dict` of `list`): by the name of a reward function the running mean and mean square of its
+            rewards, for `normalize_rewards`.
         in_update (`bool`): the weights were in the middle of an update; such a run resumes, but not bit for bit.
 
     Of this process, and in no checkpoint:
         num_updates (`int`): updates taken, in `train()` or in a loop of one's own.
         rollouts_since_update (`int`): rollouts since the last update.
+        next_reward_moments (`dict` of `list`): `reward_moments` as they will be when the update is done.
         trained_policy (`bool`): whether the last update moved the policy, or only warmed the critic up.
         is_updating (`bool`): `update_policy` has begun and not ended.
         first_update (`int`), started (`float`): update and time at which `train()` began.
@@ -57,6 +58,7 @@ class Run:
 
     num_updates: int = field(default=0, metadata=_UNSAVED)
     rollouts_since_update: int = field(default=0, metadata=_UNSAVED)
+    next_reward_moments: dict[str, list[float]] = field(default_factory=dict, metadata=_UNSAVED)
     trained_policy: bool = field(default=True, metadata=_UNSAVED)
     is_updating: bool = field(default=False, metadata=_UNSAVED)
     first_update: int = field(default=0, metadata=_UNSAVED)

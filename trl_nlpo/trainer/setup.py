@@ -18,6 +18,7 @@ from ..algorithm.batch_plan import BatchPlan
 from ..algorithm.draws import seeded
 from ..config import NLPOConfig
 from ..errors import UserError, one_line
+from ..launch.launch import Launch
 from ..models.adapters import (
     VALUE_ADAPTER,
     add_value_adapter,
@@ -199,6 +200,39 @@ def check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) -> 
         raise UserError(
             "The optimizer given does not train the value head, which the trainer made: pass a value_model of your "
             "own and its parameters, or leave `optimizers` out."
+        )
+
+
+def check_parts(args: NLPOConfig, module: PolicyAndValue, launch: Launch, plan: BatchPlan) -> None:
+    """Refuse to train policy and value function apart where they cannot be, and a critic that never stops warming up.
+
+    Raises:
+        UserError: a setting that needs a value function with weights of its own, or one process or DDP.
+    """
+    asked = {
+        "critic_updates_per_step": args.critic_updates_per_step > 1,
+        "critic_warmup_steps": args.critic_warmup_steps > 0,
+        "critic_max_grad_norm": args.critic_max_grad_norm is not None,
+        "policy_update": args.policy_update == "trust_region",
+    }
+    if module.shares_backbone and module.value_trains_backbone:
+        for name in ("critic_updates_per_step", "policy_update"):
+            if asked[name]:
+                raise UserError(
+                    f"{name} is {getattr(args, name)!r}, but the value function's loss trains the policy's backbone "
+                    "too: set value_trains_backbone to false, pass a value_model, or train an adapter."
+                )
+    if not launch.trains_parts_alone:
+        for name, is_asked in asked.items():
+            if is_asked:
+                raise UserError(
+                    f"{name} is {getattr(args, name)!r}, but {launch.description} trains policy and value function "
+                    "in one step: launch one process or DDP, or leave it out."
+                )
+    if args.critic_warmup_steps >= plan.num_updates:
+        raise UserError(
+            f"critic_warmup_steps is {args.critic_warmup_steps}, but the run has {plan.num_updates} updates: the "
+            "policy would never move."
         )
 
 
