@@ -161,3 +161,35 @@ def test_the_value_function_may_have_a_lambda_of_its_own():
     torch.testing.assert_close(one.returns, torch.tensor([[0.5, 0.5, 1.0], [1.0, 0.0, 0.0]]))
     torch.testing.assert_close(both.returns, torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))
     assert torch.equal(one.advantages, both.advantages)
+
+
+def test_what_the_length_limit_cut_has_what_would_have_come_in_advantages_and_returns():
+    values = [[0.5, 0.0, 1.0], [2.0, 9.0, 9.0]]
+    rollout = make_rollout(raw=RAW, ref=RAW, values=values)
+    cut = dataclasses.replace(rollout, final_values=torch.tensor([3.0, 0.0]))
+    estimates = estimate(cut, make_scores([4.0, 1.0]), gamma=0.5)
+    # gamma 0.5, lambda 1: R_2 = 4 + 0.5 * 3, R_1 = R_2 / 2, R_0 = R_1 / 2
+    torch.testing.assert_close(estimates.returns, torch.tensor([[1.375, 2.75, 5.5], [1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(estimates.rewards, torch.tensor([[0.0, 0.0, 4.0], [1.0, 0.0, 0.0]]))
+
+
+def test_lambda_by_length_is_the_policys_and_not_the_critics():
+    rollout = make_rollout(raw=RAW, ref=RAW, values=[[0.5, 0.0, 1.0], [2.0, 9.0, 9.0]])
+    scores = make_scores([4.0, 1.0])
+    # 1 - 1 / (0.5 * 3) = 1/3 for three tokens, and 0 for one
+    adaptive = estimate(rollout, scores, lam_alpha=0.5, lam=1.0)
+    fixed = estimate(rollout, scores, lam=1.0)
+    torch.testing.assert_close(adaptive.returns, fixed.returns)
+    # deltas -0.5, 1, 3 and -1
+    raw = torch.tensor([-0.5 + (1.0 + 3.0 / 3) / 3, 1.0 + 3.0 / 3, 3.0, -1.0])
+    expected = (raw - raw.mean()) / raw.std()
+    torch.testing.assert_close(adaptive.advantages[rollout.completion_mask], expected, atol=1e-5, rtol=1e-5)
+    both = estimate(rollout, scores, lam_alpha=0.5, critic_lam=0.0)
+    torch.testing.assert_close(both.returns[0], torch.tensor([0.0, 1.0, 4.0]))
+
+
+def test_positive_are_completions_whose_reward_is_above_the_threshold():
+    rollout = make_rollout(raw=RAW, ref=RAW)
+    scores = make_scores([4.0, 1.0])
+    assert estimate(rollout, scores).positive is None
+    assert estimate(rollout, scores, positive_threshold=1.0).positive.tolist() == [True, False]

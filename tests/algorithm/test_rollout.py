@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, Qwen2MoeConfig
 
 from support import markov, tiny
 from support.slow import slow_except
-from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
+from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings, action_logprobs_and_mass
 from trl_nlpo.algorithm.draws import row_draws, seeded, tokens_at
 from trl_nlpo.algorithm.generation import sample_completions
 from trl_nlpo.algorithm.rollout import collect_rollout
@@ -23,7 +24,7 @@ from trl_nlpo.models.adapters import adapter_parameters
 from trl_nlpo.models.masking_policy import MaskingPolicy
 from trl_nlpo.models.modes import evaluation_mode
 from trl_nlpo.models.policy_and_value import PolicyAndValue, completion_logits
-from trl_nlpo.records import PromptBatch
+from trl_nlpo.records import PromptBatch, TokenRows
 
 
 EOS = 1
@@ -43,12 +44,23 @@ TOP_P = MaskSettings("top_p", top_p=0.6, always_allowed=(EOS,))
 NO_MASK = MaskSettings("none", always_allowed=(EOS,))
 
 
-def collect(prompts=PROMPTS, sampling=None, mask=TOP_P, seed=0, size=64, model=None, masking_policy=None, first_row=0):
+def collect(
+    prompts=PROMPTS,
+    sampling=None,
+    mask=TOP_P,
+    seed=0,
+    size=64,
+    model=None,
+    masking_policy=None,
+    first_row=0,
+    reference=REFERENCE_POLICY,
+    bootstraps=False,
+):
     model = model or markov.with_values(markov.MarkovModel(TABLE), VALUES)
     return collect_rollout(
         model,
         PromptBatch(prompts, [str(prompt) for prompt in prompts]),
-        reference_logits=lambda sequences: completion_logits(REFERENCE_POLICY, sequences),
+        reference_logits=lambda sequences: completion_logits(reference, sequences),
         masking_policy=masking_policy or MaskingPolicy(model.policy, None, mask.is_active),
         sampling=sampling or SamplingSettings(6, stop_token_ids=(EOS,)),
         mask=mask,
@@ -57,6 +69,7 @@ def collect(prompts=PROMPTS, sampling=None, mask=TOP_P, seed=0, size=64, model=N
         pad_token_id=0,
         decode=lambda batch, rows: [" ".join(map(str, row)) for row in rows],
         first_row=first_row,
+        bootstraps=bootstraps,
     )
 
 
@@ -591,3 +604,104 @@ def test_beams_of_rows_of_different_length_are_restricted_each_by_its_own_prompt
     alone = sample_completions(policy, [[7]], sampling).sequences.completion_ids[0]
     beside = sample_completions(policy, [[7], [5, 6, 8, 9, 10, 11]], sampling).sequences.completion_ids[0]
     assert torch.equal(alone, beside)
+
+
+ANCHORED = dataclasses.replace(TOP_P, is_anchored=True)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_anchor_is_the_masking_policys_own_mass_of_the_allowed_tokens(temperature):
+    other = [row[1:] + row[:1] for row in TABLE]
+    model = markov.with_values(markov.MarkovModel(other), VALUES)
+    masking_policy = MaskingPolicy(model.policy, None)
+    model.policy.follow(TABLE)
+    masking_policy.policy_moved()
+    sampling = SamplingSettings(6, temperature=temperature, stop_token_ids=(EOS,))
+    rollout = collect(PROMPTS * 8, sampling, ANCHORED, size=5, model=model, masking_policy=masking_policy)
+    checked = 0
+    for row, place, last, _ in steps(rollout):
+        weights = [p ** (1 / temperature) for p in other[last]]
+        mass = sum(weights[token] for token in allowed(rollout, row, place)) / sum(weights)
+        close(rollout.anchor_log_mass[row, place], math.log(mass))
+        checked += 1
+    assert checked > 20
+    assert rollout.anchor_log_mass[~rollout.completion_mask].eq(0).all()
+
+
+def test_right_after_a_sync_the_anchor_is_where_the_policy_is():
+    rollout = collect(PROMPTS * 8, mask=ANCHORED)
+    own = rollout.raw_logprobs - rollout.old_logprobs
+    torch.testing.assert_close(rollout.anchor_log_mass, own, atol=1e-6, rtol=0)
+    assert collect(PROMPTS * 8).anchor_log_mass is None
+    assert collect(PROMPTS * 8, mask=NO_MASK).anchor_log_mass is None
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_on_real_models_the_anchor_is_what_a_pass_of_the_masking_policy_says(family, penalty):
+    model = PolicyAndValue(tiny.policy(family))
+    masking_policy = MaskingPolicy(model.policy, None)
+    with torch.no_grad():
+        for weight in model.policy.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    masking_policy.policy_moved()
+    sampling = SamplingSettings(
+        6, stop_token_ids=(EOS,), repetition_penalty=penalty, generation_fields={"min_new_tokens": 2}
+    )
+    mask = MaskSettings("top_p", top_p=0.8, always_allowed=(EOS,), is_anchored=True)
+    with torch.no_grad(), evaluation_mode(model):
+        rollout = collect(
+            [[5, 9, 4], [7], [12, 3]],
+            sampling,
+            mask,
+            model=model,
+            masking_policy=masking_policy,
+            reference=model.policy,
+        )
+        sequences = rollout.sequences(torch.arange(3))
+        with masking_policy.model() as masking_model:
+            logits = completion_logits(masking_model, sequences)
+        _, _, mass = action_logprobs_and_mass(logits, sequences, sampling)
+        _, _, own = action_logprobs_and_mass(completion_logits(model.policy, sequences), sequences, sampling)
+    later = rollout.completion_mask & (torch.arange(rollout.completion_mask.shape[1]) >= 2)
+    torch.testing.assert_close(rollout.anchor_log_mass[later], mass[later], atol=1e-4, rtol=1e-4)
+    # Where the end token was forbidden, what the policy gave it is not held against it: both leave it out.
+    early = rollout.completion_mask & ~later
+    allowed_end = own.exp() < 1.0
+    assert (rollout.anchor_log_mass[early] <= 1e-6).all()
+    assert allowed_end[early].any()
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_the_value_after_a_completion_that_was_cut_is_recorded(size):
+    rollout = collect(PROMPTS * 8, SamplingSettings(4, stop_token_ids=(EOS,)), size=size, bootstraps=True)
+    assert 0 < int(rollout.ended.sum()) < len(rollout)
+    for row, ids in enumerate(rollout.completion_token_ids):
+        close(rollout.final_values[row], 0.0 if rollout.ended[row] else VALUES[ids[-1]])
+    plain = collect(PROMPTS * 8, SamplingSettings(4, stop_token_ids=(EOS,)), size=size)
+    assert plain.final_values is None
+    for name in ("old_logprobs", "raw_logprobs", "ref_logprobs", "values"):
+        torch.testing.assert_close(getattr(plain, name), getattr(rollout, name))
+
+
+# BART is made to end at the limit.
+@pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family != "bart"])
+def test_on_real_models_the_value_after_the_last_token_is_that_of_a_longer_row(family):
+    model = PolicyAndValue(tiny.policy(family))
+    sampling = SamplingSettings(5, stop_token_ids=(EOS,))
+    with evaluation_mode(model):
+        rollout = collect(
+            [[5, 9, 4], [7], [12, 3]], sampling, NO_MASK, model=model, reference=model.policy, bootstraps=True
+        )
+        for row in (~rollout.ended).nonzero().flatten().tolist():
+            longer = TokenRows(
+                rollout.prompt_ids[row : row + 1],
+                rollout.prompt_mask[row : row + 1],
+                torch.cat([rollout.completion_ids[row : row + 1], torch.tensor([[6]])], dim=1),
+                torch.ones(1, rollout.completion_ids.shape[1] + 1, dtype=torch.bool),
+                rollout.is_encoder_decoder,
+            )
+            with torch.no_grad():
+                _, values = model(longer)
+            torch.testing.assert_close(values[0, -1], rollout.final_values[row], atol=1e-4, rtol=1e-4)
+    assert not rollout.ended.all()

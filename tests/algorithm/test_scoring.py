@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from trl_nlpo import UserError
-from trl_nlpo.algorithm.scoring import check_weights, reward_names, score_rollout
+from trl_nlpo.algorithm.scoring import ask, check_weights, combine, reward_names, score_rollout
 from trl_nlpo.errors import RewardError
 from trl_nlpo.records import Completions, PromptBatch
 
@@ -490,3 +490,25 @@ def test_a_logged_number_that_is_not_finite_is_left_out_and_that_is_said(value):
 
     with pytest.warns(UserWarning, match="for 'length', which is left out of the average"):
         assert score(logs).metrics == {"length": [2.0]}
+
+
+def test_rewards_are_divided_by_their_scales_before_they_are_weighed_and_logged_as_they_are():
+    rollout = completions()
+    answers = ask(rollout, [returning([10.0, 20.0, 30.0]), returning([[1.0, 0.0, 2.0], [4.0], [0.0, 2.0]])])
+    scores = combine(rollout, answers, [1.0, 0.5], scales=[10.0, 2.0], missing_eos_penalty=0.25)
+    # 10 / 10, 20 / 10 less the penalty, 30 / 10
+    torch.testing.assert_close(scores.scores, torch.tensor([1.0, 1.75, 3.0]))
+    torch.testing.assert_close(
+        scores.dense_rewards, torch.tensor([[0.25, 0.0, 0.5], [1.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
+    )
+    torch.testing.assert_close(scores.per_function[:, 0], torch.tensor([10.0, 20.0, 30.0]))
+    torch.testing.assert_close(scores.totals, torch.tensor([11.5, 21.75, 31.0]))
+
+
+def test_a_completion_that_is_skipped_has_no_total_with_scales_either():
+    rollout = completions()
+    answers = ask(rollout, [returning([1.0, float("nan"), 3.0])], skips=True)
+    scores = combine(rollout, answers, [1.0], skips=True, scales=[2.0])
+    assert scores.skipped.tolist() == [False, True, False]
+    assert scores.totals.isnan().tolist() == [False, True, False]
+    torch.testing.assert_close(scores.scores[[0, 2]], torch.tensor([0.5, 1.5]))

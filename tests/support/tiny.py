@@ -111,6 +111,12 @@ def policy(family: str = "gpt2", seed: int = 0, scale: float = 8.0) -> torch.nn.
     return model
 
 
+def wide_policy() -> torch.nn.Module:
+    """A random GPT-2 of twice the width."""
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(GPT2Config(n_embd=64, n_layer=1, n_head=4, n_positions=64, **_SHARED))
+
+
 def classifier(family: str = "gpt2", seed: int = 1) -> torch.nn.Module:
     """A random sequence classifier with one label: a value or reward model."""
     torch.manual_seed(seed)
