@@ -47,8 +47,13 @@ def clipped_policy_loss(
     return loss, is_limited
 
 
+ANCHOR_SLACK = 1e-3
+"""Nats that the mass of the allowed tokens may fall unanswered. Right after a sync it is where the anchor is, and
+without slack rounding would decide which tokens have a gradient."""
+
+
 def anchor_loss(log_mass: torch.Tensor, anchor_log_mass: torch.Tensor) -> torch.Tensor:
-    """max(0, log Z_psi - log Z): what the policy took from the allowed tokens since the mask was made.
+    """max(0, log Z_psi - log Z - slack): what the policy took from the allowed tokens since the mask was made.
 
     The masked, renormalised ratio does not depend on Z, the policy's probability of all allowed tokens together, so
     that nothing else in the objective keeps it from falling. Z_psi is the masking policy's probability of the same
@@ -60,7 +65,7 @@ def anchor_loss(log_mass: torch.Tensor, anchor_log_mass: torch.Tensor) -> torch.
     Returns:
         `(B, T)`, in nats. Its gradient, where it is not 0, is that of -log Z.
     """
-    return (anchor_log_mass - log_mass).clamp(min=0.0)
+    return (anchor_log_mass - log_mass - ANCHOR_SLACK).clamp(min=0.0)
 
 
 def clipped_value_loss(
