@@ -268,6 +268,68 @@ def grue(
 
 
 @app.command(
+    context_settings={"ignore_unknown_options": True},
+    help="Run one recipe with every combination of some keys' values and several seeds, and report what each key "
+    "does: trl-nlpo ablate commongen --over gamma=0.5,0.95,1.0 --over mask_top_p=0.5,0.9 --seeds 5. The same command "
+    "resumes; supervised models are shared by the cells of a seed, unless a key changes them. Any key of the recipe "
+    "may follow.",
+)
+def ablate(
+    arguments: Annotated[list[str], typer.Argument(metavar="RECIPE [--KEY VALUE]...")],
+    over: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="KEY=VALUE,VALUE...", help="An axis; may be given several times."),
+    ] = None,
+    study: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Axes of the paper's questions: gamma, dropout, top_p, mu, kl, budget, sampling."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every cell, with the seeds 0, 1, ...")] = 3,
+    out: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Folder of the cells and the report. Default: runs/ablate-RECIPE."),
+    ] = None,
+) -> None:
+    import shlex
+    from pathlib import Path
+
+    if _are_several():
+        raise UserError(
+            "ablate runs its cells in one process each: start it without torchrun or accelerate launch. Several "
+            "ablate commands with the same --out share the cells out among them."
+        )
+    from .experiment.experiment import run_experiment
+    from .grid.ablation import write_ablation
+    from .grid.axes import axes_of, grid_of
+    from .grid.axes import study as axes_of_study
+    from .grid.cells import known_recipes
+    from .grid.grid import run_grid
+    from .grid.leaderboard import write_leaderboard
+    from .launch.signals import ending_with_a_line
+
+    name, overrides = _recipe_and_overrides(arguments, None)
+    (recipe,) = known_recipes([name])
+    axes = axes_of(recipe, [*(axes_of_study(study) if study else ()), *(over or ())], overrides)
+    if not axes:
+        raise UserError("nothing to vary: give --over KEY=VALUE,VALUE, or a --study.")
+    folder = out or f"runs/ablate-{Path(recipe).stem}"
+    _trace_into(folder)
+    grid = grid_of(recipe, axes, seeds, Path(folder), overrides)
+    typer.echo(f"{len(grid.cells())} cells: {len(grid.variants)} of {len(axes)} axes, {seeds} seeds.")
+    if any(variant.starts_supervised and variant.has_own_start for variant in grid.variants):
+        typer.echo("Each cell trains a supervised model of its own: a key that varies changes it.")
+    with ending_with_a_line("The same command resumes the ablation."):
+        failed = run_grid(grid, run_experiment, typer.echo)
+    command = f"trl-nlpo {shlex.join(redacted_words(sys.argv[1:]))}"
+    write_leaderboard(grid, command)
+    path = write_ablation(grid, axes, command)
+    typer.echo(path.read_text(encoding="utf-8"))
+    typer.echo(f"The report is {path}; beside it, the same as .json and .csv, curves as .png, and the leaderboard.")
+    if failed:
+        raise UserError(f"{len(failed)} cells failed (see above): the same command tries them again.")
+
+
+@app.command(
     "train-classifier",
     context_settings={"ignore_unknown_options": True},
     help="Train a classifier on labelled rows, to be a reward: trl-nlpo train-classifier FOLDER --prefix imdb --out "

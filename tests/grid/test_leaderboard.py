@@ -74,7 +74,7 @@ def test_prompts_without_a_score_are_left_out_of_comparisons(tmp_path):
 
 
 def test_a_metric_that_the_first_seed_could_not_measure_is_averaged_over_the_others():
-    averages = leaderboard._averages([{"reward": 1.0}, {"reward": 2.0, "bleu": 0.5}])
+    averages = leaderboard.averages([{"reward": 1.0}, {"reward": 2.0, "bleu": 0.5}])
     assert averages["reward"]["mean"] == 1.5
     assert (averages["bleu"]["mean"], averages["bleu"]["seeds"]) == (0.5, 1)
 
@@ -168,7 +168,7 @@ def test_a_reward_that_is_also_a_metric_has_one_column_unless_it_is_turned_aroun
     names = ["rewards/bleu/mean", "metrics/bleu", "rewards/ter/mean", "metrics/ter"]
     rows = {"nlpo": {name: {"mean": 1.0, "std": 0.0, "seeds": 1} for name in names}}
     better = dict.fromkeys(names, "higher") | {"metrics/ter": "lower"}
-    assert tables._table(rows, better, {})[0] == "| | reward ter ↑ | bleu ↑ | ter ↓ |"
+    assert tables.table(rows, better, {})[0] == "| | reward ter ↑ | bleu ↑ | ter ↓ |"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,6 @@ SETTINGS: dict[str, str] = {
     "penalty_reward_value": "use missing_eos_penalty",
     "target_kl": "use kl_target, or stop_on_collapse",
     "early_stopping": "use stop_on_collapse, or transformers.EarlyStoppingCallback",
-    "disable_dropout": "dropout is always off: remove it",
     "log_with": "use report_to",
     "tracker_project_name": "use project or run_name",
     "evaluation_strategy": "use eval_strategy",

@@ -144,6 +144,13 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
             "adapter."
         },
     )
+    disable_dropout: bool = field(
+        default=True,
+        metadata={
+            "help": "Switch all dropout off, so that rollout and update compute one policy. False leaves it on in "
+            "updates, for an ablation of just that: the paper found that training often diverges then."
+        },
+    )
     max_prompt_length: int | None = field(
         default=None,
         metadata={

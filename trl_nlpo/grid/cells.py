@@ -16,6 +16,7 @@ from ..recipes import algorithms
 from ..recipes.algorithms import Algorithm
 from ..recipes.files import find_recipe
 from ..recipes.recipe import load_recipe
+from ..recipes.stages_of_keys import decide_the_start
 from ..secrets import is_secret_name, redacted_words
 from ..storage.results import read_cell
 
@@ -43,6 +44,11 @@ class Variant:
     def starts_supervised(self) -> bool:
         """Whether it starts from a supervised model."""
         return self.algorithm.supervised and self.algorithm.reinforces
+
+    @property
+    def has_own_start(self) -> bool:
+        """Whether its keys change the model that reinforcement starts from, which it then cannot share."""
+        return decide_the_start(word[2:] for word in self.overrides if word.startswith("--"))
 
 
 SUPERVISED = Variant(algorithms.SUPERVISED.name, algorithms.SUPERVISED)
@@ -103,7 +109,7 @@ class Grid:
     def cells(self) -> list[Cell]:
         """Every cell in the order of running: the supervised one of a task and seed comes first, as others need it."""
         variants = list(self.variants)
-        if any(variant.is_supervised for variant in variants):
+        if self._shares_supervised_models:
             variants = [SUPERVISED, *(variant for variant in variants if variant != SUPERVISED)]
         return [
             self._cell(recipe, variant, seed)
@@ -113,8 +119,10 @@ class Grid:
         ]
 
     def supervised_cell(self, cell: Cell) -> Cell | None:
-        """Whose supervised model a cell uses; None for that one, and where the grid has none."""
-        if cell.variant == SUPERVISED or not any(variant.is_supervised for variant in self.variants):
+        """Whose supervised model a cell uses; None for that one, where the grid has none, and for one of its own."""
+        if cell.variant == SUPERVISED or not self._shares_supervised_models:
+            return None
+        if cell.variant.starts_supervised and cell.variant.has_own_start:
             return None
         return self._cell(cell.recipe, SUPERVISED, cell.seed)
 
@@ -122,6 +130,13 @@ class Grid:
         """Whose zero-shot results a cell may take, the first of its task and seed; None where it takes none."""
         first = next(other for other in self.cells() if (other.recipe, other.seed) == (cell.recipe, cell.seed))
         return None if cell == first or cell.variant.starts_supervised else first
+
+    @property
+    def _shares_supervised_models(self) -> bool:
+        return any(
+            variant.is_supervised and not (variant.starts_supervised and variant.has_own_start)
+            for variant in self.variants
+        )
 
     def _cell(self, recipe: str, variant: Variant, seed: int) -> Cell:
         label = variant.label.replace("/", "_")

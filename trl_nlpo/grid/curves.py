@@ -40,16 +40,66 @@ def _points(cell: Cell, run: RunResults) -> Iterator[dict[str, Any]]:
             yield {**dict(zip(_CELL, place, strict=True)), **values}
 
 
-def _draw(points: Sequence[dict[str, Any]], path: Path) -> None:
+def draw_axes(axes: Mapping[str, Mapping[str, Mapping[Cell, RunResults]]], path: Path) -> None:
+    """Draw the training rewards of an ablation, where matplotlib is installed: a picture for each axis.
+
+    A curve is the mean over the cells with a value, smoothed over five updates; its band is a standard deviation over
+    seeds, each averaged over the other axes.
+
+    Args:
+        axes: by key and value the finished cells.
+        path (`Path`): of the report; the picture has its name, and the ending `.png`.
+    """
+    pyplot = _pyplot()
+    if pyplot is None or not axes:
+        return
+    figure, plots = pyplot.subplots(1, len(axes), figsize=(6 * len(axes), 4), squeeze=False)
+    for plot, (key, values) in zip(plots[0], axes.items(), strict=True):
+        for value, runs in values.items():
+            steps, means, deviations = _band([point for cell, run in runs.items() for point in _points(cell, run)])
+            plot.plot(steps, means, label=value)
+            low, high = ([m + sign * d for m, d in zip(means, deviations, strict=True)] for sign in (-1, 1))
+            plot.fill_between(steps, low, high, alpha=0.2)
+        plot.set(title=key, xlabel="update", ylabel="reward in training")
+        plot.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path.with_suffix(".png"), dpi=120)
+    pyplot.close(figure)
+
+
+def _band(points: Sequence[dict[str, Any]], window: int = 5) -> tuple[list[int], list[float], list[float]]:
+    """Updates, means over seeds and their deviations; smoothed."""
+    rewards: dict[int, dict[int, list[float]]] = {}
+    for point in points:
+        if point.get("reward") is not None:
+            rewards.setdefault(point["update"], {}).setdefault(point["seed"], []).append(point["reward"])
+    steps = sorted(rewards)
+    of_seeds = [[statistics.fmean(values) for values in rewards[step].values()] for step in steps]
+    means = [statistics.fmean(values) for values in of_seeds]
+    deviations = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in of_seeds]
+    return steps, _smoothed(means, window), _smoothed(deviations, window)
+
+
+def _smoothed(numbers: Sequence[float], window: int) -> list[float]:
+    return [statistics.fmean(numbers[max(0, end - window) : end]) for end in range(1, len(numbers) + 1)]
+
+
+def _pyplot() -> Any:
+    """matplotlib's, without a screen; None where it is not installed."""
     try:
         import matplotlib
     except ImportError:
-        return
+        return None
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def _draw(points: Sequence[dict[str, Any]], path: Path) -> None:
+    pyplot = _pyplot()
     tasks = sorted({point["task"] for point in points})
-    if not tasks:
+    if pyplot is None or not tasks:
         return
     figure, axes = pyplot.subplots(1, len(tasks), figsize=(6 * len(tasks), 4), squeeze=False)
     for axis, task in zip(axes[0], tasks, strict=True):

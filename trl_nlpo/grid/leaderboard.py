@@ -52,7 +52,7 @@ def write_leaderboard(grid: Grid, command: str) -> Path:
         "runs": {
             task: {label: len(group) for label, group in _by_label(runs).items()} for task, runs in tasks.items()
         },
-        "better": {task: _directions(of_task) for task, of_task in tasks.items()},
+        "better": {task: directions(of_task) for task, of_task in tasks.items()},
         "comparisons": {task: _comparisons(of_task) for task, of_task in tasks.items()},
         "failed": {str(cell.folder): cell.result().get("error") for cell in grid.cells() if cell.status == "failed"},
     }
@@ -87,10 +87,10 @@ def _rows(runs: Runs) -> Rows:
     """Of every algorithm and column its mean, standard deviation (of the sample; 0 for one seed), seeds, interval."""
     found = {}
     for label, group in _by_label(runs).items():
-        averages = _averages([_metrics(cell) for cell in group])
+        columns = averages([metrics_of(cell) for cell in group])
         for name, scores in _scores(group).items():
-            _add_interval(averages, "reward" if name == "score" else name, scores)
-        found[label] = averages
+            _add_interval(columns, "reward" if name == "score" else name, scores)
+        found[label] = columns
     return found
 
 
@@ -107,14 +107,15 @@ def _in_order(rows: Rows, grid: Grid) -> Rows:
     return {label: rows[label] for label in [*labels, SUPERVISED.label] if label in rows}
 
 
-def _metrics(cell: Cell) -> dict[str, float]:
+def metrics_of(cell: Cell) -> dict[str, float]:
+    """The numbers of a finished cell, by column."""
     return {key: value for key, value in cell.result()["metrics"].items() if value is not None}
 
 
-def _directions(runs: Runs) -> dict[str, str | None]:
+def directions(runs: Runs) -> dict[str, str | None]:
     """Of every column which way it is better."""
     recorded = {column: better for run in runs.values() for column, better in run.better.items()}
-    columns = dict.fromkeys(column for cell in runs for column in _metrics(cell))
+    columns = dict.fromkeys(column for cell in runs for column in metrics_of(cell))
     return {column: _direction(column, recorded) for column in columns}
 
 
@@ -123,13 +124,14 @@ def _direction(column: str, recorded: Mapping[str, str | None] | None = None) ->
     return recorded[column] if recorded and column in recorded else direction(column)
 
 
-def _averages(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
-    averages = {}
+def averages(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Of each column `mean`, `std` (of the sample; 0 for one run) and `seeds`, the number of runs that have it."""
+    found = {}
     for name in dict.fromkeys(name for run in runs for name in run):
         values = [run[name] for run in runs if name in run]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        averages[name] = {"mean": statistics.fmean(values), "std": deviation, "seeds": len(values)}
-    return averages
+        found[name] = {"mean": statistics.fmean(values), "std": deviation, "seeds": len(values)}
+    return found
 
 
 def _comparisons(runs: Runs) -> list[dict[str, Any]]:
@@ -177,7 +179,7 @@ def _scores(runs: Runs) -> Scores:
 
     A kind that not all seeds have is left out, and everything where they had other numbers of prompts.
     """
-    of_seeds = [list(_scores_of(cell, run)) for cell, run in runs.items()]
+    of_seeds = [list(scores_of(cell, run)) for cell, run in runs.items()]
     if len({len(rows) for rows in of_seeds}) != 1 or not of_seeds[0]:
         return {}
     names = [name for name in of_seeds[0][0] if all(name in row for rows in of_seeds for row in rows)]
@@ -190,9 +192,9 @@ def _scores(runs: Runs) -> Scores:
     }
 
 
-def _scores_of(cell: Cell, run: RunResults) -> Iterator[dict[str, float | None]]:
+def scores_of(cell: Cell, run: RunResults) -> Iterator[dict[str, float | None]]:
     """What each sample of a run was given: its score, its rewards, and the metrics that have a score for a row."""
-    rewards = [column.split("/")[1] for column in _metrics(cell) if column.startswith("rewards/")]
+    rewards = [column.split("/")[1] for column in metrics_of(cell) if column.startswith("rewards/")]
     for row in run.samples:
         if cell.stage in row:
             sample = row[cell.stage]

@@ -78,12 +78,44 @@ def paired_bootstraps(
     differences = np.array([_numbers(first) - _numbers(second) for first, second in pairs]).T
     means = np.nanmean(differences, axis=0)
     deviations = resampled_means(differences, num_resamples, seed) - means
+    return _family(means, deviations, (~np.isnan(differences)).sum(axis=0))
+
+
+def two_level_bootstraps(
+    differences: Sequence[np.ndarray], num_resamples: int = 10_000, seed: int = 0
+) -> list[Comparison]:
+    """A family of differences over the same seeds and prompts, both resampled with replacement.
+
+    For runs that are paired by seed: what is said holds for other seeds and other prompts. With S seeds the variance
+    over seeds comes out smaller by (S - 1) / S, as always with a bootstrap.
+
+    Args:
+        differences: of each comparison `(S, P)`, a row per seed.
+        num_resamples (`int`), seed (`int`)
+    """
+    num_seeds, num_prompts = differences[0].shape
+    rng = np.random.default_rng(seed)
+    of_seeds = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, num_resamples) / num_seeds
+    means = np.array([difference.mean() for difference in differences])
+    deviations = np.empty((num_resamples, len(differences)))
+    step = max(_TOGETHER // num_prompts, 1)
+    for start in range(0, num_resamples, step):
+        rows = slice(start, min(start + step, num_resamples))
+        shape = (rows.stop - start, [1 / num_prompts] * num_prompts)
+        of_prompts = rng.multinomial(num_prompts, shape[1], shape[0]) / num_prompts
+        for number, difference in enumerate(differences):
+            deviations[rows, number] = ((of_seeds[rows] @ difference) * of_prompts).sum(1) - means[number]
+    return _family(means, deviations, np.full(len(differences), num_prompts))
+
+
+def _family(means: np.ndarray, deviations: np.ndarray, numbers: np.ndarray) -> list[Comparison]:
+    """Intervals and p-values of `(M,)` means, corrected for their number, from `(R, M)` resampled deviations."""
+    num_resamples = len(deviations)
     errors = np.sqrt((deviations**2).mean(axis=0))
-    numbers = (~np.isnan(differences)).sum(axis=0)
     as_far = (np.abs(deviations) >= np.abs(means)).sum(axis=0)
     # Adding one to both counts keeps an estimate from being 0, which no finite number of resamples shows.
     p_values = (as_far + 1) / (num_resamples + 1)
-    if len(pairs) == 1:
+    if len(means) == 1:
         low, high = np.percentile(means + deviations, [2.5, 97.5], axis=0)
         adjusted = p_values
     else:

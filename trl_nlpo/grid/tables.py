@@ -28,7 +28,7 @@ def as_markdown(board: dict[str, Any]) -> str:
     lines += [", ".join(f"{package} {version}" for package, version in board["versions"].items()), ""]
     for task, rows in board["tasks"].items():
         marks = _missing_seeds(board, task)
-        lines += [f"## {markdown(task)}", "", *_table(rows, board["better"][task], marks), ""]
+        lines += [f"## {markdown(task)}", "", *table(rows, board["better"][task], marks), ""]
         if marks:
             lines += [f"\\* Not all of the {board['seeds']} seeds are there.", ""]
         lines += _interval_lines(rows, board["better"][task])
@@ -91,7 +91,7 @@ def _latex_table(
     for label, row in rows.items():
         cells = [_tex(label + marks.get(label, ""))]
         for name in names:
-            text = _plain_cell(row.get(name)).replace("±", r"$\pm$")
+            text = cell_text(row.get(name)).replace("±", r"$\pm$")
             cells.append(rf"\textbf{{{text}}}" if label in best[name] else text)
         lines.append(" & ".join(cells) + r" \\")
     seeds = f"Mean and standard deviation over {board['seeds']} seeds."
@@ -130,7 +130,8 @@ def _columns(rows: Rows, better: Directions) -> list[str]:
     return _ordered(shown - {f"rewards/{name.removeprefix('metrics/')}/mean" for name in higher})
 
 
-def _table(rows: Rows, better: Directions, marks: Mapping[str, str]) -> list[str]:
+def table(rows: Rows, better: Directions, marks: Mapping[str, str]) -> list[str]:
+    """Lines of a Markdown table: a row per label, the best of a column in bold; `marks` follow labels."""
     names = _columns(rows, better)
     best = {name: _best(name, rows, better[name]) for name in names}
     header = [markdown(_short(name)) + _ARROWS[better[name]] for name in names]
@@ -190,11 +191,12 @@ def _best(name: str, rows: Rows, better: str | None) -> list[str]:
 
 
 def _cell(entry: dict[str, Any] | None, is_best: bool) -> str:
-    text = _plain_cell(entry)
+    text = cell_text(entry)
     return f"**{text}**" if is_best else text
 
 
-def _plain_cell(entry: dict[str, Any] | None) -> str:
+def cell_text(entry: dict[str, Any] | None) -> str:
+    """Mean and, over several runs, standard deviation."""
     if entry is None:
         return "-"
     digits = _digits(entry["mean"])

@@ -148,7 +148,8 @@ def prepare_policy(
 
     Args:
         model, value_model, ref_model, peft_config: as [`NLPOTrainer`] takes them.
-        args ([`NLPOConfig`]): `seed`, `model_adapter_name`, `ref_adapter_name`, `value_trains_backbone`.
+        args ([`NLPOConfig`]): `seed`, `model_adapter_name`, `ref_adapter_name`, `value_trains_backbone`,
+            `disable_dropout`.
 
     Raises:
         UserError: a model without an output layer, an adapter that cannot be trained, or a value model that does not
@@ -180,7 +181,7 @@ def _prepared(
     if value_model is not None:
         check_value_model(policy, value_model)
     for module in (policy, ref_model, value_model):
-        if module is not None:
+        if module is not None and args.disable_dropout:
             disable_dropout(module)
     trained = PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone, adapter)
     for line in (make_savable(policy), *check_trainable(trained), *train_in_float32(trained)):
