@@ -73,10 +73,15 @@ def test_each_axis_has_its_means_and_its_differences_from_the_base(tmp_path):
     assert "| 0.5 | -0.200 |" in text
     assert "| 0 of 3 |" in text
     assert len(report["cells"]) == 6
-    assert path.with_suffix(".png").is_file()
     with path.with_suffix(".csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["column"] == "reward"]
     assert [(row["gamma"], row["mask_top_p"]) for row in rows][:2] == [("0.5", "0.5"), ("0.5", "0.9")]
+
+
+def test_there_are_curves_with_a_band_where_matplotlib_is_installed(tmp_path):
+    pytest.importorskip("matplotlib")
+    _, path = ablated(tmp_path)
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_cell_that_failed_is_named_and_its_seed_is_not_compared(tmp_path):

@@ -170,8 +170,8 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
     value_model: str | None = field(
         default=None,
         metadata={
-            "help": "Start the value function from a saved one: the folder of a run or a checkpoint, its "
-            "`value_model/`, or a sequence classifier with one label. None: random weights. The optimizer is fresh."
+            "help": "Start the value function from a saved one: the folder of a run or a checkpoint, or a sequence "
+            "classifier with one label. None: random weights. The optimizer is fresh."
         },
     )
     critic_warmup_steps: int = field(

@@ -175,7 +175,8 @@ def _difference_lines(axis: Mapping[str, Any]) -> list[str]:
         above = sum(difference > 0 for difference in entry["by_seed"])
         lines.append(
             f"| {markdown(entry['value'])} | {entry['difference']:+.3f} | "
-            f"{entry['low']:+.3f} to {entry['high']:+.3f} | {f'**{p}**' if entry['p_adjusted'] < 0.05 else p} | {above} of {seeds} |"
+            f"{entry['low']:+.3f} to {entry['high']:+.3f} | "
+            f"{f'**{p}**' if entry['p_adjusted'] < 0.05 else p} | {above} of {seeds} |"
         )
     return [*lines, ""]
 

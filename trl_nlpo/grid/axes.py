@@ -110,7 +110,7 @@ def variant_of(own: Algorithm, values: dict[str, str]) -> Variant:
 
 def split_values(text: str) -> list[str]:
     """Values separated by commas; those inside of brackets and braces do not separate."""
-    parts = re.findall(r"(?:\\{[^{}]*\\}|\\[[^\\[\\]]*\\]|[^,])+", text)
+    parts = re.findall(r"(?:\{[^{}]*\}|\[[^\[\]]*\]|[^,])+", text)
     return [part.strip() for part in parts if part.strip()]
 
 
