@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.grid.significance import interval_of_mean, paired_bootstrap, paired_bootstraps
+from trl_nlpo.grid.significance import (
+    interquartile_mean,
+    interval_of_interquartile_mean,
+    interval_of_mean,
+    paired_bootstrap,
+    paired_bootstraps,
+)
 
 
 def test_the_interval_is_about_that_of_the_normal_approximation():
@@ -117,3 +123,19 @@ def test_the_interval_of_a_mean_is_about_that_of_the_normal_approximation():
     assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.006)
     assert high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.006)
     assert interval_of_mean([0.5, None, 0.5]) == (0.5, 0.5)
+
+
+def test_the_interquartile_mean_cuts_a_quarter_off_at_either_end():
+    assert interquartile_mean([100.0, 2.0, 3.0, -50.0]) == 2.5
+    assert interquartile_mean([5.0]) == 5.0
+    # Six scores: one and a half are cut off at either end, half of 1 and of 4 stays
+    assert interquartile_mean([0.0, 1.0, 2.0, 3.0, 4.0, 9.0]) == pytest.approx((0.5 + 2.0 + 3.0 + 2.0) / 3)
+
+
+def test_its_interval_holds_it_and_knows_the_groups():
+    rng = random.Random(0)
+    groups = [[rng.gauss(mean, 0.1) for _ in range(20)] for mean in (0.0, 1.0)]
+    low, high = interval_of_interquartile_mean(groups)
+    whole = interquartile_mean([score for group in groups for score in group])
+    assert low < whole < high
+    assert interval_of_interquartile_mean([[0.5] * 4, [0.5] * 3]) == (0.5, 0.5)
