@@ -84,6 +84,19 @@ def test_a_supervised_run_with_keys_of_its_own_is_trained_and_not_taken_from_the
     assert plain.arguments.judge_model is None
 
 
+def test_a_run_whose_keys_change_the_supervised_model_trains_its_own(tmp_path):
+    run = FakeRun()
+    variants = tuple(
+        map(parse_variant, ["supervised+nlpo[supervised_learning_rate=0.5]", "supervised+nlpo[gamma=1.0]"])
+    )
+    assert run_grid(Grid(("commongen",), variants, 1, tmp_path / "grid"), run, lambda line: None) == []
+    shared, own, taking = run.recipes
+    assert shared.arguments.algorithm == "supervised"
+    assert (own.arguments.supervised_model, own.arguments.judge_model) == (None, None)
+    assert own.arguments.supervised_learning_rate == 0.5
+    assert taking.arguments.supervised_model == str(tmp_path / "grid/commongen/supervised/seed-0/supervised")
+
+
 def test_a_grid_goes_on_where_it_stopped(tmp_path):
     stopped = FakeRun(fails=["supervised+nlpo"], error=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):

@@ -24,6 +24,8 @@ class Colour(enum.Enum):
         ("1e-4", float, 1e-4),
         (2, float, 2.0),
         ("inf", float, float("inf")),
+        (".inf", float | None, float("inf")),
+        ("-.inf", float, float("-inf")),
         ("yes", bool, True),
         ("False", bool, False),
         (0, bool, False),
