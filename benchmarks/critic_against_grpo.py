@@ -6,10 +6,11 @@
 
 Tasks: `dense`, a reward for each of 64 tokens that follows a rule (GRPO is given their sum, as it takes one number);
 `delayed`, the same sum paid with the last token; `commongen`, concepts and overlap with references after a supervised
-stage. Methods: `grpo`, TRL's, with groups of 8; `ppo`, a head on the policy's states and the defaults of this package;
-`critic`, a value model of its own as the field runs it in 2026 (warm-up, two passes, units, a rate and norm of its own;
-one completion a prompt in both). Each method has the learning rate of a grid that was best in training on two other seeds. The reward is that of 256
-completions of other prompts (200 for commongen), sampled from the final policy at temperature 1 without any mask.
+stage. Methods: `grpo`, TRL's, in groups of 8; `ppo`, a head on the policy's states and the defaults of this package;
+`critic`, a value model of its own as the field runs it in 2026 (warm-up, two passes, units, a rate and norm of its
+own); one completion a prompt in both. Each method has the learning rate of a grid that was best in training on two
+other seeds. The reward is that of 256 completions of other prompts (200 for commongen), sampled from the final policy
+at temperature 1 without any mask.
 """
 
 from __future__ import annotations
@@ -173,7 +174,10 @@ def ours(task: Task, seed: int, rate: float, folder: Path, algorithm: dict[str, 
         kl_coef=0.0, mask_strategy="none", **{name: value for name, value in algorithm.items() if name != "own_model"},
     )  # fmt: skip
     train, _ = task.prompts(seed)
-    trainer = NLPOTrainer(args=args, processing_class=tok, model=policy, reward_funcs=task.reward, train_dataset=train)
+    trainer = NLPOTrainer(
+        args=args, processing_class=tok, model=policy, reward_funcs=task.reward, train_dataset=train,
+        value_model=value_model,
+    )  # fmt: skip
     trainer.train()
     return [line["reward"] for line in trainer.state.log_history if "reward" in line], policy, tok
 
@@ -246,7 +250,7 @@ def run(task_name: str, task: Task, method: str, seed: int, rate: float, out: Pa
         if all(record[name] == value for name, value in key.items()):
             return record
     start = time.time()
-    curve, policy, tok = METHODS[method](task, seed, rate, out / "trainer")
+    curve, policy, tok = METHODS[method](task, seed, rate, out / f"trainer-{task_name}")
     record = {
         **key, "held_out": held_out_reward(task, policy, tok, seed), "mean": sum(curve) / len(curve),
         "curve": [round(value, 4) for value in curve], "seconds": round(time.time() - start, 1),

@@ -212,18 +212,36 @@ def judge(completions, number, **kwargs):
     return [float("nan") if n == 3 else float(len(text)) for text, n in zip(completions, number, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def history(tmp_path_factory):
+def history_of(folder, **settings):
     trainer = NLPOTrainer(
         args=NLPOConfig(
-            output_dir=str(tmp_path_factory.mktemp("run")), **DEFAULTS | {"logging_strategy": "steps"},
-            eval_strategy="steps", eval_steps=1, max_steps=1, reward_failure="skip",
+            output_dir=str(folder),
+            **{
+                **DEFAULTS, "logging_strategy": "steps", "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1,
+                "reward_failure": "skip", **settings,
+            },
         ),
         processing_class=tiny.tokenizer(), model=tiny.policy("gpt2"), reward_funcs=[judge],
         train_dataset=tiny.prompts(), eval_dataset=tiny.prompts(4),
     )  # fmt: skip
     trainer.train()
     return trainer.state.log_history
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    return history_of(tmp_path_factory.mktemp("run"))
+
+
+def test_the_table_of_metrics_of_some_settings_has_what_they_add(history, tmp_path):
+    usual = {name for row in history for name in row}
+    clipped = {
+        "critic_learning_rate": 1e-3, "critic_max_grad_norm": 1.0, "mask_anchor_coef": 1.0, "positive_nll_coef": 0.1,
+        "positive_nll_threshold": 0.0, "max_steps": 2, "learning_rate": 1e-2,
+    }  # fmt: skip
+    within = {"policy_update": "trust_region", "value_trains_backbone": False}
+    found = {name for keys in (clipped, within) for row in history_of(tmp_path, **keys) for name in row}
+    assert found - usual == set(logged_names("### Logged with some settings"))
 
 
 @pytest.mark.parametrize(
