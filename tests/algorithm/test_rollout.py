@@ -705,3 +705,38 @@ def test_on_real_models_the_value_after_the_last_token_is_that_of_a_longer_row(f
                 _, values = model(longer)
             torch.testing.assert_close(values[0, -1], rollout.final_values[row], atol=1e-4, rtol=1e-4)
     assert not rollout.ended.all()
+
+
+def test_the_anchor_is_the_same_with_policy_and_mask_in_one_batch():
+    policy = peft.get_peft_model(
+        tiny.policy("llama"), peft.LoraConfig(target_modules="all-linear", init_lora_weights=False)
+    )
+    found = []
+    for in_one_batch in (False, True):
+        model = PolicyAndValue(policy, tiny.classifier("llama"))
+        masking_policy = MaskingPolicy(policy, None, in_one_batch=in_one_batch)
+        assert masking_policy.in_one_batch is in_one_batch
+        before = {name: weight.clone() for name, weight in adapter_parameters(policy, "default").items()}
+        with torch.no_grad():
+            torch.manual_seed(0)
+            for weight in adapter_parameters(policy, "default").values():
+                weight.add_(0.1 * torch.randn_like(weight))
+            masking_policy.policy_moved()
+            with evaluation_mode(model):
+                found.append(
+                    collect(
+                        [[5, 9, 4], [7], [12, 3]],
+                        SamplingSettings(6, stop_token_ids=(EOS,)),
+                        ANCHORED,
+                        model=model,
+                        masking_policy=masking_policy,
+                        reference=tiny.policy("llama"),
+                    )
+                )
+            for name, weight in adapter_parameters(policy, "default").items():
+                weight.copy_(before[name])
+    apart, together = found
+    assert torch.equal(apart.completion_ids, together.completion_ids)
+    torch.testing.assert_close(apart.anchor_log_mass, together.anchor_log_mass, atol=1e-4, rtol=1e-4)
+    own = apart.raw_logprobs - apart.old_logprobs
+    assert (apart.anchor_log_mass - own).abs().max() > 0.01

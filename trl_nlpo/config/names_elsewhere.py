@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _ONE_COMPLETION = "a critic needs one completion of each prompt only: remove it"
 _SAMPLING = "use generation_kwargs, with fields of transformers.GenerationConfig"
-_WHITENING = "use whiten_rewards, or change what the reward functions return"
+_WHITENING = "use normalize_rewards or whiten_rewards, or change what the reward functions return"
 _NO_VLLM = "vLLM is not supported: remove it"
 
 SETTINGS: dict[str, str] = {
@@ -33,7 +33,13 @@ SETTINGS: dict[str, str] = {
     "adap_kl_ctrl": "set kl_target for an adaptive coefficient of the KL",
     "kl_penalty": "use kl_estimator",
     "epsilon": "use cliprange",
-    "epsilon_high": "the clip range is the same on both sides: use cliprange",
+    "epsilon_high": "use cliprange_high",
+    "clip_ratio_high": "use cliprange_high",
+    "delta": "use dual_clip",
+    "clip_ratio_c": "use dual_clip",
+    "critic_warmup": "use critic_warmup_steps",
+    "critic_lr": "use critic_learning_rate",
+    "multi_objective_aggregation": "use normalize_rewards",
     "steps": "use total_episodes",
     "forward_batch_size": "use local_rollout_forward_batch_size",
     "backward_batch_size": "use per_device_train_batch_size",

@@ -36,8 +36,8 @@ def check_before_start(recipe: Recipe, overwrite: bool = False) -> None:
     _check_paths(recipe)
     _check_trackers(recipe.training.report_to)
     _check_ranges(recipe)
-    if recipe.algorithm.reinforces and recipe.training.value_model is not None:
-        SavedCritic(recipe.training.value_model)
+    for name in _critic(recipe).values():
+        SavedCritic(name)
     if recipe.algorithm.reinforces:
         check_optimizer_settings(recipe.training)
 
@@ -56,7 +56,7 @@ def _check_folder(recipe: Recipe, overwrite: bool) -> None:
     check_free(folder, bool(resumed), overwrite)
     if isinstance(resumed, str):
         check_checkpoint(resumed)
-    for key, name in _models(recipe).items():
+    for key, name in {**_models(recipe), **_critic(recipe)}.items():
         if overwrite and folder.resolve() in (Path(name).resolve(), *Path(name).resolve().parents):
             raise UserError(f"{key} {name!r} lies in output_dir, which --overwrite replaces: give another output_dir.")
 
@@ -70,6 +70,12 @@ def _models(recipe: Recipe) -> dict[str, str]:
         "judge_model": arguments.judge_model,
     }
     return {key: name for key, name in named.items() if name is not None}
+
+
+def _critic(recipe: Recipe) -> dict[str, str]:
+    """The critic that the recipe starts from, by key."""
+    name = recipe.training.value_model
+    return {"value_model": name} if recipe.algorithm.reinforces and name is not None else {}
 
 
 def _check_paths(recipe: Recipe) -> None:
