@@ -315,7 +315,8 @@ def ablate(
     folder = out or f"runs/ablate-{Path(recipe).stem}"
     _trace_into(folder)
     grid = grid_of(recipe, axes, seeds, Path(folder), overrides)
-    typer.echo(f"{len(grid.cells())} cells: {len(grid.variants)} of {len(axes)} axes, {seeds} seeds.")
+    names = " x ".join(axis.key for axis in axes)
+    typer.echo(f"{names}: {len(grid.variants)} combinations, {seeds} seeds, {len(grid.cells())} cells in all.")
     if any(variant.starts_supervised and variant.has_own_start for variant in grid.variants):
         typer.echo("Each cell trains a supervised model of its own: a key that varies changes it.")
     with ending_with_a_line("The same command resumes the ablation."):
