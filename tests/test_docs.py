@@ -236,7 +236,7 @@ def history(tmp_path_factory):
 def test_the_table_of_metrics_of_some_settings_has_what_they_add(history, tmp_path):
     usual = {name for row in history for name in row}
     clipped = {
-        "critic_learning_rate": 1e-3, "critic_max_grad_norm": 1.0, "mask_anchor_coef": 1.0, "positive_nll_coef": 0.1,
+        "critic_learning_rate": 1e-3, "critic_max_grad_norm": 1.0, "positive_nll_coef": 0.1,
         "positive_nll_threshold": 0.0, "max_steps": 2, "learning_rate": 1e-2,
     }  # fmt: skip
     within = {"policy_update": "trust_region", "value_trains_backbone": False}

@@ -229,7 +229,7 @@ def test_stop_tokens_and_the_end_tokens_of_model_and_tokenizer_stay_legal(policy
     args = config(mask_strategy="top_k", mask_top_k=5, mask_min_tokens=3, mask_top_p=0.4, **changes)
     sampling = SamplingSettings.from_config(args, tiny.tokenizer())
     assert MaskSettings.from_config(args, tiny.tokenizer(), policy, sampling) == MaskSettings(
-        "top_k", 0.4, 5, 3, expected
+        "top_k", 0.4, 5, 3, expected, is_anchored=True
     )
 
 

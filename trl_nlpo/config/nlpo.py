@@ -73,7 +73,7 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
         },
     )
     mask_anchor_coef: float = field(
-        default=0.0,
+        default=1.0,
         metadata={
             "help": "Coefficient of the anchor: of what the policy's log-probability of all allowed tokens together "
             "lacks of the masking policy's. It keeps probability from leaking out of an old mask, where nothing else "

@@ -91,8 +91,8 @@ class LeakingMaskWatch(_Watch):
         if mask_mass < LEAKING * held:
             message = (
                 f"The policy gives only {mask_mass:.2f} of its probability to the tokens of a mask that held more "
-                f"than {held:.2f} when it was made; the rest will be sampled after the next sync. Lower "
-                "mask_sync_steps or learning_rate."
+                f"than {held:.2f} when it was made; the rest will be sampled after the next sync. Raise "
+                "mask_anchor_coef, or lower mask_sync_steps or learning_rate."
             )
             self._warn_once("leaking", message, state)
 
