@@ -359,6 +359,13 @@ def test_settings_that_contradict_each_other_are_one_line(tmp_path, settings, sa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("setting", ["critic_warmup_steps", "critic_updates_per_step", "critic_max_grad_norm"])
+def test_a_launch_that_steps_all_weights_at_once_refuses_what_trains_parts_alone(tmp_path, setting, monkeypatch):
+    monkeypatch.setattr("trl_nlpo.launch.launch.Launch.trains_parts_alone", False)
+    with pytest.raises(UserError, match=f"{setting} is 2.*, but .* trains policy and value function in one step"):
+        trainer_with(tmp_path, value_trains_backbone=False, **{setting: 2})
+
+
 class TestTrustRegion:
     KEYS = {"policy_update": "trust_region", "value_trains_backbone": False, "trpo_cg_steps": 4}  # noqa: RUF012
 

@@ -478,12 +478,16 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "policy_update 'trust_region' cannot take its second derivatives in fp16: set bf16, or neither.",
     ),
     (
-        lambda args: args.policy_update == "trust_region" and args.gradient_checkpointing,
+        lambda args: args.policy_update == "trust_region" and _recomputes(args),
         "policy_update 'trust_region' needs second derivatives, which gradient_checkpointing does not give: set it to "
         "false and lower per_device_train_batch_size.",
     ),
 )
 """Settings that contradict each other, and how that is said."""
+
+
+def _recomputes(args: Any) -> bool:
+    return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 
 
 def _has_ratio_limits(args: Any) -> bool:
