@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from support import markov, tiny
 from support.updates import OBJECTIVE, UNIFORM, NotedSGD, OneProcess, make_estimates, make_rollout, real_example
 from trl_nlpo.algorithm.batch_plan import BatchPlan
-from trl_nlpo.algorithm.distribution import SamplingSettings
+from trl_nlpo.algorithm.distribution import SamplingSettings, action_logits
 from trl_nlpo.algorithm.trust_region import (
     SHRINK,
     TrustRegion,
@@ -82,7 +82,9 @@ def test_the_fisher_product_is_that_of_the_dense_matrix(family):
     size = sum(parameter.numel() for parameter in subject.parameters)
     assert 0 < size < 1000
     dense = torch.zeros(size, size)
-    logits, sequences = subject._action_logits(subject.rows)
+    raw, microbatch = subject._logits(subject.rows)
+    sequences = microbatch.sequences
+    logits = action_logits(raw, sequences, sampling)
     packed = sequences.packed_token_mask
     allowed = unpack_mask(packed, logits.shape[-1])
     p = logits.masked_fill(~allowed, -math.inf).softmax(-1).detach()

@@ -20,10 +20,11 @@ from ..functional.divergences import masked_kl
 from ..functional.masking import unpack_mask
 from ..functional.quadratics import conjugate_gradient
 from ..models.policy_and_value import PolicyAndValue
-from ..records import Estimates, Rollout, TokenRows, UpdateStats
+from ..records import Estimates, Rollout, UpdateStats
 from .batch_plan import BatchPlan
 from .distribution import SamplingSettings, action_logits
-from .objective import Objective
+from .objective import Microbatch, Objective
+from .totals import Totals
 from .update import Launch, OptimizerSteps
 
 
@@ -178,7 +179,7 @@ class _Policy:
         """Of the surrogate (and what else the objective has of the policy), to be maximized; `(N,)`."""
         total = torch.zeros_like(parameters_to_vector(self.parameters))
         for rows in self._chunks():
-            loss = self._loss(rows, self.steps.totals)
+            loss = self._loss(*self._logits(rows), self.steps.totals)
             total -= self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
         return self.launch.all_sum(total) / self.num_tokens
 
@@ -188,8 +189,8 @@ class _Policy:
         # The kernels that attention takes otherwise have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             for rows in self._chunks():
-                logits, sequences = self._action_logits(rows)
-                kl = self._kl(logits.detach(), logits, sequences, rows)
+                logits, microbatch = self._logits(rows)
+                kl = self._kl(logits.detach(), logits, microbatch)
                 first = torch.autograd.grad(kl, self.parameters, create_graph=True, allow_unused=True)
                 along = kl.new_zeros(())
                 for gradient, part in zip(first, self._parts(vector), strict=True):
@@ -201,40 +202,37 @@ class _Policy:
     def measure(self, point: torch.Tensor, start: torch.Tensor) -> tuple[float, float]:
         """Loss at a point, and mean divergence of the policy there from the one at `start`, per token."""
         sums = torch.zeros(2, dtype=torch.float64, device=point.device)
-        uncounted = type(self.steps.totals)(self.steps.totals.sums.device)
+        uncounted = Totals(point.device)
         for rows in self._chunks():
             self._move_to(start)
-            before, sequences = self._action_logits(rows)
+            before, microbatch = self._logits(rows)
             self._move_to(point)
-            after, _ = self._action_logits(rows)
-            sums[0] += self._loss(rows, uncounted)
-            sums[1] += self._kl(before, after, sequences, rows)
+            after, _ = self._logits(rows)
+            sums[0] += self._loss(after, microbatch, uncounted)
+            sums[1] += self._kl(before, after, microbatch)
         loss, kl = (self.launch.all_sum(sums) / self.num_tokens).tolist()
         return loss, kl
 
-    def _loss(self, rows: torch.Tensor, totals: Any) -> torch.Tensor:
-        """Summed over the tokens of some rows."""
+    def _logits(self, rows: torch.Tensor) -> tuple[torch.Tensor, Microbatch]:
+        """Raw logits of some rows, and what the loss needs beside them."""
         microbatch = self.steps.microbatch(rows, self.rows, self.num_tokens)
-        with self._computing():
+        with self.launch.autocast():
             logits, _ = self.module(microbatch.sequences, "policy")
-            loss = microbatch.loss(logits, None, self.steps.objective, self.steps.sampling, totals)
+        return logits, microbatch
+
+    def _loss(self, logits: torch.Tensor, microbatch: Microbatch, totals: Totals) -> torch.Tensor:
+        """Summed over the tokens of some rows."""
+        loss = microbatch.loss(logits, None, self.steps.objective, self.steps.sampling, totals)
         totals.add_loss(loss)
         return loss
 
-    def _action_logits(self, rows: torch.Tensor) -> tuple[torch.Tensor, TokenRows]:
-        sequences = self.steps.rollout.sequences(rows)
-        with self._computing():
-            logits, _ = self.module(sequences, "policy")
-        return action_logits(logits, sequences, self.steps.sampling), sequences
-
-    def _kl(self, logits: torch.Tensor, other: torch.Tensor, sequences: TokenRows, rows: torch.Tensor) -> torch.Tensor:
+    def _kl(self, logits: torch.Tensor, other: torch.Tensor, microbatch: Microbatch) -> torch.Tensor:
+        """Divergence of the masked policies, summed over the tokens of some rows."""
+        sequences, sampling = microbatch.sequences, self.steps.sampling
         packed = sequences.packed_token_mask
         mask = None if packed is None else unpack_mask(packed, logits.shape[-1])
-        learned = self.steps.learned[rows, : sequences.width]
-        return torch.where(learned, masked_kl(logits, other, mask), 0.0).sum()
-
-    def _computing(self) -> Any:
-        return self.launch.autocast()
+        before, after = (action_logits(each, sequences, sampling) for each in (logits, other))
+        return torch.where(microbatch.learned, masked_kl(before, after, mask), 0.0).sum()
 
     def _chunks(self) -> Iterator[torch.Tensor]:
         yield from self.rows.split(self.steps.plan.microbatch_size)

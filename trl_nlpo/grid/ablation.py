@@ -14,7 +14,7 @@ import numpy as np
 from ..display import markdown, markdown_code
 from ..storage.files import replace_file
 from ..storage.results import RunResults
-from .axes import Axis, combinations, variant_of
+from .axes import Axis, combinations
 from .cells import Cell, Grid
 from .curves import draw_axes
 from .leaderboard import Runs, averages, directions, metrics_of, scores_of
@@ -62,15 +62,12 @@ class _Cells:
     """The finished cells of an ablation by the values of its axes."""
 
     def __init__(self, grid: Grid, axes: Sequence[Axis]):
-        self.grid, self.axes = grid, axes
-        variants = {variant.label: variant for variant in grid.variants}
-        done = [cell for cell in grid.cells() if cell.status == "done" and cell.variant.label in variants]
+        done = [cell for cell in grid.cells() if cell.status == "done" and cell.variant in grid.variants]
         self.runs: Runs = {cell: RunResults.read(cell.folder) for cell in done}
-        own = next(iter(variants.values())).algorithm
-        labels = {values: variant_of(own, dict(values)).label for values in combinations(axes)}
+        # A grid's variants are made of the combinations, in their order.
         self.by_values: dict[tuple[tuple[str, str], ...], dict[Cell, RunResults]] = {
-            values: {cell: run for cell, run in self.runs.items() if cell.variant.label == label}
-            for values, label in labels.items()
+            values: {cell: run for cell, run in self.runs.items() if cell.variant == variant}
+            for values, variant in zip(combinations(axes), grid.variants, strict=True)
         }
 
     def of(self, axis: Axis, value: str) -> dict[Cell, RunResults]:

@@ -68,12 +68,6 @@ class SavedCritic:
         """
         if self.folder is None:
             return
-        kinds = {True: "a head on an adapter", False: "a head on the policy's own states"}
-        own = (
-            "a model of its own"
-            if not isinstance(module.value_model, ValueHead)
-            else kinds[bool(module.value_adapter)]
-        )
         try:
             fits = load_value_weights(module, self.folder)
         except (RuntimeError, KeyError, ValueError, SafetensorError) as error:
