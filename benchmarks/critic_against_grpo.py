@@ -118,7 +118,10 @@ def delayed_reward(prompts: list[str], completion_ids: list[list[int]], **_: Any
 
 
 def commongen(folder: Path, dataset_name: str) -> Task:
-    """The CommonGen recipe's tiny preset; the supervised stage of a seed is trained once and kept in `folder`."""
+    """The CommonGen recipe's tiny preset with a decoder (TRL's GRPO knows no other), after a supervised stage.
+
+    That of a seed is trained once and kept in `folder`.
+    """
     from transformers import AutoTokenizer
 
     from trl_nlpo.data.splits import load_splits
@@ -127,9 +130,10 @@ def commongen(folder: Path, dataset_name: str) -> Task:
 
     def recipe(seed: int) -> Any:
         words = [
-            "--preset", "tiny", "--algorithm", "supervised", "--seed", str(seed), "--dataset_name", dataset_name,
-            "--output_dir", str(folder / f"supervised-{seed}"), "--max_train_samples", "2000",
-            "--max_test_samples", "200", "--max_prompt_length", "40", "--response_length", "24",
+            "--preset", "tiny", "--model_type", "llama", "--algorithm", "supervised", "--seed", str(seed),
+            "--dataset_name", dataset_name, "--output_dir", str(folder / f"supervised-{seed}"),
+            "--max_train_samples", "2000", "--max_test_samples", "200", "--max_prompt_length", "40",
+            "--response_length", "24",
             "--max_position_embeddings", "128",
             "--supervised_all_references", "true", "--supervised_num_train_epochs", "5", "--disable_tqdm", "true",
         ]  # fmt: skip
