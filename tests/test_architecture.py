@@ -37,7 +37,11 @@ OURS: dict[str, set[str]] = {
         "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
         "storage", "trainer", "_trl",
     },
-    "reward_training": {"data", "models", "storage"},
+    # A reward model is trained on what it will read as a reward.
+    "reward_training": {
+        "algorithm/reward_models", "data", "functional", "launch/library_output", "metrics", "models", "recipes",
+        "storage",
+    },
     "data": {"prompts/messages", "recipes", "storage", "tasks"},
     # A name that no repository can have is a mistake in the recipe.
     "recipes": {"config", "hub", "launch", "metrics", "rewards", "tasks"},
@@ -57,6 +61,7 @@ OURS: dict[str, set[str]] = {
     "prompts/tabular": {"prompts/tokenized"},
     "prompts/tokenized": set(),
     "launch": {"_trl", "__version__"},
+    "launch/library_output": set(),
     # The four rooms and their closets. Rooms never import one another.
     "algorithm/rollout": {
         "algorithm/distribution", "algorithm/draws", "algorithm/generation", "functional", "models", "records",
@@ -130,6 +135,7 @@ PACKAGES: dict[str, set[str]] = {
     "config/inherited_settings": set(),
     "config/names_elsewhere": set(),
     "launch": {"torch", "accelerate", "transformers", "deepspeed"},
+    "launch/library_output": {"datasets", "transformers"},
     "trainer": {"torch", "accelerate", "transformers", "numpy", "peft", "rich", "safetensors", "wandb"},
     "cli": {"typer", "yaml", "accelerate"},
     "recipes": {"yaml", "trl"},
@@ -143,7 +149,9 @@ PACKAGES: dict[str, set[str]] = {
         "datasets", "evaluate", "nltk", "numpy", "peft", "pysbd", "rouge_score", "sacrebleu", "simplemma", "torch",
         "transformers",
     },
-    "reward_training": {"torch", "transformers"},
+    "reward_training": {
+        "datasets", "matplotlib", "numpy", "peft", "tokenizers", "torch", "transformers", "trl",
+    },
     "experiment": {
         "accelerate", "datasets", "huggingface_hub", "peft", "rich", "safetensors", "torch", "tqdm", "transformers",
         "trl",
@@ -155,7 +163,10 @@ PACKAGES: dict[str, set[str]] = {
 OPTIMIZERS = {"trainer", "algorithm/update"}
 """Parts that may import `torch.optim`."""
 
-OF_TRL = {"trl.SFTConfig", "trl.SFTTrainer", "trl.ModelConfig", "trl.apply_chat_template"}
+OF_TRL = {
+    "trl.ModelConfig", "trl.RewardConfig", "trl.RewardTrainer", "trl.SFTConfig", "trl.SFTTrainer",
+    "trl.apply_chat_template",
+}  # fmt: skip
 """Public names of TRL. All others are touched by `_trl` alone."""
 
 CONTACT = {"_trl", "launch/fsdp", "launch/zero", "trainer/huggingface"}

@@ -343,12 +343,50 @@ def train_classifier(
 ) -> None:
     from .recipes.overrides import arguments_from
     from .reward_training.classifier import ClassifierArguments
+
+    _train_on_labels(arguments_from(ClassifierArguments, {"data": arguments[0], "out": out}, arguments[1:]))
+
+
+def _train_on_labels(keys: Any) -> None:
     from .reward_training.classifier import train_classifier as train
 
-    keys = arguments_from(ClassifierArguments, {"data": arguments[0], "out": out}, arguments[1:])
     for split, accuracy in train(keys).items():
         typer.echo(f"accuracy on the {split} split: {accuracy:.3f}")
-    typer.echo(f"Use it as a reward: {{name: classifier, model: {out}, label: ...}}")
+    typer.echo(f"Use it as a reward: {{name: classifier, model: {keys.out}, label: ...}}")
+
+
+@app.command(
+    "train-reward",
+    context_settings={"ignore_unknown_options": True},
+    help="Train a reward model on preferences: pairs (columns chosen, rejected), choices (prompt, completions, "
+    "choice), rankings or ratings: trl-nlpo train-reward FOLDER --model runs/commongen --out runs/judge, and in a "
+    "recipe {name: runs/judge}. DATA is a file, a folder, or a recipe (YAML) of these keys: data, kind, prefix, "
+    "model, held_out, normalize, epochs, learning_rate, batch_size, max_length, use_peft, lora_r, lora_alpha, "
+    "lora_target_modules, gradient_checkpointing, bf16, vocab_size, seed. With kind labels (columns text and label) "
+    "it is train-classifier.",
+)
+def train_reward(
+    arguments: Annotated[list[str], typer.Argument(metavar="DATA|RECIPE [--KEY VALUE]...")],
+    out: Annotated[str, typer.Option(help="Folder for model and tokenizer.")],
+) -> None:
+    from .reward_training.classifier import ClassifierArguments
+    from .reward_training.recipe import arguments_of, reward_name
+
+    keys = arguments_of(arguments[0], arguments[1:], out)
+    if isinstance(keys, ClassifierArguments):
+        _train_on_labels(keys)
+        return
+    from .reward_training.reward_model import train_reward_model
+
+    _trace_into(out)
+    for split, result in train_reward_model(keys).items():
+        low, high = result.accuracy_interval
+        typer.echo(
+            f"{split}: the choice is its favourite in {result.accuracy:.3f} ({low:.3f} to {high:.3f}) of "
+            f"{result.num_choices}, by chance {result.chance:.3f}; log loss {result.log_loss:.3f}, by chance "
+            f"{result.log_loss_of_chance:.3f}; calibration error {result.calibration_error:.3f}"
+        )
+    typer.echo(f"Numbers are in {out}/reward_model.json. Use it as a reward: {{name: {reward_name(out)}}}")
 
 
 @app.command(help="Tasks that recipes can name: GRUE's seven and those of installed packages.")

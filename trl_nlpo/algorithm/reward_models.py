@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import RewardError, UserError
-from ..metrics.classifier import SequenceClassifier
+from ..metrics.classifier import SequenceClassifier, reward_offset
 from ..metrics.texts import joined
 from ..models.inputs import context_length
 from ..models.policy_and_value import backbone_hidden_states
@@ -75,7 +76,7 @@ class ModelReward:
             scores: list[float | None] = []
             for start in range(0, len(rollout), self.forward_batch_size):
                 logits = self._token_logits(rollout, slice(start, start + self.forward_batch_size))
-                scores += self._single(logits).float().tolist()
+                scores += self._single(logits).tolist()
             return scores
         except RewardError:
             raise
@@ -83,13 +84,13 @@ class ModelReward:
             raise RewardError(str(error)) from error
 
     def _single(self, logits: torch.Tensor) -> torch.Tensor:
-        """`(B,)` from logits `(B, 1)`."""
+        """Rewards `(B,)` from logits `(B, 1)`, in float32."""
         if logits.dim() != 2 or logits.shape[-1] != 1:
             raise RewardError(
                 f"The reward model {self.__name__!r} gives logits of shape {tuple(logits.shape)}, but a reward model "
                 "has one label, so that they are (rows, 1)."
             )
-        return logits[:, 0]
+        return logits[:, 0].float() + reward_offset(self.model)
 
     def _token_logits(self, rollout: Completions, rows: slice) -> torch.Tensor:
         ids = torch.cat([rollout.prompt_ids[rows], rollout.completion_ids[rows]], dim=1)
@@ -132,34 +133,19 @@ class ModelReward:
             )
 
     def _score_texts(self, rollout: Completions, reader: SequenceClassifier) -> list[float | None]:
-        pairs = zip(rollout.batch.prompts, rollout.completions, strict=True)
-        texts = [
-            joined(prompt, completion) if isinstance(prompt, str) else self._rendered([*prompt, *completion], reader)
-            for prompt, completion in pairs
-        ]
-        is_text = isinstance(rollout.batch.prompts[0], str)
+        texts, are_texts = texts_to_score(
+            rollout.batch.prompts, rollout.completions, reader, self.__name__, self.chat_template_kwargs
+        )
         # A chat template writes the special tokens itself.
-        encoded = reader.encode(texts, truncation_side="left", add_special_tokens=is_text)
-        self._say_truncated(texts, [len(row["input_ids"]) for row in encoded], reader, is_text)
+        encoded = reader.encode(texts, truncation_side="left", add_special_tokens=are_texts)
+        self._say_truncated(texts, [len(row["input_ids"]) for row in encoded], reader, are_texts)
         scores: list[float | None] = [None] * len(texts)
         readable = [index for index, row in enumerate(encoded) if row["input_ids"]]
         for indices, inputs in reader.batches([encoded[index] for index in readable]):
-            numbers = self._single(self.model(**inputs).logits).float().tolist()
+            numbers = self._single(self.model(**inputs).logits).tolist()
             for index, number in zip(indices, numbers, strict=True):
                 scores[readable[index]] = number
         return scores
-
-    def _rendered(self, messages: list[dict[str, Any]], reader: SequenceClassifier) -> str:
-        """A finished conversation as text, as TRL's GRPO gives it to reward models."""
-        from trl import apply_chat_template
-
-        if not getattr(reader.tokenizer, "chat_template", None):
-            raise RewardError(
-                f"The tokenizer of reward model {self.__name__!r} has no chat template, but the prompts are messages: "
-                "give a tokenizer that has one, or use the built-in reward {name: classifier, model: ..., label: ...}."
-            )
-        text: str = apply_chat_template({"messages": messages}, reader.tokenizer, **self.chat_template_kwargs)["text"]
-        return text
 
     def _say_truncated(
         self, texts: list[str], lengths: list[int], reader: SequenceClassifier, add_special_tokens: bool
@@ -177,6 +163,49 @@ class ModelReward:
                 f"{longest}: the beginning of such texts is truncated (this is said once).",
                 stacklevel=2,
             )
+
+
+def texts_to_score(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    reader: SequenceClassifier,
+    name: str,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> tuple[list[str], bool]:
+    """What a reward model with a tokenizer of its own reads: when it is trained, and when it scores.
+
+    Args:
+        prompts, completions: texts, or lists of messages; an empty prompt where the completions have it in them.
+        reader ([`SequenceClassifier`]), name (`str`): of messages.
+        chat_template_kwargs (`dict`, *optional*): for messages.
+
+    Returns:
+        The texts, and whether the tokenizer has to add its special tokens: a chat template has written them.
+
+    Raises:
+        RewardError: messages, and the tokenizer has no chat template.
+    """
+    pairs = list(zip(prompts, completions, strict=True))
+    are_texts = isinstance(completions[0], str)
+    if are_texts:
+        return [joined(*pair) for pair in pairs], True
+    kwargs = chat_template_kwargs or {}
+    return [_rendered([*prompt, *completion], reader, name, kwargs) for prompt, completion in pairs], False
+
+
+def _rendered(
+    messages: list[dict[str, Any]], reader: SequenceClassifier, name: str, chat_template_kwargs: dict[str, Any]
+) -> str:
+    """A finished conversation as text, as TRL's GRPO gives it to reward models."""
+    from trl import apply_chat_template
+
+    if not getattr(reader.tokenizer, "chat_template", None):
+        raise RewardError(
+            f"The tokenizer of reward model {name!r} has no chat template, but the prompts are messages: "
+            "give a tokenizer that has one, or use the built-in reward {name: classifier, model: ..., label: ...}."
+        )
+    text: str = apply_chat_template({"messages": messages}, reader.tokenizer, **chat_template_kwargs)["text"]
+    return text
 
 
 def check_reward_model(model: Any, name: str) -> None:

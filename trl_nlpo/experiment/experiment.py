@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from ..evaluation.policy import evaluate_policy
 from ..hub.loading import loading_of
 from ..hub.upload import HubUpload
 from ..launch.kinds import check_launch
+from ..launch.library_output import without_library_output
 from ..launch.processes import failing_together
 from ..metrics.directions import direction
 from ..metrics.suite import fit_rewards, judge_samples
@@ -107,7 +106,7 @@ def run_experiment(recipe: Recipe, force: bool = False, overwrite: bool = False)
         # All processes have looked at the folder before one of them takes it.
         with failing_together():
             lock.enter_context(lock_on(str(recipe.training.output_dir), is_main))
-        with _without_library_output():
+        with without_library_output():
             return _run_in_folder(recipe, resuming, force, overwrite)
 
 
@@ -325,24 +324,3 @@ def _introduce(run: _Run, model: PreTrainedModel) -> None:
         f"[bold]{escape(recipe.name)}[/bold]: {recipe.arguments.algorithm} on {escape(data)}; {escape(source)}, "
         f"{size / 1e6:.1f} M parameters, on {recipe.training.device}."
     )
-
-
-@contextlib.contextmanager
-def _without_library_output() -> Iterator[None]:
-    """Inside, only our own lines and bars are printed: no bars for tokenizing, no advice from transformers."""
-    import datasets
-    from transformers.utils import logging
-
-    verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    shows_bars_of_datasets = not datasets.are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_bars:
-            logging.enable_progress_bar()
-        if shows_bars_of_datasets:
-            datasets.enable_progress_bars()

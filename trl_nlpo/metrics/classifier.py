@@ -55,6 +55,11 @@ class SequenceClassifier(Pretrained):
         )
 
 
+def reward_offset(model: Any) -> float:
+    """What is added to the logit of a reward model whose head has no bias to keep it in (`trl-nlpo train-reward`)."""
+    return float(getattr(getattr(model, "config", None), "reward_offset", 0.0) or 0.0)
+
+
 class Classifier(RowMetric):
     """The probability that a sequence classifier gives to a label, such as a review being positive.
 
@@ -161,5 +166,5 @@ class Preference(RowMetric):
 
     def _probability(self, logits: Any) -> float:
         if len(logits) == 1:
-            return float(logits[0].sigmoid())
+            return float((logits[0] + self.scale * reward_offset(self.pretrained.model)).sigmoid())
         return float(logits.softmax(-1)[self.pretrained.label_index(self.label)])

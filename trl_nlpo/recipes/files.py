@@ -28,13 +28,17 @@ def find_recipe(name: str | Path) -> Path:
     raise UserError(f"recipe {str(name)!r} is {what}{hint}: give a file, or one that ships: {', '.join(shipped)}.")
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """Recipes that come with the package, by name: in `_recipes/` of a wheel, in `recipes/` of a checkout."""
+def shipped_recipes(kind: str = "") -> dict[str, Path]:
+    """Recipes that come with the package, by name: in `_recipes/` of a wheel, in `recipes/` of a checkout.
+
+    Args:
+        kind (`str`): a folder in there, such as `reward_models`; by default runs' recipes.
+    """
     package = Path(__file__).parent.parent
     folder = package / "_recipes"
     if not folder.is_dir():
         folder = package.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted((folder / kind).glob("*.yaml"))}
 
 
 def summary(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, get_type_hints
 
 from ..errors import UserError
@@ -26,13 +26,13 @@ _REFUSED = {
 """Fields of `NLPOConfig` that are computed or that only other scripts read, and what to set instead."""
 
 
-def recipe_fields(classes: Sequence[type]) -> dict[str, tuple[Any, Any]]:
+def recipe_fields(classes: Sequence[type], refused: Container[str] = _REFUSED) -> dict[str, tuple[Any, Any]]:
     """Every key that a recipe may have: its type, and the values it is restricted to (or None)."""
     fields = {}
     for cls in reversed(classes):
         hints = get_type_hints(cls)
         for item in dataclasses.fields(cls):
-            if item.init and item.name not in _REFUSED:
+            if item.init and item.name not in refused:
                 fields[item.name] = (hints[item.name], item.metadata.get("choices"))
     return fields
 
@@ -49,7 +49,7 @@ def converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, Any
     Raises:
         UserError: an unknown key, one that a recipe may not set, or a value of another type.
     """
-    if key in _REFUSED:
+    if key in _REFUSED and key not in fields:
         raise UserError(f"{where}: {key!r} is not a key of a recipe; set {_REFUSED[key]} instead.")
     if key not in fields:
         hint = did_you_mean(key, fields) or f": it is not one of the {len(fields)} keys of a recipe."

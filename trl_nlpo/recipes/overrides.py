@@ -61,6 +61,7 @@ def arguments_from(cls: type[T], values: dict[str, Any], overrides: Sequence[str
     Raises:
         UserError: an unknown key, or a value that does not fit its field.
     """
-    fields = recipe_fields((cls,))
+    # What a recipe may not set is a name like any other here: batch_size.
+    fields = recipe_fields((cls,), refused=())
     given = parse_overrides(overrides).items()
-    return cls(**values, **{key: converted(key, value, "command line", fields) for key, value in given})
+    return cls(**{**values, **{key: converted(key, value, "command line", fields) for key, value in given}})

@@ -111,7 +111,7 @@ def _starting_point(
         tokenizer, model = _pretrained(arguments.model, mapping)
     else:
         tokenizer = train_tokenizer(texts, arguments.vocab_size)
-        model = _small_model(tokenizer, arguments.max_length, mapping)
+        model = small_model(tokenizer, arguments.max_length, mapping)
     tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
     tokenizer.model_max_length = arguments.max_length
     return tokenizer, model
@@ -130,7 +130,8 @@ def _pretrained(name: str, mapping: dict[str, Any]) -> tuple[PreTrainedTokenizer
     return tokenizer, model
 
 
-def _small_model(tokenizer: PreTrainedTokenizerBase, max_length: int, mapping: dict[str, Any]) -> PreTrainedModel:
+def small_model(tokenizer: PreTrainedTokenizerBase, max_length: int, mapping: dict[str, Any]) -> PreTrainedModel:
+    """A classifier with random weights; `mapping` has its labels, or their number."""
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
     config = DistilBertConfig(

@@ -1,0 +1,102 @@
+"""How far a reward model can be trusted: accuracy and calibration, on choices that it was not trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Of a reward model on held-out choices.
+
+    Attributes:
+        accuracy (`float`): how often its highest reward is that of the completion that was chosen; of equal rewards
+            each counts its share.
+        accuracy_interval (`tuple`): 95 %, from 2,000 resamples of the data's rows.
+        chance (`float`): accuracy of a guess; 1 / k for choices among k.
+        log_loss (`float`): mean of -log P(chosen), in nats.
+        log_loss_of_chance (`float`): mean of log k.
+        calibration_error (`float`): mean distance of the probability that it gives its favourite and how often that
+            was chosen, over ten bins of equal width, weighted by their choices.
+        num_choices, num_rows (`int`)
+        bins (`list[dict]`): of each bin with choices `probability`, `accuracy` and `number`.
+    """
+
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    chance: float
+    log_loss: float
+    log_loss_of_chance: float
+    calibration_error: float
+    num_choices: int
+    num_rows: int
+    bins: list[dict[str, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def reliability(
+    rewards: Sequence[Sequence[float]], choices: Sequence[int], rows: Sequence[int], seed: int = 0
+) -> Reliability:
+    """Compare rewards with choices.
+
+    Args:
+        rewards: of each choice the rewards of its completions.
+        choices (`Sequence[int]`): the index of the chosen one.
+        rows (`Sequence[int]`): the data's row of each choice; those of one row are resampled together.
+        seed (`int`): of the resamples.
+    """
+    log_probs = [_log_softmax(row) for row in rewards]
+    hits = np.array([_share_of_best(row, choice) for row, choice in zip(rewards, choices, strict=True)])
+    favourite = np.array([math.exp(max(row)) for row in log_probs])
+    bins = _bins(favourite, hits)
+    sizes = np.array([len(row) for row in rewards])
+    return Reliability(
+        accuracy=float(hits.mean()),
+        accuracy_interval=_interval(hits, np.asarray(rows), seed),
+        chance=float((1 / sizes).mean()),
+        log_loss=float(np.mean([-row[choice] for row, choice in zip(log_probs, choices, strict=True)])),
+        log_loss_of_chance=float(np.log(sizes).mean()),
+        calibration_error=sum(b["number"] * abs(b["probability"] - b["accuracy"]) for b in bins) / len(hits),
+        num_choices=len(hits),
+        num_rows=len(set(rows)),
+        bins=bins,
+    )
+
+
+def _log_softmax(row: Sequence[float]) -> list[float]:
+    top = max(row)
+    total = top + math.log(sum(math.exp(value - top) for value in row))
+    return [value - total for value in row]
+
+
+def _share_of_best(row: Sequence[float], choice: int) -> float:
+    best = max(row)
+    return float(row[choice] == best) / list(row).count(best)
+
+
+def _bins(favourite: np.ndarray, hits: np.ndarray) -> list[dict[str, float]]:
+    numbers = np.minimum((favourite * 10).astype(int), 9)
+    return [
+        {
+            "probability": float(favourite[numbers == number].mean()),
+            "accuracy": float(hits[numbers == number].mean()),
+            "number": int((numbers == number).sum()),
+        }
+        for number in sorted(set(numbers.tolist()))
+    ]
+
+
+def _interval(hits: np.ndarray, rows: np.ndarray, seed: int) -> tuple[float, float]:
+    _, groups = np.unique(rows, return_inverse=True)
+    totals, sizes = np.bincount(groups, weights=hits), np.bincount(groups)
+    draws = np.random.default_rng(seed).integers(len(sizes), size=(2000, len(sizes)))
+    means = totals[draws].sum(1) / sizes[draws].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
