@@ -27,7 +27,10 @@ OURS: dict[str, set[str]] = {
     # The face.
     "__init__": {"config", "former_names", "trainer"},
     "__main__": {"cli"},
-    "cli": {"experiment", "grid", "launch", "recipes", "reward_training", "tasks", "unexpected", "__version__"},
+    "cli": {
+        "collection", "experiment", "grid", "launch", "recipes", "reward_training", "tasks", "unexpected",
+        "__version__",
+    },
     # What the command line says of errors that are no `UserError`.
     "unexpected": set(),
     "former_names": set(),
@@ -37,6 +40,7 @@ OURS: dict[str, set[str]] = {
         "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
         "storage", "trainer", "_trl",
     },
+    "collection": {"experiment", "metrics", "prompts", "recipes", "reward_training", "storage"},
     # A reward model is trained on what it will read as a reward.
     "reward_training": {
         "algorithm/reward_models", "data", "functional", "launch/library_output", "metrics", "models", "recipes",
@@ -149,6 +153,7 @@ PACKAGES: dict[str, set[str]] = {
         "datasets", "evaluate", "nltk", "numpy", "peft", "pysbd", "rouge_score", "sacrebleu", "simplemma", "torch",
         "transformers",
     },
+    "collection": {"numpy", "torch", "transformers"},
     "reward_training": {
         "datasets", "matplotlib", "numpy", "peft", "tokenizers", "torch", "transformers", "trl",
     },

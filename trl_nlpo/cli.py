@@ -356,6 +356,40 @@ def _train_on_labels(keys: Any) -> None:
 
 
 @app.command(
+    context_settings={"ignore_unknown_options": True},
+    help="Train a policy on a reward model that learns, while it trains, from choices between the policy's own "
+    "completions: trl-nlpo collect quickstart --num_labels 2000 --noise 0.2. Keys of the collection: asker, noise, "
+    "num_completions, num_labels, initial_labels, retrainings, reward_model, reward_epochs, reward_learning_rate, "
+    "reward_batch_size, reward_max_length, held_out; any key of the recipe may follow as well. The recipe's rewards "
+    "are the judge and what is reported, not what is trained on.",
+)
+def collect(
+    arguments: Annotated[Optional[list[str]], typer.Argument(metavar="RECIPE [--KEY VALUE]...")] = None,  # noqa: UP045
+    force: Annotated[bool, typer.Option("--force", help="Resume a run with another recipe than its own.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in output_dir.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the run in output_dir; its labels are kept under another name."),
+    ] = False,
+) -> None:
+    from .collection.arguments import CollectionArguments
+    from .launch.signals import ending_with_a_line
+    from .recipes.overrides import arguments_from, words_of
+    from .recipes.recipe import load_recipe
+
+    name, overrides = _recipe_and_overrides(arguments or [], None)
+    own, rest = words_of(CollectionArguments, overrides)
+    settings = arguments_from(CollectionArguments, {}, own)
+    recipe = load_recipe(name, [*rest, "--resume_from_checkpoint", "true"] if resume else rest)
+    from .collection.online import run_collection
+
+    _trace_into(str(recipe.training.output_dir))
+    with ending_with_a_line("Resume with --resume; what was answered is kept."):
+        folder = run_collection(recipe, settings, typer.echo, force, overwrite)
+    typer.echo(f"Choices are in {folder}/labels.sqlite, reward models in {folder}/reward_models.")
+
+
+@app.command(
     "train-reward",
     context_settings={"ignore_unknown_options": True},
     help="Train a reward model on preferences: pairs (columns chosen, rejected), choices (prompt, completions, "

@@ -86,6 +86,30 @@ def collect_rollout(
     )
 
 
+@torch.no_grad()
+def sample_only(
+    model: PolicyAndValue,
+    batch: PromptBatch,
+    *,
+    masking_policy: MaskingPolicy,
+    sampling: SamplingSettings,
+    mask: MaskSettings,
+    seed: int,
+    forward_batch_size: int,
+    pad_token_id: int,
+    decode: Decode,
+) -> Completions:
+    """Completions as [`collect_rollout`] samples them, and nothing else about them; arguments as there."""
+    samples = []
+    draws = row_draws(seed, range(len(batch)), sampling.max_new_tokens)
+    with evaluation_mode(model), seeded(seed, next(model.policy.parameters()).device):
+        for start in range(0, len(batch), forward_batch_size):
+            rows = slice(start, start + forward_batch_size)
+            prompts = batch.prompt_ids[rows]
+            samples.append(sample_completions(model.policy, prompts, sampling, mask, masking_policy, draws[rows]))
+    return joined_completions(batch, samples, pad_token_id, decode)
+
+
 def _evaluate(
     model: PolicyAndValue, sample: Sample, reference_logits: Logits, sampling: SamplingSettings, bootstraps: bool
 ) -> dict[str, torch.Tensor]:

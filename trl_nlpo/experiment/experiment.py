@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from accelerate import PartialState
 from rich.console import Console
@@ -62,6 +63,7 @@ class _Run:
     console: Console
     resuming: bool
     force: bool
+    online: OnlineReward | None = None
     reported: set[str] = field(default_factory=set)
     """Metrics already reported as unavailable."""
 
@@ -76,7 +78,19 @@ class _Run:
         return self.resuming and stage in self.folder.results
 
 
-def run_experiment(recipe: Recipe, force: bool = False, overwrite: bool = False) -> Path:
+class OnlineReward(Protocol):
+    """Rewards that are made while the policy trains: a trainer's callback that gives it its reward functions."""
+
+    def reward_functions(self) -> list[Any]:
+        """What the policy is trained with, in the place of the recipe's rewards."""
+
+    def attach(self, trainer: NLPOTrainer) -> None:
+        """Told once which trainer it is about, before it trains."""
+
+
+def run_experiment(
+    recipe: Recipe, force: bool = False, overwrite: bool = False, online: OnlineReward | None = None
+) -> Path:
     """Run all stages of a recipe and leave everything in its `output_dir`.
 
     Each stage is evaluated on the test split as soon as it has finished. Perplexity is always that of the supervised
@@ -87,6 +101,8 @@ def run_experiment(recipe: Recipe, force: bool = False, overwrite: bool = False)
         recipe ([`Recipe`]): from [`load_recipe`].
         force (`bool`): resume with another recipe than the run's, where that can work.
         overwrite (`bool`): replace an earlier run in `output_dir`, with its checkpoints and models.
+        online ([`OnlineReward`], *optional*): trains the policy instead of the recipe's rewards, which are still what
+            the table reports.
 
     Returns:
         `Path`: `output_dir`, see [`RunFolder`] for what is in it.
@@ -107,10 +123,10 @@ def run_experiment(recipe: Recipe, force: bool = False, overwrite: bool = False)
         with failing_together():
             lock.enter_context(lock_on(str(recipe.training.output_dir), is_main))
         with without_library_output():
-            return _run_in_folder(recipe, resuming, force, overwrite)
+            return _run_in_folder(recipe, resuming, force, overwrite, online)
 
 
-def _run_in_folder(recipe: Recipe, resuming: bool, force: bool, overwrite: bool) -> Path:
+def _run_in_folder(recipe: Recipe, resuming: bool, force: bool, overwrite: bool, online: OnlineReward | None) -> Path:
     is_main = recipe.training.process_index == 0
     rewards = recipe.arguments.reward_functions()
     console = _console(quiet=not is_main)
@@ -131,7 +147,7 @@ def _run_in_folder(recipe: Recipe, resuming: bool, force: bool, overwrite: bool)
         folder = RunFolder(str(recipe.training.output_dir), resuming, is_main, overwrite)
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
-    run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force)
+    run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force, online)
     try:
         trainer = _run_stages(run, model)
     except BaseException:
@@ -217,17 +233,25 @@ def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
 def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> NLPOTrainer:
     recipe, name = run.recipe, run.recipe.algorithm.last_stage
     start = time.time()
+    args, rewards = recipe.training, run.rewards
+    callbacks: list[Any] = [MetricsLog(run.folder, name)]
+    if run.online is not None:
+        args, rewards = copy.copy(args), run.online.reward_functions()
+        args.reward_weights = None
+        callbacks.append(run.online)
     trainer = NLPOTrainer(
-        args=recipe.training,
+        args=args,
         processing_class=run.tokenizer,
         model=model,
-        reward_funcs=run.rewards,
+        reward_funcs=rewards,
         train_dataset=run.splits.train,
         eval_dataset=run.splits.validation,
-        callbacks=[MetricsLog(run.folder, name)],
+        callbacks=callbacks,
         peft_config=adapter_config(recipe),
     )
     trainer.resumes_by_force = run.force
+    if run.online is not None:
+        run.online.attach(trainer)
     # The supervised model is not a part of the reinforced one, unless it is the base of its adapter.
     trainer.hub.left_out += (run.folder.supervised_model.name,)
     if recipe.algorithm.supervised and trainer.is_peft_model:

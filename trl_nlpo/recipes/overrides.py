@@ -39,6 +39,20 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def words_of(cls: type, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line that are about the fields of a dataclass, and the others."""
+    names = recipe_fields((cls,), refused=())
+    own: list[str] = []
+    rest: list[str] = []
+    place = rest
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            key = word[2:].partition("=")[0].replace("-", "_")
+            place = own if key in names else rest
+        place.append(word)
+    return own, rest
+
+
 def _entry(key: str, word: str) -> Any:
     """A word of a list: a text, or the mapping that it is."""
     if not word.lstrip().startswith("{"):

@@ -98,20 +98,30 @@ def train_reward_model(arguments: RewardModelArguments) -> dict[str, Reliability
     """
     check_folder(arguments.out, "--out")
     with without_library_output():
-        return _train(arguments)
+        return train_on(read_splits(arguments), arguments)
 
 
-def _train(arguments: RewardModelArguments) -> dict[str, Reliability]:
+def train_on(
+    splits: dict[str, list[Comparison]],
+    arguments: RewardModelArguments,
+    normalize_on: Sequence[Comparison] | None = None,
+) -> dict[str, Reliability]:
+    """As [`train_reward_model`], on comparisons that are there already.
+
+    Args:
+        splits (`dict`): `train` and the splits to measure on.
+        arguments ([`RewardModelArguments`]): `data` is not read.
+        normalize_on (*optional*): whose completions get mean 0 and variance 1; by default those of `train`.
+    """
     from ..metrics.classifier import SequenceClassifier
 
-    splits = read_splits(arguments)
     tokenizer, model = starting_point(arguments, splits["train"])
     reader = SequenceClassifier(model, f"reward model {arguments.out!r}", tokenizer, arguments.batch_size)
     model = fit(model, reader, splits["train"], arguments)
     trained = SequenceClassifier(model, f"reward model {arguments.out!r}", reader.tokenizer, arguments.batch_size)
     # Before rewards are scaled: their scale is that of the probabilities that were learned.
     results = {name: measure(trained, rows, arguments.seed) for name, rows in splits.items() if name != "train"}
-    scale = standardize(model, trained, splits["train"]) if arguments.normalize else None
+    scale = standardize(model, trained, normalize_on or splits["train"]) if arguments.normalize else None
     save(model, reader.tokenizer, arguments, results, scale, len(splits["train"]))
     return results
 
@@ -132,11 +142,11 @@ def read_splits(arguments: RewardModelArguments) -> dict[str, list[Comparison]]:
     if "train" not in found:
         raise UserError(f"{arguments.data} has no train split to learn from.")
     if "validation" not in found:
-        found = {**found, **_held_out(found["train"], arguments)}
+        found = {**found, **hold_out(found["train"], arguments)}
     return found
 
 
-def _held_out(train: list[Comparison], arguments: RewardModelArguments) -> dict[str, list[Comparison]]:
+def hold_out(train: Sequence[Comparison], arguments: RewardModelArguments) -> dict[str, list[Comparison]]:
     """A share of the prompts, by what they say, so that a prompt's rows stay together and more data moves none."""
 
     def place(comparison: Comparison) -> float:
@@ -389,18 +399,22 @@ def standardize(model: Any, reader: SequenceClassifier, train: Sequence[Comparis
 
 def rewards_of(reader: SequenceClassifier, comparisons: Sequence[Comparison]) -> list[list[float]]:
     """The reward of every completion of every comparison."""
+    rows = [{"input_ids": ids} for comparison in comparisons for ids in tokens_of(comparison, reader)]
+    values = iter(_rewards(reader, rows))
+    return [[next(values) for _ in comparison.completions] for comparison in comparisons]
+
+
+def _rewards(reader: SequenceClassifier, rows: list[dict[str, list[int]]]) -> list[float]:
     import torch
 
     from ..metrics.classifier import reward_offset
 
-    rows = [{"input_ids": ids} for comparison in comparisons for ids in tokens_of(comparison, reader)]
     flat = [0.0] * len(rows)
     with torch.no_grad():
         for indices, inputs in reader.batches(rows):
             for index, value in zip(indices, reader.model(**inputs).logits[:, 0].float().tolist(), strict=True):
                 flat[index] = value + reward_offset(reader.model)
-    values = iter(flat)
-    return [[next(values) for _ in comparison.completions] for comparison in comparisons]
+    return flat
 
 
 def measure(reader: SequenceClassifier, comparisons: Sequence[Comparison], seed: int) -> Reliability:

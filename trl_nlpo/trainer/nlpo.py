@@ -36,7 +36,7 @@ from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
 from ..models.reference import Reference
 from ..prompts import PromptDataset, decoder
-from ..records import Estimates, PromptBatch, Rollout, Scores, UpdateStats, without_skipped
+from ..records import Completions, Estimates, PromptBatch, Rollout, Scores, UpdateStats, without_skipped
 from .best_metric import check_best_metric
 from .evaluator import Evaluator
 from .huggingface import HuggingFaceTrainer
@@ -277,6 +277,31 @@ class NLPOTrainer(HuggingFaceTrainer):
                 decode=decoder(self.processing_class),
                 first_row=self.accelerator.process_index * len(prompts),
                 bootstraps=self.args.bootstrap_at_length_limit,
+            )
+
+    def sample_completions(self, prompts: PromptBatch | list[Any], seed: int) -> Completions:
+        """Sample a completion for every prompt as in a rollout, for people to read; no update's numbers change.
+
+        Args:
+            prompts ([`PromptBatch`] or `list`): as for `collect_rollout`; a prompt may occur several times.
+            seed (`int`): decides the sampling, with the number of each row.
+
+        Returns:
+            [`Completions`]
+        """
+        if not isinstance(prompts, PromptBatch):
+            prompts = self.prompt_sets.tokenizer.batch(prompts)
+        with self._generation_model() as model:
+            return rollout.sample_only(
+                model,
+                prompts,
+                masking_policy=self.masking_policy,
+                sampling=self.sampling,
+                mask=self.mask_settings,
+                seed=seed,
+                forward_batch_size=self.args.local_rollout_forward_batch_size,
+                pad_token_id=self.processing_class.pad_token_id,
+                decode=decoder(self.processing_class),
             )
 
     def score_rollout(self, rollout: Rollout) -> Scores:

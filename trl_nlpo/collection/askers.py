@@ -1,0 +1,119 @@
+"""Who is asked which completion is best: a judge that is computed, or people, by files."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import UserError
+from ..storage.files import replace_file
+from ..storage.json_lines import json_line, read_json_lines
+from .labels import Item, Labels
+
+
+class Asker(Protocol):
+    """Whoever answers."""
+
+    def ask(self, items: Sequence[Item], labels: Labels) -> None:
+        """Return when every question has an answer in `labels`; each is written as soon as it is known."""
+
+
+class Judge:
+    """Chooses what reward functions score highest, and errs as often as it is told: for tests and simulations.
+
+    Args:
+        functions, weights: reward functions with TRL's signature, and the weight of each.
+        noise (`float`): share of questions that are answered by chance among all completions.
+        seed (`int`): with a question's round and place, what chance is.
+    """
+
+    name = "judge"
+
+    def __init__(
+        self, functions: Sequence[Callable[..., Any]], weights: Sequence[float], noise: float = 0.0, seed: int = 0
+    ):
+        if not 0.0 <= noise <= 1.0:
+            raise UserError(f"noise is {noise}, but must be from 0 to 1.")
+        self.functions, self.weights, self.noise, self.seed = functions, weights, noise, seed
+
+    def ask(self, items: Sequence[Item], labels: Labels) -> None:
+        for item, scores in zip(items, self.scores(items), strict=True):
+            labels.add(item, self.name, self._choice(item, scores))
+
+    def scores(self, items: Sequence[Item]) -> list[list[float]]:
+        """The weighted score of every completion of every question; 0 where a function does not apply."""
+        flat = [(item, completion) for item in items for completion in item.completions]
+        names = {name for item in items for name in item.columns}
+        columns = {name: [item.columns.get(name) for item, _ in flat] for name in names}
+        totals = [0.0] * len(flat)
+        for function, weight in zip(self.functions, self.weights, strict=True):
+            if not weight:
+                continue
+            values = function(
+                prompts=[item.prompt for item, _ in flat], completions=[text for _, text in flat], **columns
+            )
+            totals = [total + weight * (value or 0.0) for total, value in zip(totals, values, strict=True)]
+        rest = iter(totals)
+        return [[next(rest) for _ in item.completions] for item in items]
+
+    def _choice(self, item: Item, scores: list[float]) -> int:
+        chance = random.Random(f"{self.seed} {item.id}")
+        best = max(scores)
+        # Of equals, one by chance.
+        favourite = chance.choice([index for index, score in enumerate(scores) if score == best])
+        return chance.randrange(len(scores)) if chance.random() < self.noise else favourite
+
+
+class Files:
+    """Writes questions to a file and waits until somebody has put the answers beside it.
+
+    Questions are in `questions-<round>.jsonl`: `item`, `prompt`, `completions`. Answers are read from
+    `answers-<round>.jsonl`: `item`, `choice` (from 0) and, if there are several people, `annotator`. The run may be
+    stopped meanwhile; resumed, it goes on waiting, or takes the answers that are there.
+
+    Args:
+        folder (`Path`): of both.
+        report: told in a line what is waited for.
+        poll (`float`): seconds between two looks.
+    """
+
+    def __init__(self, folder: Path, report: Callable[[str], None], poll: float = 2.0):
+        self.folder, self.report, self.poll = folder, report, poll
+
+    def ask(self, items: Sequence[Item], labels: Labels) -> None:
+        if not items:
+            return
+        number = items[0].round
+        questions, answers = (self.folder / f"{kind}-{number}.jsonl" for kind in ("questions", "answers"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rows = [{"item": item.id, "prompt": item.prompt, "completions": item.completions} for item in items]
+        replace_file(questions, "".join(json_line(row) for row in rows))
+        self.report(f"{len(items)} questions are in {questions}; waiting for {answers}.")
+        by_id = {item.id: item for item in items}
+        missing = set(by_id)
+        while missing:
+            while not answers.is_file():
+                time.sleep(self.poll)
+            for at, row in self._answers(answers):
+                item = by_id.get(row.get("item"))
+                if item is None:
+                    raise UserError(f"{at}: there is no item {row.get('item')!r} among the questions of this round.")
+                labels.add(item, str(row.get("annotator", "file")), row.get("choice"))  # type: ignore[arg-type]
+                missing.discard(item.id)
+            if missing:
+                raise UserError(
+                    f"{answers} has no answer to {len(missing)} of {len(by_id)} questions, the first is item "
+                    f"{min(missing)}: add them and resume the run (--resume)."
+                )
+
+    @staticmethod
+    def _answers(path: Path) -> list[tuple[str, dict[str, Any]]]:
+        rows = [(f"{path}, line {number}", value) for number, value in read_json_lines(path)]
+        for at, row in rows:
+            if not isinstance(row, dict):
+                raise UserError(f"{at}: an answer must be a JSON object, not {json.dumps(row)[:40]}.")
+        return rows

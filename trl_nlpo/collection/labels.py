@@ -1,0 +1,158 @@
+"""Every question and every answer of a run, in one SQLite file that only grows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, one_line
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS items (
+    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, position INTEGER NOT NULL, policy_update INTEGER NOT NULL,
+    prompt TEXT NOT NULL, completions TEXT NOT NULL, columns TEXT NOT NULL, UNIQUE (round, position)
+);
+CREATE TABLE IF NOT EXISTS judgements (
+    id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items (id), annotator TEXT NOT NULL,
+    choice INTEGER NOT NULL, made REAL NOT NULL, UNIQUE (item, annotator)
+);
+"""
+_TABLES = ("items", "judgements")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question: which of these completions is best?
+
+    Attributes:
+        id (`int`): in the file.
+        round (`int`): from 0; round 0 is before the first update.
+        policy_update (`int`): updates that the policy had seen when it wrote the completions.
+        prompt: text or messages.
+        completions (`tuple`): k texts or messages.
+        columns (`dict`): what else the data says of the prompt, such as references.
+    """
+
+    id: int
+    round: int
+    policy_update: int
+    prompt: Any
+    completions: tuple[Any, ...]
+    columns: dict[str, Any]
+
+
+class Labels:
+    """The file of a run's questions and answers.
+
+    One row is written per judgement, in a transaction of its own, so what was answered is kept whatever happens to the
+    process; the file itself refuses to change or delete a row. Several processes may read and write.
+
+    Args:
+        path (`str` or `Path`): made if it is not there.
+
+    Raises:
+        UserError: the file is no such file, or cannot be written.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._connected() as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+            for table in _TABLES:
+                for change in ("UPDATE", "DELETE"):
+                    connection.execute(
+                        f"CREATE TRIGGER IF NOT EXISTS no_{change.lower()}_of_{table} BEFORE {change} ON {table} "
+                        f"BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END"
+                    )
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = sqlite3.connect(self.path, timeout=60)
+            try:
+                connection.execute("PRAGMA synchronous = FULL")
+                with connection:
+                    yield connection
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self.path} cannot be used: {one_line(error)}.") from error
+
+    def add_items(self, round_number: int, policy_update: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Add all questions of a round, or none of them.
+
+        Args:
+            round_number (`int`), policy_update (`int`)
+            rows: each with `prompt`, `completions` and `columns`; JSON.
+        """
+        values = [
+            (
+                round_number,
+                position,
+                policy_update,
+                *(_json(row[name]) for name in ("prompt", "completions", "columns")),
+            )
+            for position, row in enumerate(rows)
+        ]
+        with self._connected() as connection:
+            connection.executemany(
+                "INSERT INTO items (round, position, policy_update, prompt, completions, columns) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                values,
+            )
+
+    def items(self, round_number: int | None = None) -> list[Item]:
+        """Questions in the order in which they were asked, of one round or of all."""
+        where, values = ("", ()) if round_number is None else ("WHERE round = ?", (round_number,))
+        with self._connected() as connection:
+            found = connection.execute(
+                f"SELECT id, round, policy_update, prompt, completions, columns FROM items {where} ORDER BY id", values
+            ).fetchall()
+        return [
+            Item(key, number, update, json.loads(prompt), tuple(json.loads(completions)), json.loads(columns))
+            for key, number, update, prompt, completions, columns in found
+        ]
+
+    def add(self, item: Item, annotator: str, choice: int) -> None:
+        """Write down an answer. A second one of the same annotator to the same question is not taken.
+
+        Raises:
+            UserError: a choice that is none of the completions.
+        """
+        if isinstance(choice, bool) or not isinstance(choice, int) or not 0 <= choice < len(item.completions):
+            raise UserError(
+                f"the choice for item {item.id} is {choice!r}, but must be a whole number from 0 to "
+                f"{len(item.completions) - 1}."
+            )
+        with self._connected() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO judgements (item, annotator, choice, made) VALUES (?, ?, ?, ?)",
+                (item.id, annotator, choice, time.time()),
+            )
+
+    def choices(self, up_to_round: int | None = None) -> list[tuple[Item, str, int]]:
+        """Every answer: the question, the annotator and the choice, in the order of the questions."""
+        by_id = {item.id: item for item in self.items() if up_to_round is None or item.round <= up_to_round}
+        with self._connected() as connection:
+            found = connection.execute(
+                "SELECT item, annotator, choice FROM judgements ORDER BY item, annotator"
+            ).fetchall()
+        return [(by_id[key], annotator, choice) for key, annotator, choice in found if key in by_id]
+
+    def unanswered(self, round_number: int) -> list[Item]:
+        """Questions of a round without an answer."""
+        answered = {item.id for item, _, _ in self.choices()}
+        return [item for item in self.items(round_number) if item.id not in answered]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
