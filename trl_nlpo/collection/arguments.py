@@ -32,12 +32,14 @@ class CollectionArguments:
                   "paper). 0: offline, all labels before the first update."},
     )  # fmt: skip
     reward_model: str | None = field(
-        default=None,
-        metadata={"help": "Model that every reward model starts from, path or Hub id. null: a small one with random "
-                  "weights."},
-    )  # fmt: skip
+        default="policy",
+        metadata={
+            "help": "Model that every reward model starts from, with a new last layer: policy, the model that "
+            "reinforcement starts from (as in the paper); a path or Hub id; null: a small one with random weights."
+        },
+    )
     reward_epochs: float = field(default=1.0, metadata={"help": "Passes over all choices at each training."})
-    reward_learning_rate: float = field(default=1e-4, metadata={"help": "1e-3 for random weights."})
+    reward_learning_rate: float = field(default=1e-4, metadata={"help": "1e-3 for small models; 1e-5 for a real one."})
     reward_batch_size: int = field(default=16, metadata={"help": "Choices per step."})
     reward_max_length: int | None = field(default=None, metadata={"help": "Tokens that the reward model reads."})
     held_out: float = field(default=0.1, metadata={"help": "Share of the prompts whose choices only test the model."})

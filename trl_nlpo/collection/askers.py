@@ -99,7 +99,7 @@ class Files:
             while not answers.is_file():
                 time.sleep(self.poll)
             for at, row in self._answers(answers):
-                item = by_id.get(row.get("item"))
+                item = by_id.get(row.get("item", -1))
                 if item is None:
                     raise UserError(f"{at}: there is no item {row.get('item')!r} among the questions of this round.")
                 labels.add(item, str(row.get("annotator", "file")), row.get("choice"))  # type: ignore[arg-type]

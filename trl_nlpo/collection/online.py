@@ -87,6 +87,7 @@ class Collection(TrainerCallback, ExportableState):
         self.reward = LearnedReward()
         self.rounds_done = 0
         self._trainer: Any = None
+        self._start: str | None = None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -101,9 +102,21 @@ class Collection(TrainerCallback, ExportableState):
         """What the policy is trained with."""
         return [self.reward]
 
-    def attach(self, trainer: Any) -> None:
-        """Sample from the policy of this trainer."""
+    def attach(self, trainer: Any, start: str | None) -> None:
+        """Sample from the policy of this trainer; reward models may start where it does.
+
+        Raises:
+            UserError: they are to, and that model is in no folder.
+        """
         self._trainer = trainer
+        self._start = self.settings.reward_model
+        if self._start == "policy":
+            if start is None:
+                raise UserError(
+                    "reward_model is policy, but the policy starts from random weights: take an algorithm with a "
+                    "supervised stage, or set reward_model to a model, or to null."
+                )
+            self._start = start
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -181,7 +194,7 @@ class Collection(TrainerCallback, ExportableState):
         return RewardModelArguments(
             data="",
             out=out,
-            model=settings.reward_model,
+            model=self._start,
             held_out=settings.held_out,
             epochs=settings.reward_epochs,
             learning_rate=settings.reward_learning_rate,

@@ -84,8 +84,8 @@ class OnlineReward(Protocol):
     def reward_functions(self) -> list[Any]:
         """What the policy is trained with, in the place of the recipe's rewards."""
 
-    def attach(self, trainer: NLPOTrainer) -> None:
-        """Told once which trainer it is about, before it trains."""
+    def attach(self, trainer: NLPOTrainer, start: str | None) -> None:
+        """Told once which trainer it is about, before it trains, and where its model is from, if from a folder."""
 
 
 def run_experiment(
@@ -251,7 +251,8 @@ def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> NLPOTrainer:
     )
     trainer.resumes_by_force = run.force
     if run.online is not None:
-        run.online.attach(trainer)
+        source = str(run.supervised_model) if recipe.algorithm.supervised else recipe.model.model_name_or_path
+        run.online.attach(trainer, source)
     # The supervised model is not a part of the reinforced one, unless it is the base of its adapter.
     trainer.hub.left_out += (run.folder.supervised_model.name,)
     if recipe.algorithm.supervised and trainer.is_peft_model:

@@ -1,0 +1,169 @@
+"""A reward model that learns from choices while the policy trains, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from support.commands import run_cli
+from support.small_runs import TINY, lines, stages
+from trl_nlpo.collection.labels import Labels
+from trl_nlpo.errors import UserError
+from trl_nlpo.recipes.overrides import words_of
+
+
+ROOT = Path(__file__).parent.parent.parent
+SETTINGS = {
+    "num_labels": 40, "initial_labels": 16, "retrainings": 2, "num_completions": 3, "noise": 0.2, "held_out": 0.3,
+    "reward_learning_rate": 1e-3, "max_steps": 6, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no",
+    "rewards": "letters.length",
+}  # fmt: skip
+LETTERS = """
+def length(completions, **columns):
+    return [float(len(text)) for text in completions]
+"""
+
+
+def words(out, **keys):
+    given = {**SETTINGS, **keys, "output_dir": out}
+    return ["tiny.yaml", *(word for key, value in given.items() for word in (f"--{key}", str(value)))]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "letters.py").write_text(LETTERS)
+    return tmp_path
+
+
+def start(folder, *more):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "trl_nlpo", "collect", *more],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_a_round_ends_like_one_that_is_not(folder):
+    whole = start(folder, *words("whole"))
+    output, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, output
+    assert "Choices are in whole/labels.sqlite" in output
+    history = lines(folder / "whole" / "collection.jsonl")
+    assert [row["labels"] for row in history] == [16, 28, 40]
+    assert [row["update"] for row in history] == [0, 1, 3]
+    # The table reports the recipe's rewards, not what was trained on.
+    assert "length" in json.dumps(stages(folder / "whole")["supervised+nlpo"])
+
+    broken = start(folder, *words("broken"))
+    log = folder / "broken" / "collection.jsonl"
+    deadline = time.time() + 120
+    while not (log.is_file() and len(log.read_text().splitlines()) >= 2) and time.time() < deadline:
+        time.sleep(0.05)
+    broken.send_signal(signal.SIGKILL)
+    broken.communicate()
+    before = len(Labels(folder / "broken" / "labels.sqlite").choices())
+    assert before >= 28
+    resumed = start(folder, *words("broken"), "--resume")
+    output, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, output
+    first, second = (load_file(folder / name / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    answers = [
+        [
+            (item.prompt, item.completions, choice)
+            for item, _, choice in Labels(folder / name / "labels.sqlite").choices()
+        ]
+        for name in ("whole", "broken")
+    ]
+    assert len(answers[0]) == 40
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.slow
+def test_people_may_answer_by_files_while_the_run_is_stopped(folder, monkeypatch, capsys):
+    files = words("run", asker="files", noise=0.0, retrainings=0, initial_labels=20, num_labels=20, max_steps=1)
+    waiting = start(folder, *files)
+    questions = folder / "run" / "questions" / "questions-0.jsonl"
+    deadline = time.time() + 120
+    while not questions.is_file() and time.time() < deadline:
+        time.sleep(0.05)
+    waiting.send_signal(signal.SIGKILL)
+    waiting.communicate()
+    rows = [json.loads(line) for line in questions.read_text().splitlines()]
+    assert len(rows) == 20
+    assert all(len(row["completions"]) == 3 for row in rows)
+    answers = questions.with_name("answers-0.jsonl")
+    answers.write_text("".join(json.dumps({"item": row["item"], "choice": 1}) + "\n" for row in rows[:-1]))
+    code, _, err = run_cli(monkeypatch, capsys, "collect", *files, "--resume")
+    assert code == 2
+    assert "has no answer to 1 of" in err
+    answers.write_text(json.dumps({"item": rows[-1]["item"], "choice": 0}) + "\n")
+    code, _, err = run_cli(monkeypatch, capsys, "collect", *files, "--resume")
+    assert code == 0, err
+    choices = [choice for _, _, choice in Labels(folder / "run" / "labels.sqlite").choices()]
+    assert choices == [1] * 19 + [0]
+    assert (folder / "run" / "reward_models" / "0000" / "model.safetensors").is_file()
+    # Other settings than its own, and a second run in its place.
+    code, _, err = run_cli(
+        monkeypatch, capsys, "collect", *files, "--num_labels", "30", "--initial_labels", "30", "--resume"
+    )
+    assert code == 2
+    assert "initial_labels: 20 -> 30" in err
+    code, _, err = run_cli(monkeypatch, capsys, "collect", *files)
+    assert code == 2
+    assert "run holds the labels of an earlier run" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"noise": 2}, "noise is 2.0, but must be from 0 to 1"),
+        ({"num_completions": 1}, "num_completions is 1, but a choice needs two or more"),
+        ({"initial_labels": 50}, "initial_labels is 50, but must be from 1 to num_labels (40)"),
+        ({"retrainings": 0}, "without retraining all labels come first"),
+        ({"initial_labels": 40}, "with it some must be left for later"),
+        ({"asker": "nobody"}, "asker is 'nobody'"),
+        ({"asker": "files"}, "noise is the judge's"),
+        ({"algorithm": "supervised"}, "has no reinforcement, which would need a reward"),
+        ({"rewards": "./judge"}, "asker judge needs reward functions"),
+        ({"num_label": 3}, "unknown key 'num_label'"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(folder, monkeypatch, capsys, more, message):
+    code, _, err = run_cli(monkeypatch, capsys, "collect", *words("run", **more))
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (folder / "run").exists()
+
+
+def test_keys_of_the_collection_are_told_from_those_of_the_recipe():
+    from trl_nlpo.collection.arguments import CollectionArguments
+
+    given = ["--noise", "0.1", "--rewards", "a", "b", "--num-labels=5", "--seed", "1"]
+    assert words_of(CollectionArguments, given) == (
+        ["--noise", "0.1", "--num-labels=5"],
+        ["--rewards", "a", "b", "--seed", "1"],
+    )
+
+
+def test_several_processes_are_refused(folder, monkeypatch, capsys):
+    from trl_nlpo.collection.arguments import CollectionArguments
+    from trl_nlpo.collection.online import run_collection
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="collect runs in one process"):
+        run_collection(None, CollectionArguments(), print, False, False)
