@@ -14,10 +14,11 @@ COMMAND_TESTS = ("tests/test_cli.py", "tests/recipes", "tests/experiment")
 
 
 def lowest_versions() -> list[str]:
-    """`name==version` for the lower bound of every direct dependency and of the extras `metrics` and `test`."""
+    """`name==version` for the lower bound of every direct dependency and of the extras `metrics`, `people` and `test`."""
     project = nox.project.load_toml("pyproject.toml")["project"]
     extras = project["optional-dependencies"]
-    requirements = map(Requirement, (*project["dependencies"], *extras["metrics"], *extras["test"]))
+    named = [requirement for extra in ("metrics", "people", "test") for requirement in extras[extra]]
+    requirements = map(Requirement, (*project["dependencies"], *named))
     return [
         f"{requirement.name}=={specifier.version}"
         for requirement in requirements

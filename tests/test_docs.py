@@ -32,7 +32,7 @@ MODULES = {
 
 # Written with a dot, and no name of the package: what users have, attributes that a constructor sets, other files.
 NOT_OURS = re.compile(
-    r"(my_module|metric|trainer\.(accelerator|state|launch))\..*|.*\.(jsonl?|csv|png|parquet|yaml|md|txt|toml|jar|sense)"
+    r"(my_module|metric|trainer\.(accelerator|state|launch))\..*|.*\.(jsonl?|csv|html|png|parquet|sqlite|yaml|md|txt|toml|jar|sense)"
 )
 WRITTEN_BY_A_RUN = {"supervised/", "_unfinished/", "completions/"}
 

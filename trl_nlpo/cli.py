@@ -423,6 +423,32 @@ def train_reward(
     typer.echo(f"Numbers are in {out}/reward_model.json. Use it as a reward: {{name: {reward_name(out)}}}")
 
 
+study = typer.Typer(
+    help="What people say of a run's completions.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(study, name="study")
+
+
+@study.command(
+    help="Agreement, means with Tukey's test, strengths by Bradley and Terry, annotators, and how ratings go together "
+    "with automatic metrics: trl-nlpo study analyse judgements.jsonl --run runs/commongen. Rows are ratings (item, "
+    "annotator, system, rating) or choices (item, annotator, systems, choice).",
+)
+def analyse(
+    judgements: Annotated[str, typer.Argument(metavar="FILE")],
+    out: Annotated[Optional[str], typer.Option(help="Folder of the report. Default: the file's.")] = None,  # noqa: UP045
+    run: Annotated[Optional[str], typer.Option(help="The run whose samples were judged.")] = None,  # noqa: UP045
+) -> None:
+    from pathlib import Path
+
+    from .human_study.analysis import analyse as analyse_judgements
+
+    folder = Path(judgements).parent if out is None else Path(out)
+    analyse_judgements(Path(judgements), folder, None if run is None else Path(run))
+    typer.echo((folder / "analysis.md").read_text(encoding="utf-8"))
+    typer.echo(f"The report is {folder / 'analysis.md'}; all numbers are in {folder / 'analysis.json'}.")
+
+
 @app.command(help="Tasks that recipes can name: GRUE's seven and those of installed packages.")
 def tasks() -> None:
     from .tasks import get_task, task_names
