@@ -14,7 +14,7 @@ COMMAND_TESTS = ("tests/test_cli.py", "tests/recipes", "tests/experiment")
 
 
 def lowest_versions() -> list[str]:
-    """`name==version` for the lower bound of every direct dependency and of the extras `metrics`, `people` and `test`."""
+    """`name==version` for the lower bound of every direct dependency, and of the extras that tests need."""
     project = nox.project.load_toml("pyproject.toml")["project"]
     extras = project["optional-dependencies"]
     named = [requirement for extra in ("metrics", "people", "test") for requirement in extras[extra]]
