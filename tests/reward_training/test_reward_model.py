@@ -205,3 +205,35 @@ def test_data_without_preferences_is_one_line(tmp_path, monkeypatch, capsys):
     assert code == 2
     assert err.count("\n") == 1
     assert "which are no preferences" in err
+
+
+@pytest.mark.slow
+def test_the_grpo_of_trl_trains_on_it(tmp_path, monkeypatch, capsys):
+    from trl import GRPOConfig, GRPOTrainer
+
+    monkeypatch.chdir(tmp_path)
+    write_choices(tmp_path, 30, 2)
+    policy = tiny.saved(tiny.policy("gpt2"), tiny.tokenizer(), tmp_path / "policy")
+    code, _, err = run_cli(
+        monkeypatch,
+        capsys,
+        "train-reward",
+        "train.jsonl",
+        "--model",
+        policy,
+        "--learning_rate",
+        "3e-3",
+        "--out",
+        "judge",
+    )
+    assert code == 0, err
+    args = GRPOConfig(
+        output_dir="grpo", max_steps=1, per_device_train_batch_size=4, num_generations=4, max_completion_length=4,
+        report_to="none", use_cpu=True, bf16=False, disable_tqdm=True, gradient_checkpointing=False, logging_steps=1,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=tiny.policy("gpt2"), reward_funcs="judge", args=args, train_dataset=tiny.prompts(4),
+        processing_class=tiny.tokenizer(),
+    )  # fmt: skip
+    trainer.train()
+    assert any("rewards/judge/mean" in row for row in trainer.state.log_history)
