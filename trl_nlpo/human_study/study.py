@@ -1,0 +1,373 @@
+"""A study's folder: what is shown, to whom, and what they answered, in one SQLite file that only grows."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, one_line
+from ..storage.files import check_folder, read_json, replace_file
+
+
+KINDS = ("best_of_k", "pairwise", "likert")
+SETTINGS_NAME, FILE_NAME = "study.json", "study.sqlite"
+TIE = -1
+"""The answer to a pair whose completions are as good as each other."""
+
+_APART = 5
+"""Questions that lie between an answer and its repetition, at least."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS items (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, prompt_key TEXT NOT NULL, prompt TEXT NOT NULL,
+    completions TEXT NOT NULL, systems TEXT NOT NULL, gold TEXT
+);
+CREATE TABLE IF NOT EXISTS shown (
+    id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items (id), annotator TEXT NOT NULL,
+    sequence TEXT NOT NULL, is_repeat INTEGER NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS answers (
+    id INTEGER PRIMARY KEY, shown INTEGER NOT NULL REFERENCES shown (id), answer TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS undone (
+    id INTEGER PRIMARY KEY, answer INTEGER NOT NULL UNIQUE REFERENCES answers (id), at REAL NOT NULL
+);
+"""
+_TABLES = ("items", "shown", "answers", "undone")
+
+
+@dataclass
+class StudySettings:
+    """What people are asked.
+
+    Attributes:
+        kind (`str`): `best_of_k`, `pairwise` (two, or a tie) or `likert` (one completion, a scale per criterion).
+        question (`str`): what stands above the completions.
+        criteria (`dict[str, str]`): of `likert`, name and wording of each scale; of the others one name.
+        scale (`list[str]`): of `likert`, the words for 1, 2, ...
+        annotators_per_item (`int`): how many people judge each item.
+        repeat_share (`float`): share of a person's answers that are asked for once more.
+        gold_every (`int`): after so many answers a gold item, as long as there are some.
+        seed (`int`): of orders.
+    """
+
+    kind: str = "best_of_k"
+    question: str = "Which text is best?"
+    criteria: dict[str, str] = field(default_factory=lambda: {"best": "Which text is best?"})
+    scale: list[str] = field(default_factory=lambda: ["very bad", "bad", "neither", "good", "very good"])
+    annotators_per_item: int = 1
+    repeat_share: float = 0.0
+    gold_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"kind is {self.kind!r}, but must be one of {', '.join(KINDS)}.")
+        if self.annotators_per_item < 1:
+            raise UserError(f"annotators_per_item is {self.annotators_per_item}, but must be 1 or more.")
+        if not 0 <= self.repeat_share <= 0.5:
+            raise UserError(f"repeat_share is {self.repeat_share}, but must be from 0 to 0.5.")
+        if self.gold_every < 1:
+            raise UserError(f"gold_every is {self.gold_every}, but must be 1 or more.")
+        if not self.criteria or (self.kind != "likert" and len(self.criteria) != 1):
+            raise UserError(f"criteria has {len(self.criteria)} entries; a choice has one, and ratings one or more.")
+        if self.kind == "likert" and len(self.scale) < 2:
+            raise UserError("scale needs two words or more.")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one person sees.
+
+    Attributes:
+        shown (`int`): its number.
+        prompt (`str`), completions (`tuple[str, ...]`): in the order on the screen.
+        is_repeat (`bool`)
+    """
+
+    shown: int
+    prompt: str
+    completions: tuple[str, ...]
+    is_repeat: bool
+
+
+class Study:
+    """Questions and answers of a study. Several processes and people at once are fine.
+
+    Every answer is a row of its own, on disk when [`Study.answer`] returns; undoing one adds a row, too. The order of
+    completions on the screen is random and recorded.
+
+    Args:
+        folder (`str` or `Path`): that [`create`] made.
+
+    Raises:
+        UserError: there is no study, or its file cannot be used.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        path = self.folder / SETTINGS_NAME
+        if not path.is_file():
+            raise UserError(f"{folder} holds no study: make one with trl-nlpo study create.")
+        self.settings = StudySettings(**read_json(path, "create the study again"))
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        path = self.folder / FILE_NAME
+        try:
+            connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                # Two people who ask at the same moment do not get the last place of one item both.
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path} cannot be used: {one_line(error)}.") from error
+
+    def next_question(self, annotator: str) -> Question | None:
+        """What this person is asked next: the same again until it is answered. None when there is nothing left."""
+        with self._connected() as connection:
+            history = _History(connection, annotator)
+            if history.open is not None:
+                return self._question(connection, history.open)
+            chosen = self._choose(connection, history)
+            if chosen is None:
+                return None
+            item, is_repeat = chosen
+            number = connection.execute("SELECT COUNT(*) FROM shown").fetchone()[0]
+            (completions,) = connection.execute("SELECT completions FROM items WHERE id = ?", (item,)).fetchone()
+            order = list(range(len(json.loads(completions))))
+            random.Random(f"{self.settings.seed} {annotator} {number}").shuffle(order)
+            cursor = connection.execute(
+                "INSERT INTO shown (item, annotator, sequence, is_repeat, at) VALUES (?, ?, ?, ?, ?)",
+                (item, annotator, json.dumps(order), int(is_repeat), time.time()),
+            )
+            return self._question(connection, int(cursor.lastrowid or 0))
+
+    def _question(self, connection: sqlite3.Connection, shown: int) -> Question:
+        prompt, completions, order, is_repeat = connection.execute(
+            "SELECT prompt, completions, sequence, is_repeat FROM shown JOIN items ON items.id = shown.item "
+            "WHERE shown.id = ?",
+            (shown,),
+        ).fetchone()
+        texts = json.loads(completions)
+        return Question(shown, prompt, tuple(texts[index] for index in json.loads(order)), bool(is_repeat))
+
+    def _choose(self, connection: sqlite3.Connection, history: _History) -> tuple[int, bool] | None:
+        """The next item, and whether it is asked again."""
+        once = len(history.first)
+        if len(history.repeated) < int(once * self.settings.repeat_share):
+            old = [item for item in history.first[: max(once - _APART, 0)] if item not in history.repeated]
+            if old:
+                return old[0], True
+        items = connection.execute("SELECT id, key, gold IS NOT NULL FROM items").fetchall()
+        unseen = [row for row in items if row[0] not in set(history.first)]
+        gold = [row for row in unseen if row[2]]
+        if gold and once % self.settings.gold_every == self.settings.gold_every - 1:
+            return _in_own_order(gold, history.annotator)[0], False
+        taken = Counter(
+            item
+            for item, _ in connection.execute(
+                "SELECT DISTINCT item, annotator FROM shown WHERE is_repeat = 0"
+            ).fetchall()
+        )
+        free = [row for row in unseen if not row[2] and taken[row[0]] < self.settings.annotators_per_item]
+        if free:
+            # Items that somebody has begun with are finished first.
+            most = max(taken[row[0]] for row in free)
+            return _in_own_order([row for row in free if taken[row[0]] == most], history.annotator)[0], False
+        return (_in_own_order(gold, history.annotator)[0], False) if gold else None
+
+    def answer(self, annotator: str, shown: int, answer: Any) -> None:
+        """Write down what a person said.
+
+        Args:
+            annotator (`str`), shown (`int`): of the question.
+            answer: the place on the screen of the chosen one, from 0, or `TIE` of a pair; of `likert` a number from 1
+                for each criterion.
+
+        Raises:
+            UserError: no such question of this person, or an answer that cannot be. A second answer to one question is
+                not taken, as a second click is none.
+        """
+        with self._connected() as connection:
+            found = connection.execute("SELECT annotator, sequence FROM shown WHERE id = ?", (shown,)).fetchone()
+            if found is None or found[0] != annotator:
+                raise UserError(f"there is no question {shown} of {annotator!r}.")
+            order = json.loads(found[1])
+            self._check(answer, len(order))
+            value = answer if self.settings.kind == "likert" or answer == TIE else order[answer]
+            if _History(connection, annotator).open != shown:
+                return
+            connection.execute(
+                "INSERT INTO answers (shown, answer, at) VALUES (?, ?, ?)", (shown, json.dumps(value), time.time())
+            )
+
+    def _check(self, answer: Any, size: int) -> None:
+        if self.settings.kind == "likert":
+            top = len(self.settings.scale)
+            if not isinstance(answer, dict) or set(answer) != set(self.settings.criteria):
+                raise UserError(f"the answer must rate {', '.join(self.settings.criteria)}.")
+            for name, value in answer.items():
+                if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= top:
+                    raise UserError(f"{name} is {value!r}, but must be a whole number from 1 to {top}.")
+            return
+        lowest = TIE if self.settings.kind == "pairwise" else 0
+        if isinstance(answer, bool) or not isinstance(answer, int) or not lowest <= answer < size:
+            raise UserError(f"the choice is {answer!r}, but must be a whole number from {lowest} to {size - 1}.")
+
+    def undo(self, annotator: str) -> bool:
+        """Take back a person's last answer, whose question comes again; returns whether there was one."""
+        with self._connected() as connection:
+            last = _History(connection, annotator).last_answer
+            if last is None:
+                return False
+            connection.execute("INSERT INTO undone (answer, at) VALUES (?, ?)", (last, time.time()))
+            return True
+
+    def progress(self, annotator: str) -> tuple[int, int]:
+        """Answers of this person, and how many there would be if nobody else took what is left."""
+        with self._connected() as connection:
+            history = _History(connection, annotator)
+            answered = len(history.first) + len(history.repeated)
+            taken = Counter(
+                item
+                for item, _ in connection.execute(
+                    "SELECT DISTINCT item, annotator FROM shown WHERE is_repeat = 0 AND annotator != ?", (annotator,)
+                ).fetchall()
+            )
+            items = connection.execute("SELECT id, gold IS NOT NULL FROM items").fetchall()
+            open_to_me = [
+                item
+                for item, is_gold in items
+                if item not in set(history.first) and (is_gold or taken[item] < self.settings.annotators_per_item)
+            ]
+        once = len(history.first) + len(open_to_me)
+        return answered, once + min(int(once * self.settings.repeat_share), max(once - _APART, 0))
+
+    def judgements(self) -> list[dict[str, Any]]:
+        """Every answer that stands, as rows that [`read_judgements`] reads and `study analyse` takes."""
+        with self._connected() as connection:
+            rows = connection.execute(
+                "SELECT items.key, prompt_key, systems, gold, annotator, sequence, is_repeat, answers.answer, "
+                "answers.at - shown.at FROM answers JOIN shown ON shown.id = answers.shown "
+                "JOIN items ON items.id = shown.item "
+                "WHERE answers.id NOT IN (SELECT answer FROM undone) ORDER BY answers.id"
+            ).fetchall()
+        found: list[dict[str, Any]] = []
+        for key, prompt, systems, gold, annotator, order, is_repeat, answer, seconds in rows:
+            common = {"item": key, "prompt": prompt, "annotator": annotator, "is_repeat": bool(is_repeat)}
+            more = {"order": json.loads(order), "seconds": round(seconds, 1)}
+            right = None if gold is None else json.loads(gold)
+            said = json.loads(answer)
+            if self.settings.kind == "likert":
+                found += [
+                    {**common, "system": json.loads(systems)[0], "criterion": name, "rating": value,
+                     "gold": None if right is None else right.get(name), **more}
+                    for name, value in said.items()
+                ]  # fmt: skip
+            else:
+                (criterion,) = self.settings.criteria
+                choice = None if said == TIE else said
+                found.append({**common, "systems": json.loads(systems), "criterion": criterion, "choice": choice,
+                              "gold": right, **more})  # fmt: skip
+        return found
+
+
+class _History:
+    """What a person was shown and answered, in that order."""
+
+    def __init__(self, connection: sqlite3.Connection, annotator: str):
+        self.annotator = annotator
+        rows = connection.execute(
+            "SELECT shown.id, shown.item, shown.is_repeat, MAX(answers.id) FROM shown LEFT JOIN answers ON "
+            "answers.shown = shown.id AND answers.id NOT IN (SELECT answer FROM undone) "
+            "WHERE annotator = ? GROUP BY shown.id ORDER BY shown.id",
+            (annotator,),
+        ).fetchall()
+        self.open = next((shown for shown, _, _, answer in rows if answer is None), None)
+        answered = [row for row in rows if row[3] is not None]
+        self.first = [item for _, item, is_repeat, _ in answered if not is_repeat]
+        self.repeated = {item for _, item, is_repeat, _ in answered if is_repeat}
+        self.last_answer = max((answer for _, _, _, answer in answered), default=None)
+
+
+def _in_own_order(rows: Sequence[tuple[int, str, int]], annotator: str) -> list[int]:
+    """Items in an order of this person's own, so that not everybody tires of the same ones."""
+    keyed = sorted((hashlib.sha256(f"{annotator} {key}".encode()).hexdigest(), item) for item, key, _ in rows)
+    return [item for _, item in keyed]
+
+
+def create(folder: str | Path, settings: StudySettings, items: Sequence[dict[str, Any]]) -> Study:
+    """Make a study.
+
+    Args:
+        folder (`str` or `Path`): that holds none.
+        settings ([`StudySettings`])
+        items: each with `prompt`, `completions`, `systems` (one each); and `item`, `prompt_key`, `gold`.
+
+    Raises:
+        UserError: there is a study already, no items, or items that do not fit the kind.
+    """
+    path = Path(folder)
+    if (path / SETTINGS_NAME).exists() or (path / FILE_NAME).exists():
+        raise UserError(f"{folder} holds a study already: take another folder.")
+    if not items:
+        raise UserError("a study needs items to judge.")
+    rows = [_item_row(item, number, settings) for number, item in enumerate(items)]
+    if len({row[0] for row in rows}) < len(rows):
+        raise UserError("two items have the same name.")
+    check_folder(path, "the study's folder")
+    path.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path / FILE_NAME)
+    with contextlib.closing(connection), connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(_SCHEMA)
+        for table in _TABLES:
+            for change in ("UPDATE", "DELETE"):
+                connection.execute(
+                    f"CREATE TRIGGER no_{change.lower()}_of_{table} BEFORE {change} ON {table} "
+                    f"BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END"
+                )
+        connection.executemany(
+            "INSERT INTO items (key, prompt_key, prompt, completions, systems, gold) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
+    replace_file(path / SETTINGS_NAME, json.dumps(asdict(settings), indent=2, ensure_ascii=False) + "\n")
+    return Study(path)
+
+
+def _item_row(item: dict[str, Any], number: int, settings: StudySettings) -> tuple[Any, ...]:
+    completions, systems = item["completions"], item["systems"]
+    wanted = {"likert": "one completion", "pairwise": "two completions", "best_of_k": "two completions or more"}
+    fits = {"likert": len(completions) == 1, "pairwise": len(completions) == 2, "best_of_k": len(completions) > 1}
+    if not fits[settings.kind] or len(systems) != len(completions):
+        raise UserError(
+            f"item {number + 1} has {len(completions)} completions of {len(systems)} systems; {settings.kind} shows "
+            f"{wanted[settings.kind]}, with a system each."
+        )
+    gold = item.get("gold")
+    return (
+        str(item.get("item", number)),
+        str(item.get("prompt_key", item.get("item", number))),
+        str(item["prompt"]),
+        json.dumps(list(completions), ensure_ascii=False),
+        json.dumps(list(systems)),
+        None if gold is None else json.dumps(gold),
+    )
