@@ -28,8 +28,8 @@ OURS: dict[str, set[str]] = {
     "__init__": {"config", "former_names", "trainer"},
     "__main__": {"cli"},
     "cli": {
-        "collection", "experiment", "grid", "human_study", "launch", "recipes", "reward_training", "tasks",
-        "unexpected", "__version__",
+        "collection", "experiment", "grid", "human_study", "launch", "recipes", "reward_training",
+        "storage/json_lines", "tasks", "unexpected", "__version__",
     },
     # What the command line says of errors that are no `UserError`.
     "unexpected": set(),
@@ -154,7 +154,7 @@ PACKAGES: dict[str, set[str]] = {
         "datasets", "evaluate", "nltk", "numpy", "peft", "pysbd", "rouge_score", "sacrebleu", "simplemma", "torch",
         "transformers",
     },
-    "human_study": {"numpy", "scipy", "statsmodels"},
+    "human_study": {"gradio", "numpy", "scipy", "statsmodels"},
     "collection": {"numpy", "torch", "transformers"},
     "reward_training": {
         "datasets", "matplotlib", "numpy", "peft", "tokenizers", "torch", "transformers", "trl",

@@ -430,6 +430,71 @@ app.add_typer(study, name="study")
 
 
 @study.command(
+    "create",
+    context_settings={"ignore_unknown_options": True},
+    help="Make a study of a run's completions, or of a file of items: trl-nlpo study create runs/commongen --out "
+    "study --kind pairwise --items 50. Keys: kind (best_of_k, pairwise, likert), question, criteria, scale, "
+    "annotators_per_item, repeat_share, gold_every, seed.",
+)
+def create_study(
+    arguments: Annotated[list[str], typer.Argument(metavar="RUN|FILE [--KEY VALUE]...")],
+    out: Annotated[str, typer.Option(help="Folder of the study.")],
+    systems: Annotated[str | None, typer.Option(help="Stages of the run, separated by commas. Default: all.")] = None,
+    items: Annotated[Optional[int], typer.Option(min=1, help="Prompts to take. Default: all.")] = None,  # noqa: UP045
+    gold: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A file of items whose answer is known (gold), for everybody."),
+    ] = None,
+) -> None:
+    from pathlib import Path
+
+    from .human_study.sources import items_of
+    from .human_study.study import StudySettings, create
+    from .recipes.overrides import arguments_from
+
+    settings = arguments_from(StudySettings, {}, arguments[1:])
+    names = None if systems is None else [name.strip() for name in systems.split(",")]
+    shown = items_of(Path(arguments[0]), settings.kind, names, items, settings.seed)
+    known = [] if gold is None else items_of(Path(gold), settings.kind, None, None, settings.seed)
+    create(out, settings, [*shown, *known])
+    typer.echo(f"{len(shown)} items to judge and {len(known)} to check people with are in {out}.")
+    typer.echo(f"Show them: trl-nlpo study serve {out}")
+
+
+@study.command(help="Serve the page where people judge a study: trl-nlpo study serve study.")
+def serve(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER")],
+    host: Annotated[str, typer.Option(help="Address; any but this machine's own needs a token.")] = "127.0.0.1",
+    port: Annotated[Optional[int], typer.Option(help="Default: the first that is free, from 7860.")] = None,  # noqa: UP045
+    token: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(envvar="TRL_NLPO_STUDY_TOKEN", help="What people must know to get in."),
+    ] = None,
+) -> None:
+    from .human_study.page import serve as serve_page
+    from .human_study.study import Study
+
+    page = serve_page(Study(folder), host, port, token, waits=False)
+    typer.echo(f"People can judge at {page.local_url} (Ctrl-C ends it; every answer is kept).")
+    page.block_thread()
+
+
+@study.command(help="Write a study's answers as rows that study analyse and train-reward read.")
+def export(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER")],
+    out: Annotated[str, typer.Option(help="A .jsonl file.")],
+) -> None:
+    from pathlib import Path
+
+    from .human_study.study import Study
+    from .storage.json_lines import write_json_lines
+
+    rows = Study(folder).judgements()
+    write_json_lines(Path(out), rows)
+    typer.echo(f"{len(rows)} judgements are in {out}. What they say: trl-nlpo study analyse {out}")
+
+
+@study.command(
     help="Agreement, means with Tukey's test, strengths by Bradley and Terry, annotators, and how ratings go together "
     "with automatic metrics: trl-nlpo study analyse judgements.jsonl --run runs/commongen. Rows are ratings (item, "
     "annotator, system, rating) or choices (item, annotator, systems, choice).",

@@ -262,6 +262,11 @@ class Study:
         once = len(history.first) + len(open_to_me)
         return answered, once + min(int(once * self.settings.repeat_share), max(once - _APART, 0))
 
+    def completions(self) -> list[list[str]]:
+        """The completions of every item."""
+        with self._connected() as connection:
+            return [json.loads(row[0]) for row in connection.execute("SELECT completions FROM items").fetchall()]
+
     def judgements(self) -> list[dict[str, Any]]:
         """Every answer that stands, as rows that [`read_judgements`] reads and `study analyse` takes."""
         with self._connected() as connection:
