@@ -40,7 +40,7 @@ OURS: dict[str, set[str]] = {
         "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
         "storage", "trainer", "_trl",
     },
-    "collection": {"experiment", "metrics", "prompts", "recipes", "reward_training", "storage"},
+    "collection": {"experiment", "human_study", "metrics", "prompts", "recipes", "reward_training", "storage"},
     "human_study": {"data", "storage"},
     # A reward model is trained on what it will read as a reward.
     "reward_training": {

@@ -19,6 +19,7 @@ from support.commands import run_cli
 from support.small_runs import TINY, lines, stages
 from trl_nlpo.collection.labels import Labels
 from trl_nlpo.errors import UserError
+from trl_nlpo.human_study.study import Study
 from trl_nlpo.recipes.overrides import words_of
 
 
@@ -127,6 +128,27 @@ def test_people_may_answer_by_files_while_the_run_is_stopped(folder, monkeypatch
     assert "run holds the labels of an earlier run" in err
 
 
+@pytest.mark.slow
+def test_people_may_choose_on_the_page_of_the_run(folder):
+    pytest.importorskip("gradio")
+    numbers = {"num_labels": 8, "initial_labels": 4, "retrainings": 1, "held_out": 0.4, "max_steps": 2}
+    run = start(folder, *words("run", asker="people", noise=0.0, **numbers))
+    deadline, answered = time.time() + 200, 0
+    while run.poll() is None and time.time() < deadline:
+        for path in (folder / "run" / "questions").glob("round-*/study.json"):
+            study = Study(path.parent)
+            if (question := study.next_question("ann")) is not None:
+                study.answer("ann", question.shown, 0)
+                answered += 1
+        time.sleep(0.02)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, output
+    assert "people can judge at http://127.0.0.1:" in output
+    choices = Labels(folder / "run" / "labels.sqlite").choices()
+    assert len(choices) == answered == 8
+    assert {annotator for _, annotator, _ in choices} == {"ann"}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -137,6 +159,7 @@ def test_people_may_answer_by_files_while_the_run_is_stopped(folder, monkeypatch
         ({"initial_labels": 40}, "with it some must be left for later"),
         ({"asker": "nobody"}, "asker is 'nobody'"),
         ({"asker": "files"}, "noise is the judge's"),
+        ({"asker": "people", "noise": 0.0, "host": "0.0.0.0"}, "serving on 0.0.0.0 needs a token"),
         ({"algorithm": "supervised"}, "has no reinforcement, which would need a reward"),
         ({"rewards": "./judge"}, "asker judge needs reward functions"),
         ({"num_label": 3}, "unknown key 'num_label'"),

@@ -14,11 +14,18 @@ class CollectionArguments:
     asker: str = field(
         default="judge",
         metadata={
-            "help": "judge: the recipe's rewards choose, for simulations; files: people, by JSON Lines files.",
-            "choices": ["judge", "files"],
+            "help": "judge: the recipe's rewards choose, for simulations; people: on a page that the run serves; "
+            "files: people, by JSON Lines files.",
+            "choices": ["judge", "people", "files"],
         },
     )
     noise: float = field(default=0.0, metadata={"help": "Share of the judge's choices that are made by chance."})
+    question: str = field(default="Which text is best?", metadata={"help": "What people are asked."})
+    host: str = field(
+        default="127.0.0.1",
+        metadata={"help": "Address of the page; any but this machine's own needs TRL_NLPO_STUDY_TOKEN."},
+    )
+    port: int | None = field(default=None, metadata={"help": "Port of the page. null: the first that is free."})
     num_completions: int = field(
         default=4, metadata={"help": "Completions of a prompt to choose from (4 in the paper)."}
     )
@@ -50,7 +57,7 @@ class CollectionArguments:
         if not 0.0 <= self.noise <= 1.0:
             raise UserError(f"noise is {self.noise}, but must be from 0 to 1.")
         if self.noise and self.asker != "judge":
-            raise UserError("noise is the judge's; asker files asks people, who err by themselves: remove it.")
+            raise UserError("noise is the judge's; people err by themselves: remove it.")
         if self.num_completions < 2:
             raise UserError(f"num_completions is {self.num_completions}, but a choice needs two or more.")
         if not 0 < self.initial_labels <= self.num_labels:

@@ -1,4 +1,4 @@
-"""Who is asked which completion is best: a judge that is computed, or people, by files."""
+"""Who is asked which completion is best: a judge that is computed, or people, on a page or by files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
+from ..human_study.page import serve
+from ..human_study.sources import text_of
+from ..human_study.study import SETTINGS_NAME, Study, StudySettings, create
 from ..storage.files import replace_file
 from ..storage.json_lines import json_line, read_json_lines
 from .labels import Item, Labels
@@ -66,6 +69,65 @@ class Judge:
         # Of equals, one by chance.
         favourite = chance.choice([index for index, score in enumerate(scores) if score == best])
         return chance.randrange(len(scores)) if chance.random() < self.noise else favourite
+
+
+class People:
+    """Serves a page where people choose, and waits until every question of the round has an answer.
+
+    A round is a study of its own in `round-N`, which `trl-nlpo study serve` serves too while the run is stopped.
+
+    Args:
+        folder (`Path`): of the studies.
+        report: told in a line where people can judge.
+        question (`str`): what stands above the completions.
+        host (`str`), port (`int`, *optional*), token (`str`, *optional*): as for [`serve`].
+        poll (`float`): seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        report: Callable[[str], None],
+        question: str = "Which text is best?",
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        token: str | None = None,
+        poll: float = 1.0,
+    ):
+        self.folder, self.report, self.question, self.poll = folder, report, question, poll
+        self.host, self.port, self.token = host, port, token
+
+    def ask(self, items: Sequence[Item], labels: Labels) -> None:
+        if not items:
+            return
+        study, by_key = self._study(items), {str(item.id): item for item in items}
+        page = serve(study, self.host, self.port, self.token, waits=False)
+        try:
+            self.report(f"round {items[0].round}: {len(items)} questions; people can judge at {page.local_url}")
+            while len({row["item"] for row in study.judgements()} & set(by_key)) < len(by_key):
+                time.sleep(self.poll)
+        finally:
+            page.close()
+        # At the end of the round, as people may take an answer back until then.
+        for row in study.judgements():
+            if row["item"] in by_key:
+                labels.add(by_key[row["item"]], row["annotator"], row["choice"])
+
+    def _study(self, items: Sequence[Item]) -> Study:
+        folder = self.folder / f"round-{items[0].round}"
+        if (folder / SETTINGS_NAME).is_file():
+            return Study(folder)
+        rows = [
+            {
+                "item": item.id,
+                "prompt": text_of(item.prompt),
+                "completions": list(map(text_of, item.completions)),
+                "systems": ["policy"] * len(item.completions),
+            }
+            for item in items
+        ]
+        settings = StudySettings(question=self.question, criteria={"best": self.question})
+        return create(folder, settings, rows)
 
 
 class Files:

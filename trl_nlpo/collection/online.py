@@ -20,6 +20,7 @@ from transformers.trainer_callback import ExportableState
 
 from ..errors import UserError
 from ..experiment.experiment import run_experiment
+from ..human_study.page import check_address
 from ..metrics.classifier import SequenceClassifier
 from ..prompts import collate_prompts
 from ..reward_training.comparisons import Comparison
@@ -27,7 +28,7 @@ from ..reward_training.reward_model import RewardModelArguments, hold_out, rewar
 from ..storage.files import read_json, replace_file
 from ..storage.json_lines import json_line, read_json_lines
 from .arguments import CollectionArguments
-from .askers import Asker, Files, Judge
+from .askers import Asker, Files, Judge, People
 from .labels import Labels
 from .schedule import Round, rounds_of
 
@@ -35,8 +36,8 @@ from .schedule import Round, rounds_of
 if TYPE_CHECKING:
     from ..recipes.recipe import Recipe
 
-LABELS_NAME, MODELS_NAME, HISTORY_NAME, SETTINGS_NAME = (
-    "labels.sqlite", "reward_models", "collection.jsonl", "collection.json",
+LABELS_NAME, MODELS_NAME, HISTORY_NAME, SETTINGS_NAME, QUESTIONS_NAME = (
+    "labels.sqlite", "reward_models", "collection.jsonl", "collection.json", "questions",
 )  # fmt: skip
 
 
@@ -260,7 +261,11 @@ def run_collection(
     if not recipe.algorithm.reinforces:
         raise UserError(f"algorithm {recipe.arguments.algorithm!r} has no reinforcement, which would need a reward.")
     folder, seed = Path(str(recipe.training.output_dir)), recipe.training.seed
-    asker: Asker = Files(folder / "questions", report)
+    asker: Asker = Files(folder / QUESTIONS_NAME, report)
+    if settings.asker == "people":
+        token = os.environ.get("TRL_NLPO_STUDY_TOKEN") or None
+        check_address(settings.host, token)
+        asker = People(folder / QUESTIONS_NAME, report, settings.question, settings.host, settings.port, token)
     if settings.asker == "judge":
         functions = recipe.arguments.reward_functions()
         if any(isinstance(function, str) for function in functions):
@@ -294,10 +299,17 @@ def _settle_folder(folder: Path, settings: CollectionArguments, resuming: bool, 
             )
         _keep_aside(labels)
     shutil.rmtree(folder / MODELS_NAME, ignore_errors=True)
-    shutil.rmtree(folder / "questions", ignore_errors=True)
+    if (folder / QUESTIONS_NAME).is_dir():
+        _keep_questions_aside(folder / QUESTIONS_NAME)
     (folder / HISTORY_NAME).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(path, json.dumps(given, indent=2) + "\n")
+
+
+def _keep_questions_aside(questions: Path) -> None:
+    """Rename a folder with questions, and what people said on its pages, to a name that is free."""
+    number = next(n for n in range(1, 10_000) if not questions.with_name(f"{questions.name}-{n}").exists())
+    questions.rename(questions.with_name(f"{questions.name}-{number}"))
 
 
 def _keep_aside(labels: Path) -> None:

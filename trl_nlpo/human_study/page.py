@@ -36,7 +36,8 @@ _STYLE = """
 }
 #question textarea { font-weight: 600; }
 #progress { text-align: right; opacity: 0.7; }
-.gradio-container { max-width: 860px !important; margin: auto; }
+.gradio-container { width: 100% !important; max-width: 860px !important; margin: auto; }
+@media (max-width: 600px) { .gradio-container main { padding: 0.5rem !important; } }
 footer { display: none !important; }
 """
 
@@ -185,6 +186,19 @@ class _Page:
         return begin
 
 
+def check_address(host: str, token: str | None) -> None:
+    """Refuse to serve to other machines without a token.
+
+    Raises:
+        UserError: so it is.
+    """
+    if host not in ("127.0.0.1", "localhost", "::1") and not token:
+        raise UserError(
+            f"serving on {host} needs a token, so that not everybody on the network can judge: give --token, or the "
+            "environment variable TRL_NLPO_STUDY_TOKEN."
+        )
+
+
 def serve(
     study: Study, host: str = "127.0.0.1", port: int | None = None, token: str | None = None, waits: bool = True
 ) -> Any:
@@ -201,11 +215,7 @@ def serve(
     Raises:
         UserError: another address without a token, a port that is taken, or Gradio is not installed.
     """
-    if host not in ("127.0.0.1", "localhost", "::1") and not token:
-        raise UserError(
-            f"serving on {host} needs a token, so that not everybody on the network can judge: give --token, or the "
-            "environment variable TRL_NLPO_STUDY_TOKEN."
-        )
+    check_address(host, token)
     page = make_page(study, has_login=token is not None)
 
     def knows(name: str, word: str) -> bool:
