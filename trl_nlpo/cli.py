@@ -479,19 +479,32 @@ def serve(
     page.block_thread()
 
 
-@study.command(help="Write a study's answers as rows that study analyse and train-reward read.")
+@study.command(
+    help="Write a study's answers: as judgements, which study analyse reads; as preferences, which train-reward reads; or "
+    "as argilla, a record per item.",
+)
 def export(
     folder: Annotated[str, typer.Argument(metavar="FOLDER")],
     out: Annotated[str, typer.Option(help="A .jsonl file.")],
+    shape: Annotated[str, typer.Option("--as", help="judgements, preferences or argilla.")] = "judgements",
 ) -> None:
     from pathlib import Path
 
-    from .human_study.study import Study
+    from .human_study.argilla import records_of
+    from .human_study.study import Study, preferences_of
     from .storage.json_lines import write_json_lines
 
-    rows = Study(folder).judgements()
+    made = {
+        "judgements": Study.judgements,
+        "preferences": preferences_of,
+        "argilla": lambda study: records_of(study.items(), study.judgements()),
+    }
+    if shape not in made:
+        raise UserError(f"--as is {shape!r}, but must be one of {', '.join(made)}.")
+    rows = made[shape](Study(folder))
     write_json_lines(Path(out), rows)
-    typer.echo(f"{len(rows)} judgements are in {out}. What they say: trl-nlpo study analyse {out}")
+    uses = {"judgements": f"trl-nlpo study analyse {out}", "preferences": f"trl-nlpo train-reward {out} --out judge"}
+    typer.echo(f"{len(rows)} rows are in {out}." + (f" Next: {uses[shape]}" if shape in uses else ""))
 
 
 @study.command(

@@ -10,7 +10,8 @@ import pytest
 
 from trl_nlpo.errors import UserError
 from trl_nlpo.human_study.judgements import read_judgements
-from trl_nlpo.human_study.study import TIE, Study, StudySettings, create
+from trl_nlpo.human_study.study import TIE, Study, StudySettings, create, preferences_of
+from trl_nlpo.reward_training.comparisons import kind_of
 from trl_nlpo.storage.json_lines import write_json_lines
 
 
@@ -152,6 +153,32 @@ def test_nobody_answers_for_another(tmp_path):
     question = study.next_question("ann")
     with pytest.raises(UserError, match="no question"):
         study.answer("bob", question.shown, 0)
+
+
+def test_choices_become_rows_to_train_a_reward_model_on(tmp_path):
+    study = made(tmp_path, k=2, kind="pairwise", number=3)
+    judge(study, "ann", "b", 2)
+    study.answer("ann", study.next_question("ann").shown, TIE)
+    rows = preferences_of(study)
+    assert [kind_of([row], "here") for row in rows] == ["choices", "choices"]
+    assert [row["completions"][row["choice"]][0] for row in rows] == ["b", "b"]
+
+
+def test_ratings_of_one_prompt_become_a_row(tmp_path):
+    one = [
+        {"item": f"{n} {system}", "prompt_key": str(n), "prompt": f"p{n}", "completions": [f"{system}{n}"],
+         "systems": [system]}
+        for n in range(2) for system in ("a", "b")
+    ]  # fmt: skip
+    study = create(tmp_path / "study", StudySettings(kind="likert", criteria={"quality": "?"}), one)
+    while (question := study.next_question("ann")) is not None:
+        study.answer("ann", question.shown, {"quality": 5 if question.completions[0][0] == "b" else 2})
+    for row in preferences_of(study):
+        assert dict(zip(row["completions"], row["ratings"], strict=True)) == {
+            f"a{row['prompt'][1]}": 2,
+            f"b{row['prompt'][1]}": 5,
+        }
+    assert kind_of(preferences_of(study), "here") == "ratings"
 
 
 def _person(folder, name):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.files import read_file
 from ..errors import UserError
+from . import argilla
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,18 @@ def read_judgements(path: Path) -> tuple[list[Rating], list[Choice]]:
 
     A rating has `item`, `annotator`, `system` and `rating`; a choice `item`, `annotator`, `systems` and `choice`.
     Optional columns are `prompt` (by default the item), `criterion`, `is_repeat` and `gold`.
+    Records as Argilla exports them (`fields`, `responses`) are read as well.
 
     Raises:
         UserError: nothing in it, a row that is neither, or a value that cannot be; with the row.
     """
     ratings: list[Rating] = []
     choices: list[Choice] = []
-    for number, row in enumerate(read_file(path), 1):
-        at = f"{path}, row {number}"
+    numbered = [(f"{path}, row {number}", row) for number, row in enumerate(read_file(path), 1)]
+    rows = [
+        (at, part) for at, row in numbered for part in (argilla.rows_of(row, at) if argilla.is_record(row) else [row])
+    ]
+    for at, row in rows:
         for column in ("item", "annotator"):
             if row.get(column) in (None, ""):
                 raise UserError(f"{at} has no {column!r}.")

@@ -66,7 +66,7 @@ class _Page:
         self.gr, self.study, self.has_login = gr, study, has_login
         self.settings = study.settings
         self.is_rating = self.settings.kind == "likert"
-        self.size = max(map(len, study.completions()))
+        self.size = max(len(item["completions"]) for item in study.items())
 
     def shown(self, annotator: str) -> list[Any]:
         """What every component shows this person now."""

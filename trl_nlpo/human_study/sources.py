@@ -11,6 +11,7 @@ from typing import Any
 from ..data.files import read_file
 from ..errors import UserError
 from ..storage.results import SAMPLES_NAME, read_samples
+from .argilla import is_record, item_of
 
 
 def items_of(
@@ -20,7 +21,7 @@ def items_of(
 
     Args:
         source (`Path`): a run's folder, or a file of items (`prompt`, `completions`, `systems`; `item`, `prompt_key`,
-            `gold`).
+            `gold`), or of Argilla's records.
         kind (`str`): of the study. Of a run, `likert` shows each completion alone, `pairwise` every pair of systems,
             and `best_of_k` all of them together.
         systems (*optional*): stages of the run; by default all.
@@ -37,7 +38,10 @@ def items_of(
         return _of_run(rows, kind, systems_of(rows, systems), _chosen(len(rows), number, seed))
     if systems:
         raise UserError("systems are of a run; a file of items names its own.")
-    given = list(read_file(source))
+    given = [
+        item_of(row, f"{source}, row {index}") if is_record(row) else row
+        for index, row in enumerate(read_file(source), 1)
+    ]
     for index, row in enumerate(given, 1):
         for column in ("prompt", "completions", "systems"):
             if row.get(column) in (None, "", []):

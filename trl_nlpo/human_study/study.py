@@ -262,10 +262,17 @@ class Study:
         once = len(history.first) + len(open_to_me)
         return answered, once + min(int(once * self.settings.repeat_share), max(once - _APART, 0))
 
-    def completions(self) -> list[list[str]]:
-        """The completions of every item."""
+    def items(self) -> list[dict[str, Any]]:
+        """Every item: `item`, `prompt_key`, `prompt`, `completions` and `systems`."""
         with self._connected() as connection:
-            return [json.loads(row[0]) for row in connection.execute("SELECT completions FROM items").fetchall()]
+            rows = connection.execute(
+                "SELECT key, prompt_key, prompt, completions, systems FROM items ORDER BY id"
+            ).fetchall()
+        return [
+            {"item": key, "prompt_key": prompt_key, "prompt": prompt, "completions": json.loads(completions),
+             "systems": json.loads(systems)}
+            for key, prompt_key, prompt, completions, systems in rows
+        ]  # fmt: skip
 
     def judgements(self) -> list[dict[str, Any]]:
         """Every answer that stands, as rows that [`read_judgements`] reads and `study analyse` takes."""
@@ -294,6 +301,35 @@ class Study:
                 found.append({**common, "systems": json.loads(systems), "criterion": criterion, "choice": choice,
                               "gold": right, **more})  # fmt: skip
         return found
+
+
+def preferences_of(study: Study) -> list[dict[str, Any]]:
+    """What people chose or rated, as rows that `trl-nlpo train-reward` learns from.
+
+    Of choices one row each (`prompt`, `completions`, `choice`), ties left out; of ratings one row for each person, prompt
+    and criterion with two completions or more (`prompt`, `completions`, `ratings`). Repeats and gold items are left out.
+    """
+    items = {item["item"]: item for item in study.items()}
+    rows = [row for row in study.judgements() if not row["is_repeat"] and row["gold"] is None]
+    if study.settings.kind != "likert":
+        return [
+            {"prompt": items[row["item"]]["prompt"], "completions": items[row["item"]]["completions"],
+             "choice": row["choice"]}
+            for row in rows
+            if row["choice"] is not None
+        ]  # fmt: skip
+    together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        together.setdefault((row["annotator"], row["prompt"], row["criterion"]), []).append(row)
+    return [
+        {
+            "prompt": items[rated[0]["item"]]["prompt"],
+            "completions": [items[row["item"]]["completions"][0] for row in rated],
+            "ratings": [row["rating"] for row in rated],
+        }
+        for rated in together.values()
+        if len(rated) > 1
+    ]
 
 
 class _History:
