@@ -480,8 +480,8 @@ def serve(
 
 
 @study.command(
-    help="Write a study's answers: as judgements, which study analyse reads; as preferences, which train-reward reads; or "
-    "as argilla, a record per item.",
+    help="Write a study's answers: as judgements, which study analyse reads; as preferences, which train-reward "
+    "reads; or as argilla, a record per item.",
 )
 def export(
     folder: Annotated[str, typer.Argument(metavar="FOLDER")],

@@ -1,8 +1,8 @@
 """Items and judgements in the shape of Argilla's exported records, so that a study can move in and out.
 
-A record has `id`, `fields` (`prompt`, `completion_1`, ...), `metadata` (`system_1`, ..., `prompt_key`) and `responses`: of
-each question a list of `{"value": ..., "user_id": ...}`. The value of a choice is the field's name, `tie` for none; of a
-rating its number.
+A record has `id`, `fields` (`prompt`, `completion_1`, ...), `metadata` (`system_1`, ..., `prompt_key`) and
+`responses`: of each question a list of `{"value": ..., "user_id": ...}`. The value of a choice is the field's name,
+`tie` for none; of a rating its number.
 """
 
 from __future__ import annotations

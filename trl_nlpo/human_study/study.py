@@ -306,8 +306,9 @@ class Study:
 def preferences_of(study: Study) -> list[dict[str, Any]]:
     """What people chose or rated, as rows that `trl-nlpo train-reward` learns from.
 
-    Of choices one row each (`prompt`, `completions`, `choice`), ties left out; of ratings one row for each person, prompt
-    and criterion with two completions or more (`prompt`, `completions`, `ratings`). Repeats and gold items are left out.
+    Of choices one row each (`prompt`, `completions`, `choice`), ties left out; of ratings one row for each person,
+    prompt and criterion with two completions or more (`prompt`, `completions`, `ratings`). Repeats and gold items are
+    left out.
     """
     items = {item["item"]: item for item in study.items()}
     rows = [row for row in study.judgements() if not row["is_repeat"] and row["gold"] is None]
