@@ -77,7 +77,7 @@ def item_of(record: dict[str, Any], at: str) -> dict[str, Any]:
 
 
 def _in_order(fields: dict[str, Any]) -> list[str]:
-    found = []
+    found: list[str] = []
     while (text := fields.get(f"{_FIELD}{len(found) + 1}")) is not None:
         found.append(text)
     return found
