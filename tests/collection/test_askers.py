@@ -60,6 +60,27 @@ def test_a_judge_sees_the_columns_of_the_data(labels):
     assert set(chosen(Judge([has_wanted], [1.0]), labels)) == {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda completions, completion_ids, **_: completions,
+            "'<lambda>' failed .*completion_ids.*as a judge it is given",
+        ),
+        (lambda completions, **_: [1.0], "returned 1 values for 600 texts"),
+        (lambda completions, **_: completions, "failed .ValueError"),
+    ],
+)
+def test_a_judge_whose_function_fails_is_one_line(labels, function, message):
+    with pytest.raises(UserError, match=message):
+        Judge([function], [1.0]).ask(labels.items(), labels)
+
+
+def test_a_judge_adds_up_rewards_per_token(labels):
+    judge = Judge([lambda completions, **_: [[1.0] * len(text) for text in completions]], [1.0])
+    assert judge.scores(labels.items()[:1]) == [[1.0, 3.0, 2.0]]
+
+
 def write_answers(folder, rows):
     folder.mkdir(exist_ok=True)
     (folder / "answers-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -126,6 +126,16 @@ def test_people_may_answer_by_files_while_the_run_is_stopped(folder, monkeypatch
     code, _, err = run_cli(monkeypatch, capsys, "collect", *files)
     assert code == 2
     assert "run holds the labels of an earlier run" in err
+    # A mistake in the recipe costs nothing that was asked, and neither does a run in its place.
+    code, _, err = run_cli(monkeypatch, capsys, "collect", *files, "--overwrite", "--dataset_name", "nowhere.jsonl")
+    assert code == 2
+    assert len(Labels(folder / "run" / "labels.sqlite").choices()) == 20
+    other = words("run", retrainings=0, initial_labels=6, num_labels=6, max_steps=1)
+    code, _, err = run_cli(monkeypatch, capsys, "collect", *other, "--overwrite")
+    assert code == 0, err
+    assert len(Labels(folder / "run" / "labels-1.sqlite").choices()) == 20
+    assert len(Labels(folder / "run" / "labels.sqlite").choices()) == 6
+    assert (folder / "run" / "questions-1" / "answers-0.jsonl").is_file()
 
 
 @pytest.mark.slow
@@ -161,7 +171,7 @@ def test_people_may_choose_on_the_page_of_the_run(folder):
         ({"asker": "files"}, "noise is the judge's"),
         ({"asker": "people", "noise": 0.0, "host": "0.0.0.0"}, "serving on 0.0.0.0 needs a token"),
         ({"algorithm": "supervised"}, "has no reinforcement, which would need a reward"),
-        ({"rewards": "./judge"}, "asker judge needs reward functions"),
+        ({"rewards": "./judge"}, "asker judge needs plain reward functions"),
         ({"num_label": 3}, "unknown key 'num_label'"),
     ],
 )

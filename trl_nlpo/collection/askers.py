@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..human_study.page import serve
 from ..human_study.sources import text_of
 from ..human_study.study import SETTINGS_NAME, Study, StudySettings, create
@@ -56,10 +56,8 @@ class Judge:
         for function, weight in zip(self.functions, self.weights, strict=True):
             if not weight:
                 continue
-            values = function(
-                prompts=[item.prompt for item, _ in flat], completions=[text for _, text in flat], **columns
-            )
-            totals = [total + weight * (value or 0.0) for total, value in zip(totals, values, strict=True)]
+            call = {"prompts": [item.prompt for item, _ in flat], "completions": [text for _, text in flat], **columns}
+            totals = [total + weight * value for total, value in zip(totals, _numbers(function, call), strict=True)]
         rest = iter(totals)
         return [[next(rest) for _ in item.completions] for item in items]
 
@@ -69,6 +67,29 @@ class Judge:
         # Of equals, one by chance.
         favourite = chance.choice([index for index, score in enumerate(scores) if score == best])
         return chance.randrange(len(scores)) if chance.random() < self.noise else favourite
+
+
+def _numbers(function: Callable[..., Any], call: dict[str, Any]) -> list[float]:
+    """What a reward function says of completions; 0 where it does not apply, the sum of rewards per token.
+
+    Raises:
+        UserError: it raised, or returned something else.
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        values = [0.0 if value is None else value for value in function(**call)]
+        numbers = [float(sum(value)) if isinstance(value, (list, tuple)) else float(value) for value in values]
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the judge's reward function {name!r} failed ({type(error).__name__}: {one_line(error, 200)}); as a "
+            "judge it is given prompts, completions and the columns of the data."
+        ) from error
+    number = len(call["completions"])
+    if len(numbers) != number:
+        raise UserError(f"the judge's reward function {name!r} returned {len(numbers)} values for {number} texts.")
+    return numbers
 
 
 class People:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import os
 import random
@@ -74,6 +75,7 @@ class Collection(TrainerCallback, ExportableState):
         settings ([`CollectionArguments`]), seed (`int`)
         asker ([`Asker`]): who answers.
         report: told in a line what happened.
+        resumes (`bool`): go on with the labels in the folder; otherwise those of an earlier run are kept aside.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class Collection(TrainerCallback, ExportableState):
         seed: int,
         asker: Asker,
         report: Callable[[str], None],
+        resumes: bool = False,
     ):
         self.folder, self.settings, self.seed, self.asker, self.report = folder, settings, seed, asker, report
+        self.resumes = resumes
         self.reward = LearnedReward()
         self.rounds_done = 0
         self._trainer: Any = None
@@ -99,17 +103,20 @@ class Collection(TrainerCallback, ExportableState):
         """The file of questions and answers."""
         return Labels(self.folder / LABELS_NAME)
 
-    def reward_functions(self) -> list[Any]:
-        """What the policy is trained with."""
+    def reward_functions(self, rewards: list[Any]) -> list[Any]:
+        """What the policy is trained with. The recipe's rewards, fitted to its data, are the judge's."""
+        if isinstance(self.asker, Judge):
+            self.asker.functions = rewards
         return [self.reward]
 
     def attach(self, trainer: Any, start: str | None) -> None:
-        """Sample from the policy of this trainer; reward models may start where it does.
+        """Sample from the policy of this trainer; reward models may start where it does. Takes the folder.
 
         Raises:
             UserError: they are to, and that model is in no folder.
         """
         self._trainer = trainer
+        self._take_folder()
         self._start = self.settings.reward_model
         if self._start == "policy":
             if start is None:
@@ -118,6 +125,19 @@ class Collection(TrainerCallback, ExportableState):
                     "supervised stage, or set reward_model to a model, or to null."
                 )
             self._start = start
+
+    def _take_folder(self) -> None:
+        """Keep aside what an earlier run asked, and note the settings of this one."""
+        path = self.folder / SETTINGS_NAME
+        if not self.resumes:
+            if (self.folder / LABELS_NAME).is_file():
+                _keep_aside(self.folder / LABELS_NAME)
+            if (self.folder / QUESTIONS_NAME).is_dir():
+                _keep_questions_aside(self.folder / QUESTIONS_NAME)
+            shutil.rmtree(self.folder / MODELS_NAME, ignore_errors=True)
+            (self.folder / HISTORY_NAME).unlink(missing_ok=True)
+        if not self.resumes or not path.is_file():
+            replace_file(path, json.dumps(dataclasses.asdict(self.settings), indent=2) + "\n")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -261,49 +281,41 @@ def run_collection(
     if not recipe.algorithm.reinforces:
         raise UserError(f"algorithm {recipe.arguments.algorithm!r} has no reinforcement, which would need a reward.")
     folder, seed = Path(str(recipe.training.output_dir)), recipe.training.seed
-    asker: Asker = Files(folder / QUESTIONS_NAME, report)
-    if settings.asker == "people":
-        token = os.environ.get("TRL_NLPO_STUDY_TOKEN") or None
-        check_address(settings.host, token)
-        asker = People(folder / QUESTIONS_NAME, report, settings.question, settings.host, settings.port, token)
-    if settings.asker == "judge":
-        functions = recipe.arguments.reward_functions()
-        if any(isinstance(function, str) for function in functions):
-            raise UserError("asker judge needs reward functions in the recipe's rewards, not a model's path.")
-        asker = Judge(functions, [spec.weight for spec in recipe.arguments.reward_specs], settings.noise, seed)
-    _settle_folder(folder, settings, bool(recipe.arguments.resume_from_checkpoint), overwrite)
-    collection = Collection(folder, settings, seed, asker, report)
+    resumes = bool(recipe.arguments.resume_from_checkpoint)
+    _check_folder(folder, settings, resumes, overwrite)
+    collection = Collection(folder, settings, seed, _asker(recipe, settings, folder, report), report, resumes)
     return run_experiment(recipe, force, overwrite, collection)
 
 
-def _settle_folder(folder: Path, settings: CollectionArguments, resuming: bool, overwrite: bool) -> None:
-    """Refuse other settings than the run's, and labels of another run; those are kept aside with `overwrite`."""
-    path, labels = folder / SETTINGS_NAME, folder / LABELS_NAME
-    given = dataclasses.asdict(settings)
-    if resuming:
-        if path.is_file():
-            known = read_json(path, "start the run again with --overwrite")
-            changes = [
-                f"{key}: {known.get(key)} -> {value}" for key, value in given.items() if known.get(key) != value
-            ]
-            if changes:
-                raise UserError(
-                    f"{folder} was collected with other settings ({'; '.join(changes)}): resume with its own."
-                )
-        return
-    if labels.is_file():
-        if not overwrite:
-            raise UserError(
-                f"{folder} holds the labels of an earlier run: resume it with --resume, give another --output_dir, or "
-                "replace it with --overwrite, which keeps the labels under another name."
-            )
-        _keep_aside(labels)
-    shutil.rmtree(folder / MODELS_NAME, ignore_errors=True)
-    if (folder / QUESTIONS_NAME).is_dir():
-        _keep_questions_aside(folder / QUESTIONS_NAME)
-    (folder / HISTORY_NAME).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(given, indent=2) + "\n")
+def _asker(recipe: Recipe, settings: CollectionArguments, folder: Path, report: Callable[[str], None]) -> Asker:
+    if settings.asker == "files":
+        return Files(folder / QUESTIONS_NAME, report)
+    if settings.asker == "people":
+        token = os.environ.get("TRL_NLPO_STUDY_TOKEN") or None
+        check_address(settings.host, token)
+        return People(folder / QUESTIONS_NAME, report, settings.question, settings.host, settings.port, token)
+    functions = recipe.arguments.reward_functions()
+    if any(isinstance(function, str) or inspect.iscoroutinefunction(function) for function in functions):
+        raise UserError(
+            "asker judge needs plain reward functions in the recipe's rewards, no model's path or coroutine."
+        )
+    weights = [spec.weight for spec in recipe.arguments.reward_specs]
+    return Judge(functions, weights, settings.noise, recipe.training.seed)
+
+
+def _check_folder(folder: Path, settings: CollectionArguments, resumes: bool, overwrite: bool) -> None:
+    """Refuse other settings than the run's, and labels of another run unless they are kept aside (`overwrite`)."""
+    path = folder / SETTINGS_NAME
+    if resumes and path.is_file():
+        known, given = read_json(path, "start the run again with --overwrite"), dataclasses.asdict(settings)
+        changes = [f"{key}: {known.get(key)} -> {new}" for key, new in given.items() if known.get(key) != new]
+        if changes:
+            raise UserError(f"{folder} was collected with other settings ({'; '.join(changes)}): resume with its own.")
+    if not resumes and not overwrite and (folder / LABELS_NAME).is_file():
+        raise UserError(
+            f"{folder} holds the labels of an earlier run: resume it with --resume, give another --output_dir, or "
+            "replace it with --overwrite, which keeps the labels under another name."
+        )
 
 
 def _keep_questions_aside(questions: Path) -> None:

@@ -81,8 +81,8 @@ class _Run:
 class OnlineReward(Protocol):
     """Rewards that are made while the policy trains: a trainer's callback that gives it its reward functions."""
 
-    def reward_functions(self) -> list[Any]:
-        """What the policy is trained with, in the place of the recipe's rewards."""
+    def reward_functions(self, rewards: list[Any]) -> list[Any]:
+        """What the policy is trained with, in the place of the recipe's rewards, which are given."""
 
     def attach(self, trainer: NLPOTrainer, start: str | None) -> None:
         """Told once which trainer it is about, before it trains, and where its model is from, if from a folder."""
@@ -236,7 +236,7 @@ def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> NLPOTrainer:
     args, rewards = recipe.training, run.rewards
     callbacks: list[Any] = [MetricsLog(run.folder, name)]
     if run.online is not None:
-        args, rewards = copy.copy(args), run.online.reward_functions()
+        args, rewards = copy.copy(args), run.online.reward_functions(rewards)
         args.reward_weights = None
         callbacks.append(run.online)
     trainer = NLPOTrainer(
