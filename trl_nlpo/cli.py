@@ -358,8 +358,8 @@ def _train_on_labels(keys: Any) -> None:
 @app.command(
     context_settings={"ignore_unknown_options": True},
     help="Train a policy on a reward model that learns, while it trains, from choices between the policy's own "
-    "completions: trl-nlpo collect quickstart --num_labels 2000 --noise 0.2. Keys of the collection: asker, noise, "
-    "question, host, port, num_completions, num_labels, initial_labels, retrainings, reward_model, reward_epochs, "
+    "completions: trl-nlpo collect quickstart --num_labels 2000 --reward_learning_rate 1e-3. Keys of the collection: "
+    "asker, noise, question, host, port, num_completions, num_labels, initial_labels, retrainings, reward_model, reward_epochs, "
     "reward_learning_rate, reward_batch_size, reward_max_length, held_out; any key of the recipe may follow as well. "
     "The recipe's rewards are the judge and what is reported, not what is trained on.",
 )
@@ -410,6 +410,7 @@ def train_reward(
     if isinstance(keys, ClassifierArguments):
         _train_on_labels(keys)
         return
+    from .reward_training.reliability import advice
     from .reward_training.reward_model import train_reward_model
 
     _trace_into(out)
@@ -420,6 +421,8 @@ def train_reward(
             f"{result.num_choices}, by chance {result.chance:.3f}; log loss {result.log_loss:.3f}, by chance "
             f"{result.log_loss_of_chance:.3f}; calibration error {result.calibration_error:.3f}"
         )
+        if line := advice(result.accuracy_interval, result.chance):
+            typer.echo(line)
     typer.echo(f"Numbers are in {out}/reward_model.json. Use it as a reward: {{name: {reward_name(out)}}}")
 
 

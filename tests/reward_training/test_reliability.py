@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from trl_nlpo.reward_training.reliability import reliability
+from trl_nlpo.reward_training.reliability import advice, reliability
 
 
 def test_accuracy_and_log_loss_by_hand():
@@ -36,6 +36,11 @@ def test_choices_of_one_row_are_resampled_together():
     together = reliability(rewards, choices, [0] * 4 + [1] * 4).accuracy_interval
     assert together == (0.0, 1.0)
     assert apart[1] - apart[0] < 1.0
+
+
+def test_a_model_that_may_know_nothing_is_said_to():
+    assert "may know nothing yet" in advice((0.2, 0.4), 0.25)
+    assert advice((0.3, 0.4), 0.25) == ""
 
 
 def test_chance_is_one_in_k():

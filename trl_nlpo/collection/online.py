@@ -25,6 +25,7 @@ from ..human_study.page import check_address
 from ..metrics.classifier import SequenceClassifier
 from ..prompts import collate_prompts
 from ..reward_training.comparisons import Comparison
+from ..reward_training.reliability import advice
 from ..reward_training.reward_model import RewardModelArguments, hold_out, rewards_of, train_on
 from ..storage.files import read_json, replace_file
 from ..storage.json_lines import json_line, read_json_lines
@@ -170,7 +171,8 @@ class Collection(TrainerCallback, ExportableState):
         self._note({**line, "seconds": round(time.time() - start, 1)})
         self.report(
             f"round {number}, after update {update}: {results['labels']} choices in all, the reward model agrees with "
-            f"{results['accuracy']:.3f} of {results['held_out']} held-out ones (chance {results['chance']:.3f})."
+            f"{results['accuracy']:.3f} of {results['held_out']} held-out ones (chance {results['chance']:.3f}). "
+            + advice(results["accuracy_interval"], results["chance"])
         )
 
     def _questions(self, number: int, before: int, size: int) -> list[dict[str, Any]]:

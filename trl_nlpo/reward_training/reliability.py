@@ -38,7 +38,18 @@ class Reliability:
     bins: list[dict[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
+        """Every number; JSON."""
         return asdict(self)
+
+
+def advice(accuracy_interval: Sequence[float], chance: float) -> str:
+    """What to do about a model that may know nothing; empty where it is better than chance beyond doubt."""
+    if accuracy_interval[0] > chance:
+        return ""
+    return (
+        "It may know nothing yet, as chance is within its interval: raise the learning rate or the epochs, start from "
+        "a better model, or give more choices."
+    )
 
 
 def reliability(
