@@ -359,9 +359,9 @@ def _train_on_labels(keys: Any) -> None:
     context_settings={"ignore_unknown_options": True},
     help="Train a policy on a reward model that learns, while it trains, from choices between the policy's own "
     "completions: trl-nlpo collect quickstart --num_labels 2000 --reward_learning_rate 1e-3. Keys of the collection: "
-    "asker, noise, question, host, port, num_completions, num_labels, initial_labels, retrainings, reward_model, reward_epochs, "
-    "reward_learning_rate, reward_batch_size, reward_max_length, held_out; any key of the recipe may follow as well. "
-    "The recipe's rewards are the judge and what is reported, not what is trained on.",
+    "asker, noise, question, host, port, num_completions, num_labels, initial_labels, retrainings, reward_model, "
+    "reward_epochs, reward_learning_rate, reward_batch_size, reward_max_length, held_out; any key of the recipe may "
+    "follow as well. The recipe's rewards are the judge and what is reported, not what is trained on.",
 )
 def collect(
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="RECIPE [--KEY VALUE]...")] = None,  # noqa: UP045
