@@ -426,10 +426,14 @@ def train_reward(
     typer.echo(f"Numbers are in {out}/reward_model.json. Use it as a reward: {{name: {reward_name(out)}}}")
 
 
-study = typer.Typer(
-    help="What people say of a run's completions.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+study = typer.Typer(help="What people say of a run's completions.", pretty_exceptions_enable=False)
 app.add_typer(study, name="study")
+
+
+@study.callback(invoke_without_command=True)
+def _no_study_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @study.command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 
 import pytest
 
@@ -112,6 +113,20 @@ def test_a_row_that_cannot_be_is_one_line(folder, monkeypatch, capsys, row, mess
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_without_the_packages_it_says_what_to_install(folder, monkeypatch, capsys):
+    write(folder, simulated())
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    code, _, err = run_cli(monkeypatch, capsys, "study", "analyse", "judgements.jsonl")
+    assert code == 2
+    assert 'need the package scipy: pip install "trl-nlpo[people]"' in err
+
+
+def test_without_a_command_there_is_help_and_no_error(monkeypatch, capsys):
+    code, out, err = run_cli(monkeypatch, capsys, "study")
+    assert (code, err) == (0, "")
+    assert "analyse" in out
 
 
 def test_a_run_whose_samples_were_not_judged_is_refused(folder, monkeypatch, capsys):

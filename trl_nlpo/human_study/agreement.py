@@ -12,6 +12,9 @@ from ..errors import UserError
 Values = Mapping[Any, Mapping[str, Any]]
 """Of each item what each annotator said of it."""
 
+PACKAGES = ("krippendorff", "scipy", "statsmodels")
+"""What the statistics of a study need."""
+
 LEVELS = ("nominal", "ordinal", "interval")
 
 
@@ -22,7 +25,7 @@ def krippendorff_alpha(values: Values, level: str) -> float:
         values: of each item what each annotator said of it; any may be missing.
         level (`str`): nominal, ordinal or interval: how far apart two values are.
     """
-    krippendorff = _package("krippendorff")
+    krippendorff = package("krippendorff")
     if level not in LEVELS:
         raise UserError(f"level is {level!r}, but must be one of {', '.join(LEVELS)}.")
     table = _table(values)
@@ -54,7 +57,7 @@ def alpha_interval(values: Values, level: str, num_resamples: int = 1000, seed: 
 
 def fleiss_kappa(values: Values) -> float:
     """Fleiss' kappa over the items that most people judged; NaN where that is one person, or all said the same."""
-    raters = _package("statsmodels.stats.inter_rater")
+    raters = package("statsmodels.stats.inter_rater")
     most = max(map(len, values.values()), default=0)
     rows = [list(of_item.values()) for of_item in values.values() if len(of_item) == most]
     domain = sorted({value for row in rows for value in row})
@@ -65,7 +68,7 @@ def fleiss_kappa(values: Values) -> float:
 
 def cohen_kappa(values: Values, first: str, second: str) -> float:
     """Cohen's kappa of two annotators over the items that both judged; NaN where there are none, or all are alike."""
-    raters = _package("statsmodels.stats.inter_rater")
+    raters = package("statsmodels.stats.inter_rater")
     pairs = [(of_item[first], of_item[second]) for of_item in values.values() if {first, second} <= set(of_item)]
     domain = sorted({value for pair in pairs for value in pair})
     if len(domain) < 2:
@@ -80,7 +83,12 @@ def _table(values: Values) -> list[list[Any]]:
     return [[of_item.get(annotator) for of_item in values.values()] for annotator in annotators]
 
 
-def _package(name: str) -> Any:
+def package(name: str) -> Any:
+    """A package of the extra `people`.
+
+    Raises:
+        UserError: it is not installed.
+    """
     import importlib
 
     try:

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import UserError
 from ..storage.files import replace_file
 from ..storage.results import SAMPLES_NAME, read_samples
-from .agreement import alpha_interval, cohen_kappa, fleiss_kappa, krippendorff_alpha, values_by_item
+from .agreement import PACKAGES, alpha_interval, cohen_kappa, fleiss_kappa, krippendorff_alpha, package, values_by_item
 from .judgements import Choice, Rating, criteria_of, read_judgements
 from .systems import analysis_of_variance, bradley_terry, item_means, means, tukey
 
@@ -34,6 +34,8 @@ def analyse(path: Path, out: Path, run: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: judgements or samples that cannot be read or do not belong together, or a package that is missing.
     """
+    for name in PACKAGES:
+        package(name)
     ratings, choices = read_judgements(path)
     record = {
         "ratings": {name: of_ratings(_of(ratings, name), run) for name in criteria_of(ratings)},
