@@ -40,8 +40,10 @@ OURS: dict[str, set[str]] = {
         "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
         "storage", "trainer", "_trl",
     },
-    "collection": {"experiment", "human_study", "metrics", "prompts", "recipes", "reward_training", "storage"},
-    "human_study": {"data", "storage"},
+    "collection": {
+        "algorithm/draws", "experiment", "human_study", "metrics", "prompts", "recipes", "reward_training", "storage",
+    },
+    "human_study": {"data", "metrics/texts", "storage"},
     # A reward model is trained on what it will read as a reward.
     "reward_training": {
         "algorithm/reward_models", "data", "functional", "launch/library_output", "metrics", "models", "recipes",
@@ -155,7 +157,7 @@ PACKAGES: dict[str, set[str]] = {
         "transformers",
     },
     "human_study": {"gradio", "numpy", "scipy", "statsmodels"},
-    "collection": {"numpy", "torch", "transformers"},
+    "collection": {"torch", "transformers"},
     "reward_training": {
         "datasets", "matplotlib", "numpy", "peft", "tokenizers", "torch", "transformers", "trl",
     },

@@ -455,14 +455,14 @@ def create_study(
 ) -> None:
     from pathlib import Path
 
-    from .human_study.sources import items_of
+    from .human_study.sources import gold_items, items_of
     from .human_study.study import StudySettings, create
     from .recipes.overrides import arguments_from
 
     settings = arguments_from(StudySettings, {}, arguments[1:])
     names = None if systems is None else [name.strip() for name in systems.split(",")]
     shown = items_of(Path(arguments[0]), settings.kind, names, items, settings.seed)
-    known = [] if gold is None else items_of(Path(gold), settings.kind, None, None, settings.seed)
+    known = [] if gold is None else gold_items(Path(gold), settings.kind)
     create(out, settings, [*shown, *known])
     typer.echo(f"{len(shown)} items to judge and {len(known)} to check people with are in {out}.")
     typer.echo(f"Show them: trl-nlpo study serve {out}")
@@ -509,6 +509,9 @@ def export(
     if shape not in made:
         raise UserError(f"--as is {shape!r}, but must be one of {', '.join(made)}.")
     rows = made[shape](Study(folder))
+    if not rows:
+        raise UserError(f"{folder} has nothing to write as {shape} yet.")
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_json_lines(Path(out), rows)
     uses = {"judgements": f"trl-nlpo study analyse {out}", "preferences": f"trl-nlpo train-reward {out} --out judge"}
     typer.echo(f"{len(rows)} rows are in {out}." + (f" Next: {uses[shape]}" if shape in uses else ""))

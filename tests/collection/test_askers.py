@@ -67,6 +67,7 @@ def test_a_judge_sees_the_columns_of_the_data(labels):
             lambda completions, completion_ids, **_: completions,
             "'<lambda>' failed .*completion_ids.*as a judge it is given",
         ),
+        (lambda completions, **_: [float("nan")] * len(completions), "returned a number that is not finite"),
         (lambda completions, **_: [1.0], "returned 1 values for 600 texts"),
         (lambda completions, **_: completions, "failed .ValueError"),
     ],
@@ -95,6 +96,19 @@ def test_people_answer_by_files(labels, tmp_path):
     (first, *_) = (tmp_path / "q" / "questions-0.jsonl").read_text().splitlines()
     assert json.loads(first) == {"item": 1, "prompt": "0", "completions": ["a", "abc", "ab"]}
     assert "200 questions are in" in said[0]
+
+
+def test_answers_may_be_added_to_those_that_were_taken(labels, tmp_path):
+    files, questions = Files(tmp_path / "q", lambda _: None), tmp_path / "q" / "questions-0.jsonl"
+    rows = [{"item": item.id, "choice": 1} for item in labels.items(0)]
+    write_answers(tmp_path / "q", rows[:150])
+    with pytest.raises(UserError, match="no answer to 50 of 200 questions, the first is item 151"):
+        files.ask(labels.unanswered(0), labels)
+    assert len(labels.choices()) == 150
+    write_answers(tmp_path / "q", rows)
+    files.ask(labels.unanswered(0), labels)
+    assert len(labels.choices()) == 200
+    assert len(questions.read_text().splitlines()) == 200
 
 
 @pytest.mark.parametrize(

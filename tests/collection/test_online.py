@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import signal
@@ -17,7 +18,10 @@ from safetensors.torch import load_file
 
 from support.commands import run_cli
 from support.small_runs import TINY, lines, stages
+from trl_nlpo.collection.arguments import CollectionArguments
+from trl_nlpo.collection.askers import Files
 from trl_nlpo.collection.labels import Labels
+from trl_nlpo.collection.online import Collection
 from trl_nlpo.errors import UserError
 from trl_nlpo.human_study.study import Study
 from trl_nlpo.recipes.overrides import words_of
@@ -183,9 +187,46 @@ def test_settings_that_cannot_be_are_one_line(folder, monkeypatch, capsys, more,
     assert not (folder / "run").exists()
 
 
-def test_keys_of_the_collection_are_told_from_those_of_the_recipe():
-    from trl_nlpo.collection.arguments import CollectionArguments
+class Hub:
+    left_out = ("_*",)
 
+
+class TrainerOfHub:
+    hub = Hub()
+
+
+def collection(folder, **settings):
+    return Collection(folder, CollectionArguments(**settings), 0, Files(folder, print), print)
+
+
+def test_labels_of_another_run_are_kept_aside_whoever_was_killed_when(tmp_path):
+    trainer = TrainerOfHub()
+    collection(tmp_path, num_labels=8).attach(trainer, "start", "first run")
+    Labels(tmp_path / "labels.sqlite").add_items(0, 0, [{"prompt": "p", "completions": ["a", "b"], "columns": {}}])
+    (tmp_path / "reward_models" / "0000").mkdir(parents=True)
+    # The same run, resumed: everything is there.
+    collection(tmp_path, num_labels=8, reward_epochs=2).attach(trainer, "start", "first run")
+    assert len(Labels(tmp_path / "labels.sqlite").items()) == 1
+    assert (tmp_path / "reward_models" / "0000").is_dir()
+    # With other questions it would be another run.
+    with pytest.raises(UserError, match=r"other settings \(num_labels: 8 -> 9\)"):
+        collection(tmp_path, num_labels=9).attach(trainer, "start", "first run")
+    # One in its place, which was killed before it came so far, and is resumed.
+    collection(tmp_path, num_labels=9).attach(trainer, "start", "second run")
+    assert not (tmp_path / "labels.sqlite").exists()
+    assert not (tmp_path / "reward_models").exists()
+    assert len(Labels(tmp_path / "labels-1.sqlite").items()) == 1
+
+
+def test_what_people_said_is_not_pushed_to_the_hub(tmp_path):
+    trainer = TrainerOfHub()
+    collection(tmp_path).attach(trainer, "start", "run")
+    names = ("labels.sqlite", "labels.sqlite-wal", "labels-1.sqlite", "questions", "questions-1", "collection.json",
+             "collection.jsonl")  # fmt: skip
+    assert all(any(fnmatch.fnmatch(name, pattern) for pattern in trainer.hub.left_out) for name in names)
+
+
+def test_keys_of_the_collection_are_told_from_those_of_the_recipe():
     given = ["--noise", "0.1", "--rewards", "a", "b", "--num-labels=5", "--seed", "1"]
     assert words_of(CollectionArguments, given) == (
         ["--noise", "0.1", "--num-labels=5"],
@@ -194,7 +235,6 @@ def test_keys_of_the_collection_are_told_from_those_of_the_recipe():
 
 
 def test_several_processes_are_refused(folder, monkeypatch, capsys):
-    from trl_nlpo.collection.arguments import CollectionArguments
     from trl_nlpo.collection.online import run_collection
 
     monkeypatch.setenv("WORLD_SIZE", "2")

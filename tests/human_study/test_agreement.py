@@ -7,7 +7,14 @@ import math
 import pytest
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.human_study.agreement import alpha_interval, cohen_kappa, fleiss_kappa, krippendorff_alpha
+from trl_nlpo.human_study.agreement import (
+    alpha_interval,
+    cohen_kappa,
+    fleiss_kappa,
+    krippendorff_alpha,
+    values_by_item,
+)
+from trl_nlpo.human_study.judgements import Rating
 
 
 # Krippendorff 2011, "Computing Krippendorff's alpha-reliability": four observers, twelve units.
@@ -63,3 +70,13 @@ def test_cohen_kappa_by_hand():
     values = {item: {"ann": first, "bob": second} for item, (first, second) in enumerate(pairs)}
     assert cohen_kappa(values, "ann", "bob") == pytest.approx(0.4)
     assert math.isnan(cohen_kappa(values, "ann", "eve"))
+
+
+def test_gold_and_repeats_are_no_agreement_and_systems_are_told_apart():
+    ratings = [
+        Rating("0", "0", "ann", "a", "quality", 1.0),
+        Rating("0", "0", "ann", "b", "quality", 5.0),
+        Rating("0", "0", "ann", "a", "quality", 2.0, is_repeat=True),
+        Rating("gold", "9", "ann", "x", "quality", 5.0, gold=5.0),
+    ]
+    assert values_by_item(ratings, lambda rating: rating.value) == {("0", "a"): {"ann": 1.0}, ("0", "b"): {"ann": 5.0}}

@@ -63,6 +63,16 @@ def test_what_goes_out_comes_in_again(study, tmp_path, monkeypatch, capsys):
     assert Study(tmp_path / "again").items() == study.items()
 
 
+@pytest.mark.parametrize(("kind", "k", "gold"), [("pairwise", 2, 1), ("likert", 1, {"best": 2})])
+def test_gold_goes_out_and_comes_in_again(tmp_path, kind, k, gold):
+    item = {"item": "g", "prompt": "p", "completions": ["a", "b"][:k], "systems": ["x", "y"][:k], "gold": gold}
+    made = create(tmp_path / "study", StudySettings(kind=kind), [item])
+    made.answer("ann", made.next_question("ann").shown, 0 if kind == "pairwise" else {"best": 2})
+    (record,) = records_of(made.items(), made.judgements())
+    assert item_of(record, "here")["gold"] == gold
+    assert [row["gold"] for row in rows_of(record, "here")] == [row["gold"] for row in made.judgements()]
+
+
 def test_ratings_are_numbers_and_drafts_are_left_out():
     answers = [
         {"value": 4, "user_id": "ann"},

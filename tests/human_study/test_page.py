@@ -131,6 +131,21 @@ def test_a_person_judges_twenty_items_while_the_server_is_killed(browser, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_key_pressed_too_soon_answers_no_question_that_was_not_seen(browser, tmp_path):
+    study, port = create(tmp_path / "study", StudySettings(), items(20, 3)), free_port()
+    with served(tmp_path / "study", port):
+        page = enter(browser, port, "ann")
+        seen = page.locator("#text-1 textarea").input_value()
+        for key in ("1", "2", "3"):
+            page.keyboard.press(key)
+        page.get_by_text("1 of 20").wait_for()
+        page.wait_for_timeout(1000)
+        (row,) = study.judgements()
+        assert seen == f"{row['systems'][row['choice']]} of {row['item'][1:]} {EVIL}"
+        judge(page, study, "ann", 1, choose_first)
+
+
+@pytest.mark.slow
 def test_two_people_at_once_on_a_phone_and_a_desk(browser, tmp_path):
     study = create(tmp_path / "study", StudySettings(kind="pairwise", annotators_per_item=2), items(6, 2))
     port = free_port()
@@ -207,6 +222,15 @@ def test_a_study_of_a_run_is_made_exported_and_has_its_stages_as_systems(tmp_pat
     assert (code, err) == (0, "")
     found = [json.loads(line) for line in Path("judgements.jsonl").read_text().splitlines()]
     assert [row["systems"][row["choice"]] for row in found] == ["supervised+nlpo"] * 4
+    code, out, err = run_cli(
+        monkeypatch, capsys, "study", "export", "study", "--out", "new/choices.jsonl", "--as", "preferences"
+    )
+    assert code == 0, err
+    assert "trl-nlpo train-reward new/choices.jsonl" in out
+    create("other", StudySettings(), items(1, 2))
+    code, _, err = run_cli(monkeypatch, capsys, "study", "export", "other", "--out", "x.jsonl")
+    assert code == 2
+    assert "other has nothing to write as judgements yet" in err
 
 
 @pytest.mark.parametrize(
@@ -217,6 +241,7 @@ def test_a_study_of_a_run_is_made_exported_and_has_its_stages_as_systems(tmp_pat
         (["items.jsonl"], "row 1 has no 'systems'"),
         (["nowhere.jsonl"], "nowhere.jsonl is not readable"),
         (["empty"], "is not there: give a run's folder"),
+        (["run", "--gold", "known.jsonl"], "known.jsonl, row 1 has no 'gold'"),
         (["run", "--kind", "best"], "kind is 'best'"),
         (["run", "--kinds", "best"], "unknown key 'kinds'"),
     ],
@@ -226,7 +251,9 @@ def test_what_no_study_can_be_made_of_is_one_line(tmp_path, monkeypatch, capsys,
     for folder in ("run", "empty"):
         Path(folder).mkdir()
     Path("run/samples.jsonl").write_text(json.dumps({"prompt": "p", "supervised": {"completion": "c"}}) + "\n")
-    Path("items.jsonl").write_text(json.dumps({"prompt": "p", "completions": ["a", "b"]}) + "\n")
+    row = {"prompt": "p", "completions": ["a", "b"]}
+    Path("items.jsonl").write_text(json.dumps(row) + "\n")
+    Path("known.jsonl").write_text(json.dumps({**row, "systems": ["x", "y"]}) + "\n")
     code, _, err = run_cli(monkeypatch, capsys, "study", "create", *words, "--out", "study")
     assert code == 2
     assert message in err

@@ -181,6 +181,64 @@ def test_ratings_of_one_prompt_become_a_row(tmp_path):
     assert kind_of(preferences_of(study), "here") == "ratings"
 
 
+def test_a_question_that_somebody_left_is_asked_of_another_after_a_while(tmp_path):
+    study = made(tmp_path, number=1)
+    left = study.next_question("ann")
+    assert study.next_question("bob") is None
+    study.reserved = 0.0
+    again = study.next_question("bob")
+    assert sorted(again.completions) == sorted(left.completions)
+    study.answer("bob", again.shown, 0)
+    assert study.next_question("eve") is None
+    # Who comes back may still answer.
+    study.answer("ann", left.shown, 1)
+    assert len(study.judgements()) == 2
+
+
+def test_messages_are_shown_as_text_and_kept_as_messages(tmp_path):
+    prompt = [{"role": "user", "content": "say"}]
+    completions = [[{"role": "assistant", "content": text}] for text in ("yes", "no")]
+    item = {"prompt": prompt, "completions": completions, "systems": ["x", "y"]}
+    study = create(tmp_path / "study", StudySettings(kind="pairwise"), [item])
+    question = study.next_question("ann")
+    assert question.prompt == "say"
+    assert sorted(question.completions) == ["no", "yes"]
+    study.answer("ann", question.shown, question.completions.index("no"))
+    assert preferences_of(study) == [{"prompt": prompt, "completions": completions, "choice": 1}]
+
+
+def test_completions_of_one_prompt_belong_together_without_being_told(tmp_path):
+    one = [{"prompt": "p", "completions": [text], "systems": [text]} for text in ("a", "b")]
+    study = create(tmp_path / "study", StudySettings(kind="likert", criteria={"quality": "?"}), one)
+    while (question := study.next_question("ann")) is not None:
+        study.answer("ann", question.shown, {"quality": 1 if question.completions[0] == "a" else 3})
+    (row,) = preferences_of(study)
+    assert dict(zip(row["completions"], row["ratings"], strict=True)) == {"a": 1, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "k", "gold"),
+    [
+        ("likert", 1, 6),
+        ("likert", 1, "good"),
+        ("likert", 1, {"fluency": 3}),
+        ("best_of_k", 3, 3),
+        ("best_of_k", 3, "b"),
+    ],
+)
+def test_gold_that_is_no_answer_is_refused_before_anybody_works(tmp_path, kind, k, gold):
+    with pytest.raises(UserError, match="item 1: gold is"):
+        create(tmp_path / "study", StudySettings(kind=kind, criteria={"quality": "?"}), items(1, k, gold=gold))
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_number_is_gold_for_every_criterion(tmp_path):
+    criteria = {"quality": "?", "fluency": "?"}
+    study = create(tmp_path / "study", StudySettings(kind="likert", criteria=criteria), items(1, 1, gold=4))
+    study.answer("ann", study.next_question("ann").shown, {"quality": 4, "fluency": 2})
+    assert [(row["criterion"], row["gold"]) for row in study.judgements()] == [("quality", 4), ("fluency", 4)]
+
+
 def _person(folder, name):
     judge(Study(folder), name)
 

@@ -39,6 +39,28 @@ def test_messages_are_kept_as_they_are():
     assert made.completions == (chosen, rejected)
 
 
+MESSAGES = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": text}] for text in ("yes", "no")]
+
+
+def test_a_prompt_that_messages_begin_with_is_not_read_twice():
+    (made,) = comparisons_of([{"prompt": "?", "chosen": MESSAGES[0], "rejected": MESSAGES[1]}], "pairs", "data")
+    assert made.prompt == ""
+    with pytest.raises(UserError, match="row 1: the prompt is text, but completions are messages"):
+        comparisons_of([{"prompt": "other", "chosen": MESSAGES[0], "rejected": MESSAGES[1]}], "pairs", "data")
+    with pytest.raises(UserError, match="the prompt is messages, but completions are texts"):
+        comparisons_of([{"prompt": MESSAGES[0], "chosen": "a", "rejected": "b"}], "pairs", "data")
+
+
+def test_comparisons_without_a_prompt_belong_together_by_what_they_begin_with():
+    pairs = [{"chosen": "Q: who? yes", "rejected": "Q: who? no"}, {"chosen": "Q: who? ja", "rejected": "Q: who? nein"}]
+    first, second = comparisons_of(pairs, "pairs", "data")
+    assert first.group == second.group
+    ranked = comparisons_of([{"completions": ABC, "ranking": [2, 0, 1]}], "rankings", "data")
+    assert len({made.group for made in ranked}) == 1
+    (talk,) = comparisons_of([{"chosen": MESSAGES[0], "rejected": MESSAGES[1]}], "pairs", "data")
+    assert talk.group == '[{"role": "user", "content": "?"}]'
+
+
 @pytest.mark.parametrize(
     ("row", "kind"),
     [

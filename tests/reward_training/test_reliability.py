@@ -25,9 +25,11 @@ def test_of_equal_rewards_each_counts_its_share():
     assert reliability([[1.0, 1.0, 0.0]], [0], [0]).accuracy == 0.5
 
 
-def test_a_model_that_is_always_right_has_no_interval_to_speak_of():
+def test_five_right_answers_of_five_are_no_certainty():
     result = reliability([[1.0, 0.0]] * 5, [0] * 5, range(5))
-    assert result.accuracy_interval == (1.0, 1.0)
+    # Wilson's interval of n right ones begins at n / (n + z^2).
+    assert result.accuracy_interval == (pytest.approx(5 / (5 + 1.959964**2)), 1.0)
+    assert "may know nothing yet" in advice(reliability([[1.0, 0.0]] * 3, [0] * 3, range(3)).accuracy_interval, 0.5)
 
 
 def test_choices_of_one_row_are_resampled_together():

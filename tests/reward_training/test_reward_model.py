@@ -21,11 +21,13 @@ from trl_nlpo.reward_training.comparisons import Comparison
 from trl_nlpo.reward_training.recipe import arguments_of
 from trl_nlpo.reward_training.reward_model import (
     RewardModelArguments,
+    hold_out,
     last_layer,
     read_splits,
     rewards_of,
     standardize,
     starting_point,
+    train_reward_model,
 )
 
 
@@ -162,6 +164,40 @@ def test_prompts_are_held_out_whole_and_more_data_moves_none(tmp_path):
     assert not held_out & {comparison.prompt for comparison in splits["train"]}
     write_choices(tmp_path, 90, seed=1)
     assert held_out == {comparison.prompt for comparison in read_splits(arguments)["validation"]}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_few_prompts_one_is_held_out_and_one_is_not(seed):
+    few = [Comparison(f"w{n}", ("w1", "w2"), 0, n) for n in range(3)]
+    splits = hold_out(few, RewardModelArguments(data="", out="", seed=seed))
+    assert splits["train"]
+    assert splits["validation"]
+    with pytest.raises(UserError, match=r"^all choices are of one prompt"):
+        hold_out(few[:1], RewardModelArguments(data="", out="", seed=seed))
+
+
+def test_a_reward_model_as_the_start_gets_a_new_last_layer_and_no_offset(tmp_path):
+    judge = tiny.classifier("gpt2")
+    judge.config.reward_offset = 7.0
+    folder = tiny.saved(judge, tiny.tokenizer(), tmp_path / "judge")
+    _, model = starting_point(RewardModelArguments(data="", out="", model=folder), [])
+    assert model.config.reward_offset == 0.0
+    assert not torch.equal(model.score.weight, judge.score.weight)
+    torch.testing.assert_close(model.transformer.wte.weight, judge.transformer.wte.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [2, 4])
+def test_what_people_choose_gets_the_higher_reward(k, tmp_path):
+    write_choices(tmp_path, 400, k)
+    arguments = RewardModelArguments(
+        data=str(tmp_path / "train.jsonl"), out=str(tmp_path / "judge"), epochs=8, learning_rate=3e-3, vocab_size=400
+    )
+    result = train_reward_model(arguments)["validation"]
+    assert result.accuracy_interval[0] > result.chance
+    assert result.log_loss < result.log_loss_of_chance
+    good, bad = scores(tmp_path / "judge", ["w1", "w1"], ["w5 w5 w5 w5 w5", "w1 w2 w3 w4 w6"])
+    assert good > bad
 
 
 def test_a_validation_split_is_taken_as_it_is(tmp_path):

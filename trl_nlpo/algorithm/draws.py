@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,3 +52,19 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def random_state() -> tuple[Any, ...]:
+    """Where the global random generators are: Python's, NumPy's, PyTorch's, and those of the GPUs."""
+    on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), on_device
+
+
+def set_random_state(state: tuple[Any, ...]) -> None:
+    """Put the global random generators back to where [`random_state`] found them."""
+    python, numpy, torch_state, on_device = state
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(torch_state)
+    if on_device is not None:
+        torch.cuda.set_rng_state_all(on_device)

@@ -5,7 +5,8 @@ Nothing here takes a gradient, knows a reward or an optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -63,13 +64,12 @@ def collect_rollout(
         [`Rollout`], on the policy's device.
     """
     samples, evaluations = [], []
-    draws = row_draws(seed, range(first_row, first_row + len(batch)), sampling.max_new_tokens)
-    with evaluation_mode(model), seeded(seed, next(model.policy.parameters()).device):
-        for start in range(0, len(batch), forward_batch_size):
-            rows = slice(start, start + forward_batch_size)
-            prompts = batch.prompt_ids[rows]
-            samples.append(sample_completions(model.policy, prompts, sampling, mask, masking_policy, draws[rows]))
-            evaluations.append(_evaluate(model, samples[-1], reference_logits, sampling, bootstraps))
+    sampled = _samples(model, batch, masking_policy, sampling, mask, seed, forward_batch_size, first_row)
+    # Closed at once if an evaluation fails: what comes then, such as a checkpoint, is outside of its modes.
+    with contextlib.closing(sampled):
+        for sample in sampled:
+            samples.append(sample)
+            evaluations.append(_evaluate(model, sample, reference_logits, sampling, bootstraps))
     names = [name for name in evaluations[0] if name != "final_values"]
     columns: dict[str, Any] = {
         name: right_pad([evaluation[name] for evaluation in evaluations], 0.0) for name in names
@@ -100,14 +100,27 @@ def sample_only(
     decode: Decode,
 ) -> Completions:
     """Completions as [`collect_rollout`] samples them, and nothing else about them; arguments as there."""
-    samples = []
-    draws = row_draws(seed, range(len(batch)), sampling.max_new_tokens)
+    samples = list(_samples(model, batch, masking_policy, sampling, mask, seed, forward_batch_size))
+    return joined_completions(batch, samples, pad_token_id, decode)
+
+
+def _samples(
+    model: PolicyAndValue,
+    batch: PromptBatch,
+    masking_policy: MaskingPolicy,
+    sampling: SamplingSettings,
+    mask: MaskSettings,
+    seed: int,
+    forward_batch_size: int,
+    first_row: int = 0,
+) -> Generator[Sample, None, None]:
+    """Completions of some rows at a time; while this is iterated over, the model is in evaluation mode and seeded."""
+    draws = row_draws(seed, range(first_row, first_row + len(batch)), sampling.max_new_tokens)
     with evaluation_mode(model), seeded(seed, next(model.policy.parameters()).device):
         for start in range(0, len(batch), forward_batch_size):
             rows = slice(start, start + forward_batch_size)
             prompts = batch.prompt_ids[rows]
-            samples.append(sample_completions(model.policy, prompts, sampling, mask, masking_policy, draws[rows]))
-    return joined_completions(batch, samples, pad_token_id, decode)
+            yield sample_completions(model.policy, prompts, sampling, mask, masking_policy, draws[rows])
 
 
 def _evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ from typing import Any, Protocol
 
 from ..errors import UserError, one_line
 from ..human_study.page import serve
-from ..human_study.sources import text_of
 from ..human_study.study import SETTINGS_NAME, Study, StudySettings, create
 from ..storage.files import replace_file
 from ..storage.json_lines import json_line, read_json_lines
@@ -30,7 +30,7 @@ class Judge:
 
     Args:
         functions, weights: reward functions with TRL's signature, and the weight of each.
-        noise (`float`): share of questions that are answered by chance among all completions.
+        noise (`float`): share of questions that are answered by chance among all completions, the best one too.
         seed (`int`): with a question's round and place, what chance is.
     """
 
@@ -86,6 +86,8 @@ def _numbers(function: Callable[..., Any], call: dict[str, Any]) -> list[float]:
             f"the judge's reward function {name!r} failed ({type(error).__name__}: {one_line(error, 200)}); as a "
             "judge it is given prompts, completions and the columns of the data."
         ) from error
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"the judge's reward function {name!r} returned a number that is not finite.")
     number = len(call["completions"])
     if len(numbers) != number:
         raise UserError(f"the judge's reward function {name!r} returned {len(numbers)} values for {number} texts.")
@@ -122,17 +124,23 @@ class People:
         if not items:
             return
         study, by_key = self._study(items), {str(item.id): item for item in items}
-        page = serve(study, self.host, self.port, self.token, waits=False)
-        try:
-            self.report(f"round {items[0].round}: {len(items)} questions; people can judge at {page.local_url}")
-            while len({row["item"] for row in study.judgements()} & set(by_key)) < len(by_key):
-                time.sleep(self.poll)
-        finally:
-            page.close()
-        # At the end of the round, as people may take an answer back until then.
-        for row in study.judgements():
-            if row["item"] in by_key:
-                labels.add(by_key[row["item"]], row["annotator"], row["choice"])
+        # An answer may be taken back until the page is closed.
+        while not (rows := self._answers(study, by_key)):
+            page = serve(study, self.host, self.port, self.token, waits=False)
+            try:
+                self.report(f"round {items[0].round}: {len(items)} questions; people can judge at {page.local_url}")
+                while not self._answers(study, by_key):
+                    time.sleep(self.poll)
+            finally:
+                page.close()
+        for row in rows:
+            labels.add(by_key[row["item"]], row["annotator"], row["choice"])
+
+    @staticmethod
+    def _answers(study: Study, by_key: dict[str, Item]) -> list[dict[str, Any]]:
+        """What people said of these questions, once every one has an answer; nothing before."""
+        rows = [row for row in study.judgements() if row["item"] in by_key]
+        return rows if {row["item"] for row in rows} == set(by_key) else []
 
     def _study(self, items: Sequence[Item]) -> Study:
         folder = self.folder / f"round-{items[0].round}"
@@ -141,8 +149,8 @@ class People:
         rows = [
             {
                 "item": item.id,
-                "prompt": text_of(item.prompt),
-                "completions": list(map(text_of, item.completions)),
+                "prompt": item.prompt,
+                "completions": list(item.completions),
                 "systems": ["policy"] * len(item.completions),
             }
             for item in items
@@ -173,25 +181,24 @@ class Files:
         number = items[0].round
         questions, answers = (self.folder / f"{kind}-{number}.jsonl" for kind in ("questions", "answers"))
         self.folder.mkdir(parents=True, exist_ok=True)
-        rows = [{"item": item.id, "prompt": item.prompt, "completions": item.completions} for item in items]
-        replace_file(questions, "".join(json_line(row) for row in rows))
+        # All of the round, of which a run that was stopped has read some.
+        by_id = {item.id: item for item in labels.items(number)}
+        if not questions.is_file():
+            rows = [{"item": i.id, "prompt": i.prompt, "completions": i.completions} for i in by_id.values()]
+            replace_file(questions, "".join(map(json_line, rows)))
         self.report(f"{len(items)} questions are in {questions}; waiting for {answers}.")
-        by_id = {item.id: item for item in items}
-        missing = set(by_id)
-        while missing:
-            while not answers.is_file():
-                time.sleep(self.poll)
-            for at, row in self._answers(answers):
-                item = by_id.get(row.get("item", -1))
-                if item is None:
-                    raise UserError(f"{at}: there is no item {row.get('item')!r} among the questions of this round.")
-                labels.add(item, str(row.get("annotator", "file")), row.get("choice"))  # type: ignore[arg-type]
-                missing.discard(item.id)
-            if missing:
-                raise UserError(
-                    f"{answers} has no answer to {len(missing)} of {len(by_id)} questions, the first is item "
-                    f"{min(missing)}: add them and resume the run (--resume)."
-                )
+        while not answers.is_file():
+            time.sleep(self.poll)
+        for at, row in self._answers(answers):
+            item = by_id.get(row.get("item", -1))
+            if item is None:
+                raise UserError(f"{at}: there is no item {row.get('item')!r} among the questions of this round.")
+            labels.add(item, str(row.get("annotator", "file")), row.get("choice"))  # type: ignore[arg-type]
+        if missing := labels.unanswered(number):
+            raise UserError(
+                f"{answers} has no answer to {len(missing)} of {len(by_id)} questions, the first is item "
+                f"{missing[0].id}: add them and resume the run (--resume)."
+            )
 
     @staticmethod
     def _answers(path: Path) -> list[tuple[str, dict[str, Any]]]:

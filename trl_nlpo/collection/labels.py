@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, one_line
+from ..errors import UserError
+from ..storage.append_only import AppendOnlyFile
 
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS items (
-    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, position INTEGER NOT NULL, policy_update INTEGER NOT NULL,
-    prompt TEXT NOT NULL, completions TEXT NOT NULL, columns TEXT NOT NULL, UNIQUE (round, position)
-);
-CREATE TABLE IF NOT EXISTS judgements (
-    id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items (id), annotator TEXT NOT NULL,
-    choice INTEGER NOT NULL, made REAL NOT NULL, UNIQUE (item, annotator)
-);
-"""
-_TABLES = ("items", "judgements")
+_TABLES = {
+    "items": "round INTEGER NOT NULL, position INTEGER NOT NULL, policy_update INTEGER NOT NULL, "
+    "prompt TEXT NOT NULL, completions TEXT NOT NULL, columns TEXT NOT NULL, UNIQUE (round, position)",
+    "judgements": "item INTEGER NOT NULL REFERENCES items (id), annotator TEXT NOT NULL, choice INTEGER NOT NULL, "
+    "made REAL NOT NULL, UNIQUE (item, annotator)",
+}
 
 
 @dataclass(frozen=True)
@@ -63,29 +57,7 @@ class Labels:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._connected() as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
-            for table in _TABLES:
-                for change in ("UPDATE", "DELETE"):
-                    connection.execute(
-                        f"CREATE TRIGGER IF NOT EXISTS no_{change.lower()}_of_{table} BEFORE {change} ON {table} "
-                        f"BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END"
-                    )
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        try:
-            connection = sqlite3.connect(self.path, timeout=60)
-            try:
-                connection.execute("PRAGMA synchronous = FULL")
-                with connection:
-                    yield connection
-            finally:
-                connection.close()
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{self.path} cannot be used: {one_line(error)}.") from error
+        self._file = AppendOnlyFile(self.path, _TABLES)
 
     def add_items(self, round_number: int, policy_update: int, rows: Sequence[dict[str, Any]]) -> None:
         """Add all questions of a round, or none of them.
@@ -103,7 +75,7 @@ class Labels:
             )
             for position, row in enumerate(rows)
         ]
-        with self._connected() as connection:
+        with self._file.transaction() as connection:
             connection.executemany(
                 "INSERT INTO items (round, position, policy_update, prompt, completions, columns) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
@@ -113,7 +85,7 @@ class Labels:
     def items(self, round_number: int | None = None) -> list[Item]:
         """Questions in the order in which they were asked, of one round or of all."""
         where, values = ("", ()) if round_number is None else ("WHERE round = ?", (round_number,))
-        with self._connected() as connection:
+        with self._file.transaction() as connection:
             found = connection.execute(
                 f"SELECT id, round, policy_update, prompt, completions, columns FROM items {where} ORDER BY id", values
             ).fetchall()
@@ -133,7 +105,7 @@ class Labels:
                 f"the choice for item {item.id} is {choice!r}, but must be a whole number from 0 to "
                 f"{len(item.completions) - 1}."
             )
-        with self._connected() as connection:
+        with self._file.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO judgements (item, annotator, choice, made) VALUES (?, ?, ?, ?)",
                 (item.id, annotator, choice, time.time()),
@@ -142,7 +114,7 @@ class Labels:
     def choices(self, up_to_round: int | None = None) -> list[tuple[Item, str, int]]:
         """Every answer: the question, the annotator and the choice, in the order of the questions."""
         by_id = {item.id: item for item in self.items() if up_to_round is None or item.round <= up_to_round}
-        with self._connected() as connection:
+        with self._file.transaction() as connection:
             found = connection.execute(
                 "SELECT item, annotator, choice FROM judgements ORDER BY item, annotator"
             ).fetchall()

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import json
 import os
-import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from ..algorithm.draws import random_state, set_random_state
 from ..errors import UserError
 from ..experiment.experiment import run_experiment
 from ..human_study.page import check_address
@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 LABELS_NAME, MODELS_NAME, HISTORY_NAME, SETTINGS_NAME, QUESTIONS_NAME = (
     "labels.sqlite", "reward_models", "collection.jsonl", "collection.json", "questions",
 )  # fmt: skip
+
+
+_MAY_CHANGE = (
+    "host", "port", "held_out", "reward_epochs", "reward_learning_rate", "reward_batch_size", "reward_max_length",
+)  # fmt: skip
+"""Settings that a run may be resumed with other values of: they change no question that was asked."""
 
 
 class LearnedReward:
@@ -76,7 +82,6 @@ class Collection(TrainerCallback, ExportableState):
         settings ([`CollectionArguments`]), seed (`int`)
         asker ([`Asker`]): who answers.
         report: told in a line what happened.
-        resumes (`bool`): go on with the labels in the folder; otherwise those of an earlier run are kept aside.
     """
 
     def __init__(
@@ -86,10 +91,8 @@ class Collection(TrainerCallback, ExportableState):
         seed: int,
         asker: Asker,
         report: Callable[[str], None],
-        resumes: bool = False,
     ):
         self.folder, self.settings, self.seed, self.asker, self.report = folder, settings, seed, asker, report
-        self.resumes = resumes
         self.reward = LearnedReward()
         self.rounds_done = 0
         self._trainer: Any = None
@@ -110,14 +113,16 @@ class Collection(TrainerCallback, ExportableState):
             self.asker.functions = rewards
         return [self.reward]
 
-    def attach(self, trainer: Any, start: str | None) -> None:
+    def attach(self, trainer: Any, start: str | None, run: str) -> None:
         """Sample from the policy of this trainer; reward models may start where it does. Takes the folder.
 
         Raises:
-            UserError: they are to, and that model is in no folder.
+            UserError: they are to, and that model is in no folder; or the run has begun with other settings.
         """
         self._trainer = trainer
-        self._take_folder()
+        # What people said is no part of the model.
+        trainer.hub.left_out += ("labels*", f"{QUESTIONS_NAME}*", SETTINGS_NAME, HISTORY_NAME)
+        self._take_folder(run)
         self._start = self.settings.reward_model
         if self._start == "policy":
             if start is None:
@@ -127,18 +132,30 @@ class Collection(TrainerCallback, ExportableState):
                 )
             self._start = start
 
-    def _take_folder(self) -> None:
-        """Keep aside what an earlier run asked, and note the settings of this one."""
-        path = self.folder / SETTINGS_NAME
-        if not self.resumes:
-            if (self.folder / LABELS_NAME).is_file():
-                _keep_aside(self.folder / LABELS_NAME)
-            if (self.folder / QUESTIONS_NAME).is_dir():
-                _keep_questions_aside(self.folder / QUESTIONS_NAME)
+    def _take_folder(self, run: str) -> None:
+        """Keep aside what another run asked, and note whose the folder is, and with which settings.
+
+        Raises:
+            UserError: this run has begun with other settings.
+        """
+        path, given = self.folder / SETTINGS_NAME, dataclasses.asdict(self.settings)
+        known = read_json(path, "start the run again with --overwrite") if path.is_file() else {}
+        if known.get("run") == run:
+            changes = [
+                f"{key}: {known.get(key)} -> {new}"
+                for key, new in given.items()
+                if key not in _MAY_CHANGE and known.get(key) != new
+            ]
+            if changes:
+                raise UserError(
+                    f"{self.folder} was collected with other settings ({'; '.join(changes)}): resume with its own."
+                )
+        else:
+            for name in (LABELS_NAME, QUESTIONS_NAME):
+                _keep_aside(self.folder / name)
             shutil.rmtree(self.folder / MODELS_NAME, ignore_errors=True)
             (self.folder / HISTORY_NAME).unlink(missing_ok=True)
-        if not self.resumes or not path.is_file():
-            replace_file(path, json.dumps(dataclasses.asdict(self.settings), indent=2) + "\n")
+        replace_file(path, json.dumps({"run": run, **given}, indent=2) + "\n")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -247,16 +264,11 @@ class Collection(TrainerCallback, ExportableState):
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
     """Inside, global random numbers may be drawn and seeded; outside, nobody knows."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    state = random_state()
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if on_device is not None:
-            torch.cuda.set_rng_state_all(on_device)
+        set_random_state(state)
 
 
 def run_collection(
@@ -283,9 +295,8 @@ def run_collection(
     if not recipe.algorithm.reinforces:
         raise UserError(f"algorithm {recipe.arguments.algorithm!r} has no reinforcement, which would need a reward.")
     folder, seed = Path(str(recipe.training.output_dir)), recipe.training.seed
-    resumes = bool(recipe.arguments.resume_from_checkpoint)
-    _check_folder(folder, settings, resumes, overwrite)
-    collection = Collection(folder, settings, seed, _asker(recipe, settings, folder, report), report, resumes)
+    _check_folder(folder, bool(recipe.arguments.resume_from_checkpoint), overwrite)
+    collection = Collection(folder, settings, seed, _asker(recipe, settings, folder, report), report)
     return run_experiment(recipe, force, overwrite, collection)
 
 
@@ -305,14 +316,8 @@ def _asker(recipe: Recipe, settings: CollectionArguments, folder: Path, report: 
     return Judge(functions, weights, settings.noise, recipe.training.seed)
 
 
-def _check_folder(folder: Path, settings: CollectionArguments, resumes: bool, overwrite: bool) -> None:
-    """Refuse other settings than the run's, and labels of another run unless they are kept aside (`overwrite`)."""
-    path = folder / SETTINGS_NAME
-    if resumes and path.is_file():
-        known, given = read_json(path, "start the run again with --overwrite"), dataclasses.asdict(settings)
-        changes = [f"{key}: {known.get(key)} -> {new}" for key, new in given.items() if known.get(key) != new]
-        if changes:
-            raise UserError(f"{folder} was collected with other settings ({'; '.join(changes)}): resume with its own.")
+def _check_folder(folder: Path, resumes: bool, overwrite: bool) -> None:
+    """Refuse to begin where another run's labels are, unless they are to be kept aside (`overwrite`)."""
     if not resumes and not overwrite and (folder / LABELS_NAME).is_file():
         raise UserError(
             f"{folder} holds the labels of an earlier run: resume it with --resume, give another --output_dir, or "
@@ -320,18 +325,13 @@ def _check_folder(folder: Path, settings: CollectionArguments, resumes: bool, ov
         )
 
 
-def _keep_questions_aside(questions: Path) -> None:
-    """Rename a folder with questions, and what people said on its pages, to a name that is free."""
-    number = next(n for n in range(1, 10_000) if not questions.with_name(f"{questions.name}-{n}").exists())
-    questions.rename(questions.with_name(f"{questions.name}-{number}"))
-
-
-def _keep_aside(labels: Path) -> None:
-    """Rename a file of labels and what SQLite has beside it, to a name that is free."""
-    # What is still in the log beside it goes into the file.
-    Labels(labels)
-    number = next(n for n in range(1, 10_000) if not labels.with_name(f"labels-{n}.sqlite").exists())
+def _keep_aside(path: Path) -> None:
+    """Rename a file or folder to a name that is free, with what SQLite has beside it, which belongs to it."""
+    if not path.exists():
+        return
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(1))
+    free = next(name for name in names if not name.exists())
     for ending in ("", "-wal", "-shm"):
-        found = labels.with_name(labels.name + ending)
+        found = path.with_name(path.name + ending)
         if found.exists():
-            found.rename(labels.with_name(f"labels-{number}.sqlite{ending}"))
+            found.rename(free.with_name(free.name + ending))

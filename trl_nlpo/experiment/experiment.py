@@ -84,8 +84,8 @@ class OnlineReward(Protocol):
     def reward_functions(self, rewards: list[Any]) -> list[Any]:
         """What the policy is trained with, in the place of the recipe's rewards, which are given."""
 
-    def attach(self, trainer: NLPOTrainer, start: str | None) -> None:
-        """Told once which trainer it is about, before it trains, and where its model is from, if from a folder."""
+    def attach(self, trainer: NLPOTrainer, start: str | None, run: str) -> None:
+        """Told once, before it trains, which trainer it is about, where its model is from, and the run's id."""
 
 
 def run_experiment(
@@ -252,7 +252,7 @@ def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> NLPOTrainer:
     trainer.resumes_by_force = run.force
     if run.online is not None:
         source = str(run.supervised_model) if recipe.algorithm.supervised else recipe.model.model_name_or_path
-        run.online.attach(trainer, source)
+        run.online.attach(trainer, source, run.folder.run)
     # The supervised model is not a part of the reinforced one, unless it is the base of its adapter.
     trainer.hub.left_out += (run.folder.supervised_model.name,)
     if recipe.algorithm.supervised and trainer.is_peft_model:

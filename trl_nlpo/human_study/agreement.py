@@ -99,10 +99,10 @@ def package(name: str) -> Any:
         ) from None
 
 
-def values_by_item(judgements: Sequence[Any], value: Any) -> dict[str, dict[str, Any]]:
-    """Of each item what each annotator said first; `value` reads a judgement."""
-    found: dict[str, dict[str, Any]] = {}
+def values_by_item(judgements: Sequence[Any], value: Any) -> dict[Any, dict[str, Any]]:
+    """Of each item what each annotator said first, gold items left out; `value` reads a judgement."""
+    found: dict[Any, dict[str, Any]] = {}
     for judgement in judgements:
-        if not judgement.is_repeat:
-            found.setdefault(judgement.item, {}).setdefault(judgement.annotator, value(judgement))
+        if not judgement.is_repeat and judgement.gold is None:
+            found.setdefault(judgement.about, {}).setdefault(judgement.annotator, value(judgement))
     return found

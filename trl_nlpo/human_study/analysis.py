@@ -76,7 +76,7 @@ def of_choices(choices: Sequence[Choice]) -> dict[str, Any]:
     return found
 
 
-def _agreement(values: dict[str, dict[str, Any]], levels: Sequence[str]) -> dict[str, Any]:
+def _agreement(values: dict[Any, dict[str, Any]], levels: Sequence[str]) -> dict[str, Any]:
     people = sorted({annotator for of_item in values.values() for annotator in of_item})
     pairs = {f"{first}, {second}": cohen_kappa(values, first, second) for first, second in combinations(people, 2)}
     return {
@@ -94,7 +94,7 @@ def _agreement(values: dict[str, dict[str, Any]], levels: Sequence[str]) -> dict
 def annotators(ratings: Sequence[Rating], choices: Sequence[Choice]) -> dict[str, dict[str, Any]]:
     """Of each person: judgements, mean rating, how often gold was met, how often a repeat was answered alike."""
     everything: list[Any] = [*ratings, *choices]
-    first = {(j.annotator, j.item, j.criterion): _said(j) for j in everything if not j.is_repeat}
+    first = {(j.annotator, j.about, j.criterion): _said(j) for j in everything if not j.is_repeat}
     found = {}
     for person in sorted({judgement.annotator for judgement in everything}):
         mine = [judgement for judgement in everything if judgement.annotator == person]
@@ -102,7 +102,7 @@ def annotators(ratings: Sequence[Rating], choices: Sequence[Choice]) -> dict[str
         again = [
             _said(judgement) == first[key]
             for judgement in mine
-            if judgement.is_repeat and (key := (person, judgement.item, judgement.criterion)) in first
+            if judgement.is_repeat and (key := (person, judgement.about, judgement.criterion)) in first
         ]
         rated = [judgement.value for judgement in mine if isinstance(judgement, Rating)]
         found[person] = {

@@ -1,6 +1,6 @@
 """Items and judgements in the shape of Argilla's exported records, so that a study can move in and out.
 
-A record has `id`, `fields` (`prompt`, `completion_1`, ...), `metadata` (`system_1`, ..., `prompt_key`) and
+A record has `id`, `fields` (`prompt`, `completion_1`, ...), `metadata` (`system_1`, ..., `prompt_key`, `gold`) and
 `responses`: of each question a list of `{"value": ..., "user_id": ...}`. The value of a choice is the field's name,
 `tie` for none; of a rating its number.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..metrics.texts import completion_text, prompt_text
 
 
 _TIE = "tie"
@@ -38,8 +39,15 @@ def records_of(items: Iterable[dict[str, Any]], judgements: Iterable[dict[str, A
     return [
         {
             "id": item["item"],
-            "fields": {"prompt": item["prompt"], **_numbered(_FIELD, item["completions"])},
-            "metadata": {"prompt_key": item["prompt_key"], **_numbered("system_", item["systems"])},
+            "fields": {
+                "prompt": prompt_text(item["prompt"]),
+                **_numbered(_FIELD, list(map(completion_text, item["completions"]))),
+            },
+            "metadata": {
+                "prompt_key": item["prompt_key"],
+                **_numbered("system_", item["systems"]),
+                **({} if item["gold"] is None else {"gold": item["gold"]}),
+            },
             "responses": by_item.get(item["item"], {}),
         }
         for item in items
@@ -73,6 +81,7 @@ def item_of(record: dict[str, Any], at: str) -> dict[str, Any]:
         "prompt_key": str(metadata.get("prompt_key", number)),
         "completions": completions,
         "systems": [str(metadata.get(f"system_{n}", n)) for n in range(1, len(completions) + 1)],
+        "gold": metadata.get("gold"),
     }
 
 
@@ -98,7 +107,13 @@ def rows_of(record: dict[str, Any], at: str) -> list[dict[str, Any]]:
                 continue
             if answer.get("user_id") in (None, ""):
                 raise UserError(f"{at}: an answer to {criterion!r} has no user_id.")
-            row = {**common, "annotator": str(answer["user_id"]), "criterion": criterion}
+            gold = item["gold"].get(criterion) if isinstance(item["gold"], dict) else item["gold"]
+            row = {
+                **common,
+                **({} if gold is None else {"gold": gold}),
+                "annotator": str(answer["user_id"]),
+                "criterion": criterion,
+            }
             value = answer.get("value")
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 found.append({**row, "system": item["systems"][0], "rating": value})

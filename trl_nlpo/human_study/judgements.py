@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class Rating:
     is_repeat: bool = False
     gold: float | None = None
 
+    @property
+    def about(self) -> tuple[str, str]:
+        """Which completion: an item may be called like its prompt."""
+        return self.item, self.system
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -57,6 +63,11 @@ class Choice:
     is_repeat: bool = False
     gold: int | None = None
 
+    @property
+    def about(self) -> str:
+        """Which question."""
+        return self.item
+
 
 def read_judgements(path: Path) -> tuple[list[Rating], list[Choice]]:
     """Ratings and choices of a file.
@@ -74,7 +85,8 @@ def read_judgements(path: Path) -> tuple[list[Rating], list[Choice]]:
     rows = [
         (at, part) for at, row in numbered for part in (argilla.rows_of(row, at) if argilla.is_record(row) else [row])
     ]
-    for at, row in rows:
+    for at, cells in rows:
+        row = {name: _from_text(name, value) for name, value in cells.items()}
         for column in ("item", "annotator"):
             if row.get(column) in (None, ""):
                 raise UserError(f"{at} has no {column!r}.")
@@ -93,7 +105,7 @@ def _rating(row: dict[str, Any], at: str) -> Rating:
     if row.get("system") in (None, ""):
         raise UserError(f"{at} has no 'system': whose completion was rated.")
     return Rating(
-        **_common(row),
+        **_common(row, at),
         system=str(row["system"]),
         criterion=str(row.get("criterion") or "rating"),
         value=_number(row["rating"], at, "rating"),
@@ -111,7 +123,7 @@ def _choice(row: dict[str, Any], at: str) -> Choice:
         if index is not None and not is_index:
             raise UserError(f"{at}: {name} is {index!r}, but must be from 0 to {len(systems) - 1}, or null for a tie.")
     return Choice(
-        **_common(row),
+        **_common(row, at),
         systems=tuple(map(str, systems)),
         choice=row["choice"],
         criterion=str(row.get("criterion") or "best"),
@@ -119,14 +131,32 @@ def _choice(row: dict[str, Any], at: str) -> Choice:
     )
 
 
-def _common(row: dict[str, Any]) -> dict[str, Any]:
+def _common(row: dict[str, Any], at: str) -> dict[str, Any]:
     item = str(row["item"])
     return {
         "item": item,
         "prompt": item if row.get("prompt") is None else str(row["prompt"]),
         "annotator": str(row["annotator"]),
-        "is_repeat": bool(row.get("is_repeat") or False),
+        "is_repeat": _flag(row.get("is_repeat"), at),
     }
+
+
+def _from_text(name: str, value: Any) -> Any:
+    """A cell of a CSV as JSON would have it."""
+    if name not in ("choice", "gold", "systems") or not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError:
+        return value
+
+
+def _flag(value: Any, at: str) -> bool:
+    words = {"": False, "false": False, "0": False, "true": True, "1": True}
+    flag = words.get(str("" if value is None else value).strip().lower())
+    if flag is None:
+        raise UserError(f"{at}: is_repeat is {value!r}, but must be true or false.")
+    return flag
 
 
 def _number(value: Any, at: str, name: str) -> float:

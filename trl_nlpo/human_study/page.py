@@ -55,10 +55,6 @@ def make_page(study: Study, has_login: bool = False) -> gradio.Blocks:
     return _Page(_gradio(), study, has_login).blocks()
 
 
-_State = tuple[str, "int | None"]
-"""Who judges, and the number of the question that is shown; "" and None before and after."""
-
-
 class _Page:
     """Components, and what a click does. Every click returns new values for all components."""
 
@@ -77,7 +73,8 @@ class _Page:
         there = [place < len(texts) for place in range(self.size)]
         values = [*texts, *[""] * (self.size - len(texts))]
         return [
-            (annotator, None if question is None else question.shown),
+            annotator,
+            "" if question is None else str(question.shown),
             f"{answered} of {max(total, answered)}" if annotator else "",
             update(visible=not annotator),
             update(visible=question is not None),
@@ -99,35 +96,36 @@ class _Page:
     def choose(self, place: int) -> Any:
         """What the button of a completion does."""
 
-        def chosen(state: _State) -> list[Any]:
-            return self._answered(state, place)
+        def chosen(annotator: str, number: str) -> list[Any]:
+            return self._answered(annotator, number, place)
 
         return chosen
 
-    def rate(self, state: _State, *values: int | None) -> list[Any]:
+    def rate(self, annotator: str, number: str, *values: int | None) -> list[Any]:
         """The scales were filled in."""
         rated = dict(zip(self.settings.criteria, values, strict=True))
         missing = [name for name, value in rated.items() if value is None]
         if missing:
             raise self.gr.Error(f"Please rate: {', '.join(missing)}.")
-        return self._answered(state, {name: int(value or 0) for name, value in rated.items()})
+        return self._answered(annotator, number, {name: int(value or 0) for name, value in rated.items()})
 
-    def _answered(self, state: _State, answer: Any) -> list[Any]:
-        annotator, number = state
-        if number is not None:
-            self.study.answer(annotator, number, answer)
+    def _answered(self, annotator: str, number: str, answer: Any) -> list[Any]:
+        """An answer to the question that the browser shows: a second key, pressed too soon, answers none unseen."""
+        if number:
+            self.study.answer(annotator, int(number), answer)
         return self.shown(annotator)
 
-    def take_back(self, state: _State) -> list[Any]:
+    def take_back(self, annotator: str) -> list[Any]:
         """The last answer was undone."""
-        self.study.undo(state[0])
-        return self.shown(state[0])
+        self.study.undo(annotator)
+        return self.shown(annotator)
 
     def blocks(self) -> gradio.Blocks:
         """The components, in the order of the page."""
         gr = self.gr
         with gr.Blocks(title="What do you think?", analytics_enabled=False) as page:
-            state = gr.State(("", None))
+            annotator = gr.State("")
+            number = gr.Textbox("", visible="hidden", elem_id="number")
             with gr.Row():
                 gr.Markdown("## What do you think?")
                 progress = gr.Markdown("", elem_id="progress")
@@ -150,17 +148,17 @@ class _Page:
                 )
                 submit = gr.Button("Next (Enter)", variant="primary", elem_id="submit", visible=self.is_rating)
             with gr.Column(visible=False) as thanks:
-                gr.Markdown("**That was all. Thank you!**", elem_id="done")
+                gr.Markdown("**That is all for now. Thank you!**", elem_id="done")
             undo = gr.Button("Undo (u)", size="sm", elem_id="undo", visible=False)
-            outputs = [state, progress, login, asking, thanks, prompt, *texts, *buttons, *scales, undo]
+            outputs = [annotator, number, progress, login, asking, thanks, prompt, *texts, *buttons, *scales, undo]
             quiet: dict[str, Any] = {"outputs": outputs, "show_progress": "hidden", "api_visibility": "private"}
             start.click(self.begin, name, **quiet)
             name.submit(self.begin, name, **quiet)
             for place, button in enumerate(buttons):
-                button.click(self.choose(place), state, **quiet)
-            tie.click(self.choose(TIE), state, **quiet)
-            submit.click(self.rate, [state, *scales], **quiet)
-            undo.click(self.take_back, state, **quiet)
+                button.click(self.choose(place), [annotator, number], **quiet)
+            tie.click(self.choose(TIE), [annotator, number], **quiet)
+            submit.click(self.rate, [annotator, number, *scales], **quiet)
+            undo.click(self.take_back, annotator, **quiet)
             if self.has_login:
                 page.load(self._of_login(), None, **quiet)
         return page

@@ -15,7 +15,7 @@ from .argilla import is_record, item_of
 
 
 def items_of(
-    source: Path, kind: str, systems: Sequence[str] | None, number: int | None, seed: int
+    source: Path, kind: str, systems: Sequence[str] | None = None, number: int | None = None, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Items for [`create`].
 
@@ -67,8 +67,8 @@ def _of_run(
         {
             "item": f"{index} {' | '.join(group)}",
             "prompt_key": str(index),
-            "prompt": text_of(rows[index]["prompt"]),
-            "completions": [text_of(rows[index][system]["completion"]) for system in group],
+            "prompt": rows[index]["prompt"],
+            "completions": [rows[index][system]["completion"] for system in group],
             "systems": list(group),
         }
         for index in chosen
@@ -76,11 +76,17 @@ def _of_run(
     ]
 
 
-def text_of(value: Any) -> str:
-    """A text, or the messages of a conversation as text, a line each."""
-    if isinstance(value, str):
-        return value
-    return "\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in value)
+def gold_items(source: Path, kind: str) -> list[dict[str, Any]]:
+    """Items whose answer is known, for everybody.
+
+    Raises:
+        UserError: as [`items_of`], or an item without `gold`.
+    """
+    items = items_of(source, kind)
+    for index, item in enumerate(items, 1):
+        if item.get("gold") is None:
+            raise UserError(f"{source}, row {index} has no 'gold': the answer that is right.")
+    return items
 
 
 def systems_of(samples: Sequence[dict[str, Any]], wanted: Sequence[str] | None) -> list[str]:

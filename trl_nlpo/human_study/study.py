@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import random
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, one_line
+from ..errors import UserError
+from ..metrics.texts import completion_text, prompt_text
+from ..storage.append_only import AppendOnlyFile
 from ..storage.files import check_folder, read_json, replace_file
 
 
@@ -26,23 +27,17 @@ TIE = -1
 _APART = 5
 """Questions that lie between an answer and its repetition, at least."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS items (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, prompt_key TEXT NOT NULL, prompt TEXT NOT NULL,
-    completions TEXT NOT NULL, systems TEXT NOT NULL, gold TEXT
-);
-CREATE TABLE IF NOT EXISTS shown (
-    id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items (id), annotator TEXT NOT NULL,
-    sequence TEXT NOT NULL, is_repeat INTEGER NOT NULL, at REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS answers (
-    id INTEGER PRIMARY KEY, shown INTEGER NOT NULL REFERENCES shown (id), answer TEXT NOT NULL, at REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS undone (
-    id INTEGER PRIMARY KEY, answer INTEGER NOT NULL UNIQUE REFERENCES answers (id), at REAL NOT NULL
-);
-"""
-_TABLES = ("items", "shown", "answers", "undone")
+_RESERVED = 600.0
+"""Seconds for which a question that was shown, and is not answered, keeps its place."""
+
+_TABLES = {
+    "items": "key TEXT NOT NULL UNIQUE, prompt_key TEXT NOT NULL, prompt TEXT NOT NULL, completions TEXT NOT NULL, "
+    "systems TEXT NOT NULL, gold TEXT",
+    "shown": "item INTEGER NOT NULL REFERENCES items (id), annotator TEXT NOT NULL, sequence TEXT NOT NULL, "
+    "is_repeat INTEGER NOT NULL, at REAL NOT NULL",
+    "answers": "shown INTEGER NOT NULL REFERENCES shown (id), answer TEXT NOT NULL, at REAL NOT NULL",
+    "undone": "answer INTEGER NOT NULL UNIQUE REFERENCES answers (id), at REAL NOT NULL",
+}
 
 
 @dataclass
@@ -119,31 +114,12 @@ class Study:
         if not path.is_file():
             raise UserError(f"{folder} holds no study: make one with trl-nlpo study create.")
         self.settings = StudySettings(**read_json(path, "create the study again"))
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        path = self.folder / FILE_NAME
-        try:
-            connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                # Two people who ask at the same moment do not get the last place of one item both.
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                except BaseException:
-                    connection.execute("ROLLBACK")
-                    raise
-                connection.execute("COMMIT")
-            finally:
-                connection.close()
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{path} cannot be used: {one_line(error)}.") from error
+        self.reserved = _RESERVED
+        self._file = AppendOnlyFile(self.folder / FILE_NAME, _TABLES)
 
     def next_question(self, annotator: str) -> Question | None:
         """What this person is asked next: the same again until it is answered. None when there is nothing left."""
-        with self._connected() as connection:
+        with self._file.transaction() as connection:
             history = _History(connection, annotator)
             if history.open is not None:
                 return self._question(connection, history.open)
@@ -167,8 +143,9 @@ class Study:
             "WHERE shown.id = ?",
             (shown,),
         ).fetchone()
-        texts = json.loads(completions)
-        return Question(shown, prompt, tuple(texts[index] for index in json.loads(order)), bool(is_repeat))
+        texts = list(map(completion_text, json.loads(completions)))
+        ordered = tuple(texts[index] for index in json.loads(order))
+        return Question(shown, prompt_text(json.loads(prompt)), ordered, bool(is_repeat))
 
     def _choose(self, connection: sqlite3.Connection, history: _History) -> tuple[int, bool] | None:
         """The next item, and whether it is asked again."""
@@ -182,18 +159,23 @@ class Study:
         gold = [row for row in unseen if row[2]]
         if gold and once % self.settings.gold_every == self.settings.gold_every - 1:
             return _in_own_order(gold, history.annotator)[0], False
-        taken = Counter(
-            item
-            for item, _ in connection.execute(
-                "SELECT DISTINCT item, annotator FROM shown WHERE is_repeat = 0"
-            ).fetchall()
-        )
+        taken = self._taken(connection, history.annotator)
         free = [row for row in unseen if not row[2] and taken[row[0]] < self.settings.annotators_per_item]
         if free:
             # Items that somebody has begun with are finished first.
             most = max(taken[row[0]] for row in free)
             return _in_own_order([row for row in free if taken[row[0]] == most], history.annotator)[0], False
         return (_in_own_order(gold, history.annotator)[0], False) if gold else None
+
+    def _taken(self, connection: sqlite3.Connection, annotator: str) -> Counter[int]:
+        """By how many others each item was judged, or is being judged: one who left does not keep it from the rest."""
+        rows = connection.execute(
+            "SELECT DISTINCT item, annotator FROM shown LEFT JOIN answers ON answers.shown = shown.id "
+            "AND answers.id NOT IN (SELECT answer FROM undone) "
+            "WHERE is_repeat = 0 AND annotator != ? AND (answers.id IS NOT NULL OR shown.at > ?)",
+            (annotator, time.time() - self.reserved),
+        ).fetchall()
+        return Counter(item for item, _ in rows)
 
     def answer(self, annotator: str, shown: int, answer: Any) -> None:
         """Write down what a person said.
@@ -207,7 +189,7 @@ class Study:
             UserError: no such question of this person, or an answer that cannot be. A second answer to one question is
                 not taken, as a second click is none.
         """
-        with self._connected() as connection:
+        with self._file.transaction() as connection:
             found = connection.execute("SELECT annotator, sequence FROM shown WHERE id = ?", (shown,)).fetchone()
             if found is None or found[0] != annotator:
                 raise UserError(f"there is no question {shown} of {annotator!r}.")
@@ -226,16 +208,16 @@ class Study:
             if not isinstance(answer, dict) or set(answer) != set(self.settings.criteria):
                 raise UserError(f"the answer must rate {', '.join(self.settings.criteria)}.")
             for name, value in answer.items():
-                if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= top:
+                if not _is_whole(value, 1, top):
                     raise UserError(f"{name} is {value!r}, but must be a whole number from 1 to {top}.")
             return
         lowest = TIE if self.settings.kind == "pairwise" else 0
-        if isinstance(answer, bool) or not isinstance(answer, int) or not lowest <= answer < size:
+        if not _is_whole(answer, lowest, size - 1):
             raise UserError(f"the choice is {answer!r}, but must be a whole number from {lowest} to {size - 1}.")
 
     def undo(self, annotator: str) -> bool:
         """Take back a person's last answer, whose question comes again; returns whether there was one."""
-        with self._connected() as connection:
+        with self._file.transaction() as connection:
             last = _History(connection, annotator).last_answer
             if last is None:
                 return False
@@ -244,15 +226,10 @@ class Study:
 
     def progress(self, annotator: str) -> tuple[int, int]:
         """Answers of this person, and how many there would be if nobody else took what is left."""
-        with self._connected() as connection:
+        with self._file.transaction() as connection:
             history = _History(connection, annotator)
             answered = len(history.first) + len(history.repeated)
-            taken = Counter(
-                item
-                for item, _ in connection.execute(
-                    "SELECT DISTINCT item, annotator FROM shown WHERE is_repeat = 0 AND annotator != ?", (annotator,)
-                ).fetchall()
-            )
+            taken = self._taken(connection, annotator)
             items = connection.execute("SELECT id, gold IS NOT NULL FROM items").fetchall()
             open_to_me = [
                 item
@@ -263,20 +240,21 @@ class Study:
         return answered, once + min(int(once * self.settings.repeat_share), max(once - _APART, 0))
 
     def items(self) -> list[dict[str, Any]]:
-        """Every item: `item`, `prompt_key`, `prompt`, `completions` and `systems`."""
-        with self._connected() as connection:
+        """Every item as [`create`] takes it: `item`, `prompt_key`, `prompt`, `completions`, `systems` and `gold`."""
+        with self._file.transaction() as connection:
             rows = connection.execute(
-                "SELECT key, prompt_key, prompt, completions, systems FROM items ORDER BY id"
+                "SELECT key, prompt_key, prompt, completions, systems, gold FROM items ORDER BY id"
             ).fetchall()
+        names = ("prompt", "completions", "systems", "gold")
         return [
-            {"item": key, "prompt_key": prompt_key, "prompt": prompt, "completions": json.loads(completions),
-             "systems": json.loads(systems)}
-            for key, prompt_key, prompt, completions, systems in rows
-        ]  # fmt: skip
+            {"item": key, "prompt_key": prompt_key}
+            | {name: None if value is None else json.loads(value) for name, value in zip(names, values, strict=True)}
+            for key, prompt_key, *values in rows
+        ]
 
     def judgements(self) -> list[dict[str, Any]]:
         """Every answer that stands, as rows that [`read_judgements`] reads and `study analyse` takes."""
-        with self._connected() as connection:
+        with self._file.transaction() as connection:
             rows = connection.execute(
                 "SELECT items.key, prompt_key, systems, gold, annotator, sequence, is_repeat, answers.answer, "
                 "answers.at - shown.at FROM answers JOIN shown ON shown.id = answers.shown "
@@ -378,16 +356,7 @@ def create(folder: str | Path, settings: StudySettings, items: Sequence[dict[str
         raise UserError("two items have the same name.")
     check_folder(path, "the study's folder")
     path.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path / FILE_NAME)
-    with contextlib.closing(connection), connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(_SCHEMA)
-        for table in _TABLES:
-            for change in ("UPDATE", "DELETE"):
-                connection.execute(
-                    f"CREATE TRIGGER no_{change.lower()}_of_{table} BEFORE {change} ON {table} "
-                    f"BEGIN SELECT RAISE(ABORT, '{table} are never changed'); END"
-                )
+    with AppendOnlyFile(path / FILE_NAME, _TABLES).transaction() as connection:
         connection.executemany(
             "INSERT INTO items (key, prompt_key, prompt, completions, systems, gold) VALUES (?, ?, ?, ?, ?, ?)", rows
         )
@@ -404,12 +373,39 @@ def _item_row(item: dict[str, Any], number: int, settings: StudySettings) -> tup
             f"item {number + 1} has {len(completions)} completions of {len(systems)} systems; {settings.kind} shows "
             f"{wanted[settings.kind]}, with a system each."
         )
-    gold = item.get("gold")
+    gold = _gold(item.get("gold"), len(completions), settings, f"item {number + 1}")
+    # Completions of one prompt belong together, whatever they are called.
+    prompt_key = item.get("prompt_key", prompt_text(item["prompt"]))
+    texts = (item["prompt"], list(completions), list(systems))
     return (
         str(item.get("item", number)),
-        str(item.get("prompt_key", item.get("item", number))),
-        str(item["prompt"]),
-        json.dumps(list(completions), ensure_ascii=False),
-        json.dumps(list(systems)),
+        str(prompt_key),
+        *(json.dumps(value, ensure_ascii=False) for value in texts),
         None if gold is None else json.dumps(gold),
     )
+
+
+def _gold(gold: Any, size: int, settings: StudySettings, at: str) -> Any:
+    """The right answer, as people give it; None where there is none.
+
+    Raises:
+        UserError: it is no answer to the question.
+    """
+    if gold is None:
+        return None
+    if settings.kind != "likert":
+        if not _is_whole(gold, 0, size - 1):
+            raise UserError(f"{at}: gold is {gold!r}, but must be a whole number from 0 to {size - 1}.")
+        return gold
+    rated = gold if isinstance(gold, dict) else dict.fromkeys(settings.criteria, gold)
+    top = len(settings.scale)
+    if not all(name in settings.criteria and _is_whole(value, 1, top) for name, value in rated.items()):
+        raise UserError(
+            f"{at}: gold is {gold!r}, but must be a whole number from 1 to {top}, or one for each of "
+            f"{', '.join(settings.criteria)}."
+        )
+    return rated
+
+
+def _is_whole(value: Any, lowest: int, highest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest

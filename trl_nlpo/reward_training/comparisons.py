@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ class Comparison:
         completions (`tuple`): two or more; texts, or lists of messages.
         choice (`int`): the index of the chosen one.
         row (`int`): of the data; one row with a ranking or ratings gives several comparisons.
+        group (`str`): what comparisons of one prompt share, where the prompt is in the completions; empty: the prompt.
     """
 
     prompt: Any
     completions: tuple[Any, ...]
     choice: int
     row: int
+    group: str = ""
 
 
 def kind_of(rows: Sequence[dict[str, Any]], where: str) -> str:
@@ -67,13 +70,35 @@ def comparisons_of(rows: Sequence[dict[str, Any]], kind: str, where: str) -> lis
         missing = sorted(column for column in needed if row.get(column) is None)
         if missing:
             raise UserError(f"{at} has no {missing[0]!r}; {kind} need {', '.join(sorted(needed))}.")
-        found += [Comparison(row.get("prompt") or "", *choice, index) for choice in _READERS[kind](row, at)]
+        choices = _READERS[kind](row, at)
+        prompt = _prompt(row.get("prompt"), [text for completions, _ in choices for text in completions], at)
+        group = "" if prompt else _group(row, kind)
+        found += [Comparison(prompt, *choice, index, group) for choice in choices]
     if rows and not found:
         raise UserError(f"{where}: no row prefers one completion to another.")
     return found
 
 
 _Choice = tuple[tuple[Any, ...], int]
+
+
+def _prompt(prompt: Any, completions: Sequence[Any], at: str) -> Any:
+    """The prompt as the completions have theirs; empty where they begin with it."""
+    if not prompt or not completions or isinstance(prompt, str) == isinstance(completions[0], str):
+        return prompt or ""
+    if isinstance(prompt, str) and all(messages and messages[0].get("content") == prompt for messages in completions):
+        return ""
+    kinds = ("text", "messages") if isinstance(prompt, str) else ("messages", "texts")
+    raise UserError(f"{at}: the prompt is {kinds[0]}, but completions are {kinds[1]}: give both in the same way.")
+
+
+def _group(row: dict[str, Any], kind: str) -> str:
+    """Of a row without a prompt what its completions begin with, or all of them where that is nothing."""
+    if kind != "pairs":
+        return json.dumps(row["completions"])
+    chosen, rejected = row["chosen"], row["rejected"]
+    equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
+    return json.dumps([first for first, _ in equal] or [chosen, rejected])
 
 
 def _of_pair(row: dict[str, Any], at: str) -> list[_Choice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,16 @@ from ..errors import UserError
 from ..naming import did_you_mean
 from ..recipes.files import read_yaml, shipped_recipes
 from ..recipes.keys import converted, recipe_fields
-from ..recipes.overrides import arguments_from
+from ..recipes.overrides import arguments_from, words_of
 from .classifier import ClassifierArguments
 from .reward_model import RewardModelArguments
+
+
+@dataclass
+class _Kind:
+    """The key that says whose arguments the others are."""
+
+    kind: str = "auto"
 
 
 def arguments_of(name: str, words: Sequence[str], out: str) -> RewardModelArguments | ClassifierArguments:
@@ -28,19 +36,18 @@ def arguments_of(name: str, words: Sequence[str], out: str) -> RewardModelArgume
     """
     recipe = _recipe(name)
     values, where = ({"data": name}, "command line") if recipe is None else (read_yaml(recipe), recipe.name)
-    kinds, words = _split_off("kind", words)
-    kind = kinds[-1] if kinds else values.pop("kind", "auto")
-    values.pop("kind", None)
+    own, rest = words_of(_Kind, words)
+    kind = arguments_from(_Kind, {"kind": values.pop("kind", "auto")}, own).kind
     cls: Any = RewardModelArguments
     if kind == "labels":
         cls = ClassifierArguments
     else:
-        words = [*words, "--kind", str(kind)]
+        rest += ["--kind", kind]
     fields = recipe_fields((cls,), refused=())
     given = {key: converted(key, value, where, fields) for key, value in values.items()}
-    if "data" not in given and not any(word.partition("=")[0] == "--data" for word in words):
+    if "data" not in given and not any(word.partition("=")[0] == "--data" for word in rest):
         raise UserError(f"{where} names no data: give --data FOLDER.")
-    made: RewardModelArguments | ClassifierArguments = arguments_from(cls, {"data": "", **given, "out": out}, words)
+    made: RewardModelArguments | ClassifierArguments = arguments_from(cls, {"data": "", **given, "out": out}, rest)
     return made
 
 
@@ -66,19 +73,3 @@ def _recipe(name: str) -> Path | None:
         f"{name!r} is no file or folder, and no recipe of a reward model{did_you_mean(name, shipped) or '.'} "
         f"There are: {', '.join(shipped)}."
     )
-
-
-def _split_off(key: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The values of one key, and the words without them."""
-    values, rest, taking = [], [], False
-    for word in words:
-        if taking:
-            values.append(word)
-            taking = False
-        elif word == f"--{key}":
-            taking = True
-        elif word.startswith(f"--{key}="):
-            values.append(word.partition("=")[2])
-        else:
-            rest.append(word)
-    return values, rest

@@ -17,7 +17,7 @@ class Reliability:
     Attributes:
         accuracy (`float`): how often its highest reward is that of the completion that was chosen; of equal rewards
             each counts its share.
-        accuracy_interval (`tuple`): 95 %, from 2,000 resamples of the data's rows.
+        accuracy_interval (`tuple`): 95 %, the wider of 2,000 resamples of the data's rows and Wilson's for as many.
         chance (`float`): accuracy of a guess; 1 / k for choices among k.
         log_loss (`float`): mean of -log P(chosen), in nats.
         log_loss_of_chance (`float`): mean of log k.
@@ -105,9 +105,15 @@ def _bins(favourite: np.ndarray, hits: np.ndarray) -> list[dict[str, float]]:
 
 
 def _interval(hits: np.ndarray, rows: np.ndarray, seed: int) -> tuple[float, float]:
+    """Percentiles over resamples of the rows, and at least Wilson's interval for as many rows.
+
+    Resamples of a few rows that are all right know no doubt; Wilson's interval does.
+    """
     _, groups = np.unique(rows, return_inverse=True)
     totals, sizes = np.bincount(groups, weights=hits), np.bincount(groups)
     draws = np.random.default_rng(seed).integers(len(sizes), size=(2000, len(sizes)))
-    means = totals[draws].sum(1) / sizes[draws].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile(totals[draws].sum(1) / sizes[draws].sum(1), [2.5, 97.5])
+    n, z, share = len(sizes), 1.959964, float(hits.mean())
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(min(float(low), middle - half), 0.0), min(max(float(high), middle + half), 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -150,16 +151,17 @@ def hold_out(train: Sequence[Comparison], arguments: RewardModelArguments) -> di
     """A share of the prompts, by what they say, so that a prompt's rows stay together and more data moves none."""
 
     def place(comparison: Comparison) -> float:
-        text = json.dumps([arguments.seed, comparison.prompt or comparison.completions], ensure_ascii=True)
+        text = json.dumps([arguments.seed, comparison.group or comparison.prompt or comparison.completions])
         return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12
 
-    held_out = [comparison for comparison in train if place(comparison) < arguments.held_out]
-    rest = [comparison for comparison in train if place(comparison) >= arguments.held_out]
-    if not held_out or not rest:
-        raise UserError(
-            f"{arguments.data}: of {len(train)} choices held_out={arguments.held_out:g} leaves {len(rest)} to learn "
-            f"from and {len(held_out)} to test on: give more data, another held_out, or a validation split."
-        )
+    places = sorted({place(comparison) for comparison in train})
+    if len(places) < 2:
+        where = f"{arguments.data}: " if arguments.data else ""
+        raise UserError(f"{where}all choices are of one prompt, so none can be held out to test on: give more data.")
+    # Of few prompts one at least is on each side.
+    limit = min(max(arguments.held_out, math.nextafter(places[0], 1)), places[-1])
+    held_out = [comparison for comparison in train if place(comparison) < limit]
+    rest = [comparison for comparison in train if place(comparison) >= limit]
     return {"train": rest, "validation": held_out}
 
 
@@ -190,9 +192,21 @@ def starting_point(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    _renew_last_layer(model)
     if model.config.is_encoder_decoder:
         _end_texts(tokenizer)
     return tokenizer, model
+
+
+def _renew_last_layer(model: Any) -> None:
+    """Draw the last layer anew, also that of a reward model, with the paper's standard deviation, 1 / sqrt(d + 1)."""
+    import torch
+
+    layer = last_layer(model)
+    torch.nn.init.normal_(layer.weight, std=(layer.in_features + 1) ** -0.5)
+    if layer.bias is not None:
+        torch.nn.init.zeros_(layer.bias)
+    model.config.reward_offset = 0.0
 
 
 def _end_texts(tokenizer: Any) -> None:

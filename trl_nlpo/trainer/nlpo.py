@@ -268,13 +268,8 @@ class NLPOTrainer(HuggingFaceTrainer):
                 model,
                 prompts,
                 reference_logits=self.reference.logits,
-                masking_policy=self.masking_policy,
-                sampling=self.sampling,
-                mask=self.mask_settings,
                 seed=seed,
-                forward_batch_size=self.args.local_rollout_forward_batch_size,
-                pad_token_id=self.processing_class.pad_token_id,
-                decode=decoder(self.processing_class),
+                **self._of_sampling(),
                 first_row=self.accelerator.process_index * len(prompts),
                 bootstraps=self.args.bootstrap_at_length_limit,
             )
@@ -292,17 +287,18 @@ class NLPOTrainer(HuggingFaceTrainer):
         if not isinstance(prompts, PromptBatch):
             prompts = self.prompt_sets.tokenizer.batch(prompts)
         with self._generation_model() as model:
-            return rollout.sample_only(
-                model,
-                prompts,
-                masking_policy=self.masking_policy,
-                sampling=self.sampling,
-                mask=self.mask_settings,
-                seed=seed,
-                forward_batch_size=self.args.local_rollout_forward_batch_size,
-                pad_token_id=self.processing_class.pad_token_id,
-                decode=decoder(self.processing_class),
-            )
+            return rollout.sample_only(model, prompts, seed=seed, **self._of_sampling())
+
+    def _of_sampling(self) -> dict[str, Any]:
+        """What room 1 needs to sample, besides prompts and a seed."""
+        return {
+            "masking_policy": self.masking_policy,
+            "sampling": self.sampling,
+            "mask": self.mask_settings,
+            "forward_batch_size": self.args.local_rollout_forward_batch_size,
+            "pad_token_id": self.processing_class.pad_token_id,
+            "decode": decoder(self.processing_class),
+        }
 
     def score_rollout(self, rollout: Rollout) -> Scores:
         """Ask the reward functions about every completion.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import TrainerState
 
+from ..algorithm.draws import random_state, set_random_state
 from ..records import UpdateStats
 
 
@@ -104,19 +102,12 @@ class Run:
 
     def note_random_state(self) -> None:
         """Remember where the random generators are, for a checkpoint that has to be written later."""
-        on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-        self.random_state = (random.getstate(), np.random.get_state(), torch.get_rng_state(), on_device)
+        self.random_state = random_state()
 
     def restore_random_state(self) -> None:
         """Put the random generators back to where `note_random_state` found them."""
-        if self.random_state is None:
-            return
-        python, numpy, torch_state, on_device = self.random_state
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(torch_state)
-        if on_device is not None:
-            torch.cuda.set_rng_state_all(on_device)
+        if self.random_state is not None:
+            set_random_state(self.random_state)
 
 
 @dataclass
