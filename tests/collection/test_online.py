@@ -5,26 +5,31 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import set_seed
 
 from support.commands import run_cli
 from support.small_runs import TINY, lines, stages
 from trl_nlpo.collection.arguments import CollectionArguments
 from trl_nlpo.collection.askers import Files
 from trl_nlpo.collection.labels import Labels
-from trl_nlpo.collection.online import Collection
+from trl_nlpo.collection.online import Collection, LearnedReward, random_state_kept
 from trl_nlpo.errors import UserError
 from trl_nlpo.human_study.study import Study
 from trl_nlpo.recipes.overrides import words_of
+from trl_nlpo.reward_training.comparisons import Comparison
+from trl_nlpo.reward_training.reward_model import RewardModelArguments, hold_out
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -69,6 +74,17 @@ def test_a_run_that_is_killed_in_a_round_ends_like_one_that_is_not(folder):
     history = lines(folder / "whole" / "collection.jsonl")
     assert [row["labels"] for row in history] == [16, 28, 40]
     assert [row["update"] for row in history] == [0, 1, 3]
+    # Every reward model has the scale of the first policy's completions, also the last one.
+    items = {item.id: item for item in Labels(folder / "whole" / "labels.sqlite").items(0)}
+    first = [Comparison(item.prompt, item.completions, 0, item.id) for item in items.values()]
+    arguments = RewardModelArguments(data="", out="", held_out=SETTINGS["held_out"], seed=42)
+    known = [(c.completions, c.prompt) for c in hold_out(first, arguments)["train"]]
+    reward = LearnedReward()
+    reward.load(folder / "whole" / "reward_models" / "0002")
+    values = [reward([prompt] * len(texts), texts) for texts, prompt in known]
+    numbers = torch.tensor([value for row in values for value in row])
+    assert float(numbers.mean()) == pytest.approx(0.0, abs=1e-3)
+    assert float(numbers.std(correction=0)) == pytest.approx(1.0, abs=1e-3)
     # The table reports the recipe's rewards, not what was trained on.
     assert "length" in json.dumps(stages(folder / "whole")["supervised+nlpo"])
 
@@ -216,6 +232,21 @@ def test_labels_of_another_run_are_kept_aside_whoever_was_killed_when(tmp_path):
     assert not (tmp_path / "labels.sqlite").exists()
     assert not (tmp_path / "reward_models").exists()
     assert len(Labels(tmp_path / "labels-1.sqlite").items()) == 1
+
+
+def test_training_a_reward_model_leaves_no_trace_in_random_numbers():
+    def draws():
+        return random.random(), np.random.rand(), float(torch.rand(()))
+
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    with random_state_kept():
+        set_seed(7)
+        draws()
+    after = draws()
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])
+    assert after == draws()
 
 
 def test_what_people_said_is_not_pushed_to_the_hub(tmp_path):

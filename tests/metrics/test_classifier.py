@@ -286,3 +286,13 @@ def test_a_missing_column_is_named():
         get_reward("intent", model="a/b")(prompts=["x"], completions=["y"])
     with pytest.raises(UserError, match="needs a column 'prompts'"):
         get_reward("classifier", model="a/b", label=1)(completions=["y"])
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_preference_counts_the_offset_of_a_reward_model_without_a_bias(scale):
+    model = bert(1)
+    (plain,) = Preference(model, scale=scale, tokenizer=tiny.wordpiece_tokenizer()).measure(["w1"], prompts=["w2"])
+    model.config.reward_offset = 0.5
+    (moved,) = Preference(model, scale=scale, tokenizer=tiny.wordpiece_tokenizer()).measure(["w1"], prompts=["w2"])
+    logit = math.log(plain / (1 - plain))
+    assert moved == pytest.approx(1 / (1 + math.exp(-(logit + 0.5 * scale))), abs=1e-5)
