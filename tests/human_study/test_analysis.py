@@ -120,7 +120,7 @@ def test_without_the_packages_it_says_what_to_install(folder, monkeypatch, capsy
     monkeypatch.setitem(sys.modules, "scipy", None)
     code, _, err = run_cli(monkeypatch, capsys, "study", "analyse", "judgements.jsonl")
     assert code == 2
-    assert 'need the package scipy: pip install "trl-nlpo[people]"' in err
+    assert 'needs the package scipy: install it with `pip install "trl-nlpo[people]"`' in err
 
 
 def test_without_a_command_there_is_help_and_no_error(monkeypatch, capsys):

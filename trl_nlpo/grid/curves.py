@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..pictures import pyplot
 from ..storage.results import RunResults
 from .cells import Cell
 
@@ -50,10 +51,10 @@ def draw_axes(axes: Mapping[str, Mapping[str, Mapping[Cell, RunResults]]], path:
         axes: by key and value the finished cells.
         path (`Path`): of the report; the picture has its name, and the ending `.png`.
     """
-    pyplot = _pyplot()
-    if pyplot is None or not axes:
+    plt = pyplot()
+    if plt is None or not axes:
         return
-    figure, plots = pyplot.subplots(1, len(axes), figsize=(6 * len(axes), 4), squeeze=False)
+    figure, plots = plt.subplots(1, len(axes), figsize=(6 * len(axes), 4), squeeze=False)
     for plot, (key, values) in zip(plots[0], axes.items(), strict=True):
         for value, runs in values.items():
             steps, means, deviations = _band([point for cell, run in runs.items() for point in _points(cell, run)])
@@ -64,7 +65,7 @@ def draw_axes(axes: Mapping[str, Mapping[str, Mapping[Cell, RunResults]]], path:
         plot.legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path.with_suffix(".png"), dpi=120)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def _band(points: Sequence[dict[str, Any]], window: int = 5) -> tuple[list[int], list[float], list[float]]:
@@ -84,24 +85,12 @@ def _smoothed(numbers: Sequence[float], window: int) -> list[float]:
     return [statistics.fmean(numbers[max(0, end - window) : end]) for end in range(1, len(numbers) + 1)]
 
 
-def _pyplot() -> Any:
-    """matplotlib's, without a screen; None where it is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        return None
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def _draw(points: Sequence[dict[str, Any]], path: Path) -> None:
-    pyplot = _pyplot()
+    plt = pyplot()
     tasks = sorted({point["task"] for point in points})
-    if pyplot is None or not tasks:
+    if plt is None or not tasks:
         return
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=(6 * len(tasks), 4), squeeze=False)
+    figure, axes = plt.subplots(1, len(tasks), figsize=(6 * len(tasks), 4), squeeze=False)
     for axis, task in zip(axes[0], tasks, strict=True):
         for label in sorted({point["algorithm"] for point in points if point["task"] == task}):
             mine = [p for p in points if p["task"] == task and p["algorithm"] == label and p.get("reward") is not None]
@@ -112,4 +101,4 @@ def _draw(points: Sequence[dict[str, Any]], path: Path) -> None:
         axis.legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    plt.close(figure)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..naming import require_package
 
 
 Values = Mapping[Any, Mapping[str, Any]]
@@ -25,7 +26,7 @@ def krippendorff_alpha(values: Values, level: str) -> float:
         values: of each item what each annotator said of it; any may be missing.
         level (`str`): nominal, ordinal or interval: how far apart two values are.
     """
-    krippendorff = package("krippendorff")
+    krippendorff = _package("krippendorff")
     if level not in LEVELS:
         raise UserError(f"level is {level!r}, but must be one of {', '.join(LEVELS)}.")
     table = _table(values)
@@ -57,7 +58,7 @@ def alpha_interval(values: Values, level: str, num_resamples: int = 1000, seed: 
 
 def fleiss_kappa(values: Values) -> float:
     """Fleiss' kappa over the items that most people judged; NaN where that is one person, or all said the same."""
-    raters = package("statsmodels.stats.inter_rater")
+    raters = _package("statsmodels.stats.inter_rater")
     most = max(map(len, values.values()), default=0)
     rows = [list(of_item.values()) for of_item in values.values() if len(of_item) == most]
     domain = sorted({value for row in rows for value in row})
@@ -68,7 +69,7 @@ def fleiss_kappa(values: Values) -> float:
 
 def cohen_kappa(values: Values, first: str, second: str) -> float:
     """Cohen's kappa of two annotators over the items that both judged; NaN where there are none, or all are alike."""
-    raters = package("statsmodels.stats.inter_rater")
+    raters = _package("statsmodels.stats.inter_rater")
     pairs = [(of_item[first], of_item[second]) for of_item in values.values() if {first, second} <= set(of_item)]
     domain = sorted({value for pair in pairs for value in pair})
     if len(domain) < 2:
@@ -83,20 +84,8 @@ def _table(values: Values) -> list[list[Any]]:
     return [[of_item.get(annotator) for of_item in values.values()] for annotator in annotators]
 
 
-def package(name: str) -> Any:
-    """A package of the extra `people`.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f'statistics of a study need the package {name.split(".")[0]}: pip install "trl-nlpo[people]".'
-        ) from None
+def _package(name: str) -> Any:
+    return require_package(name, "a study's analysis", "people")
 
 
 def values_by_item(judgements: Sequence[Any], value: Any) -> dict[Any, dict[str, Any]]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..display import markdown
 from ..errors import UserError
+from ..naming import require_package
 from ..storage.files import replace_file
 from ..storage.results import SAMPLES_NAME, read_samples
-from .agreement import PACKAGES, alpha_interval, cohen_kappa, fleiss_kappa, krippendorff_alpha, package, values_by_item
+from .agreement import PACKAGES, alpha_interval, cohen_kappa, fleiss_kappa, krippendorff_alpha, values_by_item
 from .judgements import Choice, Rating, criteria_of, read_judgements
 from .systems import analysis_of_variance, bradley_terry, item_means, means, tukey
 
@@ -35,7 +37,7 @@ def analyse(path: Path, out: Path, run: Path | None = None) -> dict[str, Any]:
         UserError: judgements or samples that cannot be read or do not belong together, or a package that is missing.
     """
     for name in PACKAGES:
-        package(name)
+        require_package(name, "a study's analysis", "people")
     ratings, choices = read_judgements(path)
     record = {
         "ratings": {name: of_ratings(_of(ratings, name), run) for name in criteria_of(ratings)},
@@ -256,7 +258,7 @@ def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").split())
+    return markdown(str(value))
 
 
 def _number(value: float | None) -> str:

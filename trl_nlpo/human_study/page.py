@@ -9,6 +9,7 @@ import hmac
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..naming import require_package
 from .study import TIE, Study
 
 
@@ -52,7 +53,7 @@ def make_page(study: Study, has_login: bool = False) -> gradio.Blocks:
     Raises:
         UserError: Gradio is not installed.
     """
-    return _Page(_gradio(), study, has_login).blocks()
+    return _Page(require_package("gradio", "the page of a study", "people"), study, has_login).blocks()
 
 
 class _Page:
@@ -237,11 +238,3 @@ def serve(
     except OSError as error:
         raise UserError(f"port {port} of {host} cannot be used: {error}.") from error
     return page
-
-
-def _gradio() -> Any:
-    try:
-        import gradio
-    except ImportError:
-        raise UserError('the page needs the package gradio: pip install "trl-nlpo[people]".') from None
-    return gradio

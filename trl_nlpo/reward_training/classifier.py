@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.files import read_rows
-from ..errors import UserError, one_line
+from ..errors import UserError
 from ..models.from_scratch import train_tokenizer
 from ..storage.files import check_folder
+from .starting_points import pretrained, small_model
 
 
 if TYPE_CHECKING:
@@ -108,45 +109,13 @@ def _starting_point(
     names = {index: str(label) for index, label in enumerate(labels)}
     mapping = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     if arguments.model is not None:
-        tokenizer, model = _pretrained(arguments.model, mapping)
+        tokenizer, model = pretrained(arguments.model, mapping)
     else:
         tokenizer = train_tokenizer(texts, arguments.vocab_size)
         model = small_model(tokenizer, arguments.max_length, mapping)
     tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
     tokenizer.model_max_length = arguments.max_length
     return tokenizer, model
-
-
-def _pretrained(name: str, mapping: dict[str, Any]) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=len(mapping["id2label"]), ignore_mismatched_sizes=True, **mapping
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {name!r} cannot be loaded: {one_line(error, 300)}") from error
-    return tokenizer, model
-
-
-def small_model(tokenizer: PreTrainedTokenizerBase, max_length: int, mapping: dict[str, Any]) -> PreTrainedModel:
-    """A classifier with random weights; `mapping` has its labels, or their number."""
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
-
-    config = DistilBertConfig(
-        vocab_size=len(tokenizer),
-        dim=64,
-        hidden_dim=256,
-        n_layers=1,
-        n_heads=4,
-        max_position_embeddings=max_length,
-        dropout=0.2,
-        attention_dropout=0.2,
-        pad_token_id=tokenizer.pad_token_id,
-        **mapping,
-    )
-    return DistilBertForSequenceClassification(config)
 
 
 def _encoded(

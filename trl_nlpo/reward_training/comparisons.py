@@ -63,7 +63,7 @@ def comparisons_of(rows: Sequence[dict[str, Any]], kind: str, where: str) -> lis
         UserError: a column that is missing, fewer than two completions, a choice that is none of them, a ranking that
             is no order of them, ratings that are no numbers, completions that are all equal; with the row.
     """
-    needed = COLUMNS[kind] - {"prompt"}
+    needed = COLUMNS[kind]
     found: list[Comparison] = []
     for index, row in enumerate(rows):
         at = f"{where}, row {index + 1}"

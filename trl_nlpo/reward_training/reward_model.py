@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.files import read_rows
-from ..errors import UserError, one_line
+from ..errors import UserError
 from ..launch.library_output import without_library_output
-from ..metrics.pretrained import is_adapter
+from ..pictures import pyplot
 from ..storage.files import check_folder, replace_file
 from .comparisons import COLUMNS, Comparison, comparisons_of, kind_of
 
@@ -176,7 +176,7 @@ def starting_point(
     from transformers import set_seed
 
     from ..models.from_scratch import train_tokenizer
-    from .classifier import small_model
+    from .starting_points import pretrained, small_model
 
     set_seed(arguments.seed)
     if arguments.model is None:
@@ -185,7 +185,7 @@ def starting_point(
         tokenizer.model_max_length = arguments.max_length or 256
         model = small_model(tokenizer, tokenizer.model_max_length, {"num_labels": 1})
     else:
-        tokenizer, model = _pretrained(arguments.model)
+        tokenizer, model = pretrained(arguments.model, {"num_labels": 1})
         if arguments.max_length is not None:
             tokenizer.model_max_length = arguments.max_length
     tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
@@ -227,54 +227,6 @@ def _end_texts(tokenizer: Any) -> None:
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
             single=f"$A {name}", pair=f"$A {name} $B:1 {name}:1", special_tokens=[(name, end)]
         )
-
-
-def _pretrained(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        if not is_adapter(name):
-            model = AutoModelForSequenceClassification.from_pretrained(
-                name, num_labels=1, ignore_mismatched_sizes=True, dtype=torch.float32
-            )
-            return tokenizer, model
-        return tokenizer, _with_new_head(_merged_adapter(name))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"model {name!r} cannot be loaded: {one_line(error, 300)}") from error
-
-
-def _merged_adapter(name: str) -> Any:
-    """The language model of an adapter's folder or repository, with the adapter merged into its weights."""
-    import torch
-    from peft import AutoPeftModelForCausalLM, AutoPeftModelForSeq2SeqLM, PeftConfig
-
-    is_seq2seq = str(PeftConfig.from_pretrained(name).task_type) == "SEQ_2_SEQ_LM"
-    loader = AutoPeftModelForSeq2SeqLM if is_seq2seq else AutoPeftModelForCausalLM
-    return loader.from_pretrained(name, dtype=torch.float32).merge_and_unload()
-
-
-def _with_new_head(model: Any) -> Any:
-    """A sequence classifier with one label on a language model's backbone."""
-    import copy
-
-    from transformers import AutoModelForSequenceClassification
-
-    config = copy.deepcopy(model.config)
-    config.num_labels = 1
-    classifier = AutoModelForSequenceClassification.from_config(config)
-    backbone = getattr(classifier, classifier.base_model_prefix)
-    source = getattr(model, model.base_model_prefix, model)
-    backbone.load_state_dict({**backbone.state_dict(), **_shared(source.state_dict(), backbone.state_dict())})
-    return classifier
-
-
-def _shared(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    missing = sorted(set(wanted) - set(found))
-    if missing:
-        raise ValueError(f"its classifier has weights that the language model does not have ({missing[0]})")
-    return {name: found[name] for name in wanted}
 
 
 def fit(model: Any, reader: SequenceClassifier, train: Sequence[Comparison], arguments: RewardModelArguments) -> Any:
@@ -462,14 +414,10 @@ def save(
 
 def draw_calibration(results: dict[str, Reliability], path: Path) -> None:
     """How often the model's favourite was chosen against the probability that it gave it, where matplotlib is."""
-    try:
-        import matplotlib
-    except ImportError:
+    plt = pyplot()
+    if plt is None:
         return
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(4.5, 4))
+    figure, axis = plt.subplots(figsize=(4.5, 4))
     axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="calibrated")
     for name, result in results.items():
         sizes = [8 + 60 * b["number"] / result.num_choices for b in result.bins]
@@ -482,4 +430,4 @@ def draw_calibration(results: dict[str, Reliability], path: Path) -> None:
     axis.legend(fontsize="small", loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    plt.close(figure)
