@@ -186,11 +186,11 @@ class Collection(TrainerCallback, ExportableState):
         self.reward.load(self._model_folder(number))
         line = {"round": number, "update": update, **results, **self._judged(number, labels)}
         self._note({**line, "seconds": round(time.time() - start, 1)})
-        self.report(
+        said = (
             f"round {number}, after update {update}: {results['labels']} choices in all, the reward model agrees with "
-            f"{results['accuracy']:.3f} of {results['held_out']} held-out ones (chance {results['chance']:.3f}). "
-            + advice(results["accuracy_interval"], results["chance"])
+            f"{results['accuracy']:.3f} of {results['held_out']} held-out ones (chance {results['chance']:.3f})."
         )
+        self.report(f"{said} {advice(results['accuracy_interval'], results['chance'])}".rstrip())
 
     def _questions(self, number: int, before: int, size: int) -> list[dict[str, Any]]:
         """Completions of the policy for the next prompts of a random order of them all."""
