@@ -10,7 +10,8 @@ judge that sees it answers which of four completions is best and errs in a fifth
 - `more references`: supervised on `MORE` times as many rows (the paper's question, section 5.2);
 - `offline`: reinforcement on a reward model of all labels, asked before the first update;
 - `online`: the same number of labels, most of them asked while the policy trains (Ziegler's question);
-- `hidden`: reinforcement on the hidden metric itself, which is what a perfect reward model would give.
+- `hidden`: reinforcement on the hidden metric itself, normalized to the variance of a reward model, so that the same
+  `kl_coef` weighs as much: what a perfect reward model would give.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ARMS = {
     "more references": ("run", {"algorithm": "supervised", "max_train_samples": ROWS * MORE}),
     "offline": ("collect", {**COLLECT, "retrainings": 0, "initial_labels": LABELS, "max_train_samples": ROWS}),
     "online": ("collect", {**COLLECT, "retrainings": 4, "max_train_samples": ROWS}),
-    "hidden": ("run", {"algorithm": "supervised+nlpo", "max_train_samples": ROWS}),
+    "hidden": ("run", {"algorithm": "supervised+nlpo", "max_train_samples": ROWS, "normalize_rewards": "true"}),
 }
 
 
