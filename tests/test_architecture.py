@@ -157,7 +157,7 @@ PACKAGES: dict[str, set[str]] = {
         "datasets", "evaluate", "nltk", "numpy", "peft", "pysbd", "rouge_score", "sacrebleu", "simplemma", "torch",
         "transformers",
     },
-    "human_study": {"gradio", "numpy", "scipy", "statsmodels"},
+    "human_study": {"gradio", "markdown_it", "numpy", "scipy", "statsmodels"},
     "collection": {"torch", "transformers"},
     "reward_training": {
         "datasets", "numpy", "peft", "tokenizers", "torch", "transformers", "trl",

@@ -534,7 +534,7 @@ def analyse(
     folder = Path(judgements).parent if out is None else Path(out)
     analyse_judgements(Path(judgements), folder, None if run is None else Path(run))
     typer.echo((folder / "analysis.md").read_text(encoding="utf-8"))
-    typer.echo(f"The report is {folder / 'analysis.md'}; all numbers are in {folder / 'analysis.json'}.")
+    typer.echo(f"The report is {folder / 'analysis.html'}; all numbers are in {folder / 'analysis.json'}.")
 
 
 @app.command(help="Tasks that recipes can name: GRUE's seven and those of installed packages.")

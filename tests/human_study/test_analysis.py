@@ -87,6 +87,65 @@ def test_gold_and_repeats_are_about_the_people(folder, monkeypatch, capsys):
     assert "gold" not in record["ratings"]["quality"]["means"]
 
 
+def test_the_items_that_people_disagree_about_come_first(folder, monkeypatch, capsys):
+    rows = [
+        {"item": item, "annotator": person, "system": "nlpo", "rating": rating}
+        for item, both in (("alike", (3, 3)), ("apart", (1, 5)), ("near", (2, 3)))
+        for person, rating in zip(("ann", "bob"), both, strict=True)
+    ]
+    rows += [
+        {"item": item, "annotator": person, "systems": ["a", "b"], "choice": choice}
+        for item, said in (("same", (0, 0, 0)), ("split", (0, 1, None)))
+        for person, choice in zip(("ann", "bob", "cid"), said, strict=True)
+    ]
+    write(folder, rows)
+    code, out, err = run_cli(monkeypatch, capsys, "study", "analyse", "judgements.jsonl")
+    assert code == 0, err
+    record = json.loads((folder / "analysis.json").read_text())
+    rated, chosen = record["ratings"]["rating"]["items"], record["choices"]["best"]["items"]
+    assert [(item["item"], item["said"]) for item in rated] == [
+        ("apart (nlpo)", "1, 5"), ("near (nlpo)", "2, 3"), ("alike (nlpo)", "3, 3"),
+    ]  # fmt: skip
+    assert rated[0]["spread"] == pytest.approx(8**0.5)
+    assert [(item["item"], item["votes"]) for item in chosen] == [
+        ("split", {"a": 1, "b": 1, "tie": 1}), ("same", {"a": 3}),
+    ]  # fmt: skip
+    assert "| apart (nlpo) | 1, 5 | 2.828 | 2 |" in out
+
+
+def test_the_page_needs_nothing_else_and_obeys_no_html(folder, monkeypatch, capsys):
+    evil = '<img src=x onerror="alert(1)">'
+    rows = [{**row, "system": evil} if row.get("system") == "nlpo" else row for row in simulated()]
+    rows = [{**row, "systems": [evil, "$\\sqrt{"]} if "systems" in row else row for row in rows]
+    write(folder, rows)
+    code, _, err = run_cli(monkeypatch, capsys, "study", "analyse", "judgements.jsonl")
+    assert code == 0, err
+    page = (folder / "analysis.html").read_text()
+    assert "<img src=x" not in page and "&lt;img src=x" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("<table>") == 5
+    assert "<table><thead>" in page.replace("\n", "")
+
+
+def test_the_page_has_its_pictures_inside(folder, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    write(folder, simulated())
+    assert run_cli(monkeypatch, capsys, "study", "analyse", "judgements.jsonl")[0] == 0
+    page = (folder / "analysis.html").read_text()
+    assert page.count('<img src="data:image/png;base64,iVBOR') == 2
+    assert "![Mean ratings: quality](ratings-1.png)" in (folder / "analysis.md").read_text()
+    assert (folder / "ratings-1.png").is_file() and (folder / "choices-1.png").is_file()
+
+
+def test_without_matplotlib_the_report_has_tables_only(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    write(folder, simulated())
+    code, out, err = run_cli(monkeypatch, capsys, "study", "analyse", "judgements.jsonl")
+    assert code == 0, err
+    assert "![" not in out
+    assert not list(folder.glob("*.png"))
+
+
 def test_one_judge_alone_agrees_with_nobody_and_that_is_a_dash(folder, monkeypatch, capsys):
     write(folder, [row for row in simulated() if row["annotator"] == "ann"])
     code, out, err = run_cli(monkeypatch, capsys, "study", "analyse", "judgements.jsonl")

@@ -52,22 +52,27 @@ class CollectionArguments:
     held_out: float = field(default=0.1, metadata={"help": "Share of the prompts whose choices only test the model."})
 
     def __post_init__(self) -> None:
-        if self.initial_labels is None:
-            self.initial_labels = self.num_labels if self.retrainings == 0 else max(self.num_labels // 4, 1)
         if not 0.0 <= self.noise <= 1.0:
             raise UserError(f"noise is {self.noise}, but must be from 0 to 1.")
         if self.noise and self.asker != "judge":
             raise UserError("noise is the judge's; people err by themselves: remove it.")
         if self.num_completions < 2:
             raise UserError(f"num_completions is {self.num_completions}, but a choice needs two or more.")
-        if not 0 < self.initial_labels <= self.num_labels:
+        if not 0 < self.first_labels <= self.num_labels:
             raise UserError(
-                f"initial_labels is {self.initial_labels}, but must be from 1 to num_labels ({self.num_labels})."
+                f"initial_labels is {self.first_labels}, but must be from 1 to num_labels ({self.num_labels})."
             )
         if self.retrainings < 0:
             raise UserError(f"retrainings is {self.retrainings}, but must not be negative.")
-        if (self.retrainings == 0) != (self.initial_labels == self.num_labels):
+        if (self.retrainings == 0) != (self.first_labels == self.num_labels):
             raise UserError(
-                f"retrainings is {self.retrainings} and initial_labels {self.initial_labels} of {self.num_labels}: "
+                f"retrainings is {self.retrainings} and initial_labels {self.first_labels} of {self.num_labels}: "
                 "without retraining all labels come first, and with it some must be left for later."
             )
+
+    @property
+    def first_labels(self) -> int:
+        """Choices before the first update, also where `initial_labels` leaves it open."""
+        if self.initial_labels is not None:
+            return self.initial_labels
+        return self.num_labels if self.retrainings == 0 else max(self.num_labels // 4, 1)

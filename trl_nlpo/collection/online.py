@@ -169,7 +169,7 @@ class Collection(TrainerCallback, ExportableState):
 
     def _catch_up(self, state: Any) -> None:
         """Every round that is due after the updates so far."""
-        initial = self.settings.initial_labels or self.settings.num_labels
+        initial = self.settings.first_labels
         rounds = rounds_of(state.max_steps, initial, self.settings.num_labels, self.settings.retrainings)
         while self.rounds_done < len(rounds) and rounds[self.rounds_done].update <= state.global_step:
             with random_state_kept():

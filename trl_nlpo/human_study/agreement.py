@@ -13,8 +13,8 @@ from ..naming import require_package
 Values = Mapping[Any, Mapping[str, Any]]
 """Of each item what each annotator said of it."""
 
-PACKAGES = ("krippendorff", "scipy", "statsmodels")
-"""What the statistics of a study need."""
+PACKAGES = ("krippendorff", "markdown_it", "scipy", "statsmodels")
+"""What the statistics of a study and their report need."""
 
 LEVELS = ("nominal", "ordinal", "interval")
 

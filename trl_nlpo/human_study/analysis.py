@@ -1,28 +1,29 @@
-"""Everything that a study's judgements say, as one record, and as a page to read."""
+"""Everything that a study's judgements say, as one record."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
-from ..display import markdown
 from ..errors import UserError
 from ..naming import require_package
 from ..storage.files import replace_file
 from ..storage.results import SAMPLES_NAME, read_samples
-from .agreement import PACKAGES, alpha_interval, cohen_kappa, fleiss_kappa, krippendorff_alpha, values_by_item
+from .agreement import PACKAGES, Values, alpha_interval, cohen_kappa, fleiss_kappa, krippendorff_alpha, values_by_item
 from .judgements import Choice, Rating, criteria_of, read_judgements
+from .report import write_report
 from .systems import analysis_of_variance, bradley_terry, item_means, means, tukey
 
 
 def analyse(path: Path, out: Path, run: Path | None = None) -> dict[str, Any]:
-    """Read the judgements of a file, and write `analysis.json` and `analysis.md` to a folder.
+    """Read the judgements of a file, and write `analysis.json` and its report to a folder.
 
     Args:
         path (`Path`): as [`read_judgements`] reads it.
@@ -40,13 +41,14 @@ def analyse(path: Path, out: Path, run: Path | None = None) -> dict[str, Any]:
         require_package(name, "a study's analysis", "people")
     ratings, choices = read_judgements(path)
     record = {
+        "source": path.name,
         "ratings": {name: of_ratings(_of(ratings, name), run) for name in criteria_of(ratings)},
         "choices": {name: of_choices(_of(choices, name)) for name in criteria_of(choices)},
         "annotators": annotators(ratings, choices),
     }
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "analysis.json", json.dumps(_plain(record), indent=2, ensure_ascii=False) + "\n")
-    replace_file(out / "analysis.md", page(record))
+    write_report(record, out)
     return record
 
 
@@ -60,6 +62,7 @@ def of_ratings(ratings: Sequence[Rating], run: Path | None = None) -> dict[str, 
     variance = analysis_of_variance(ratings)
     return {
         "agreement": _agreement(values, ("nominal", "ordinal", "interval")),
+        "items": rated_items(values),
         "means": {system: asdict(mean) for system, mean in means(ratings).items()},
         "variance": None if variance is None else asdict(variance),
         "differences": [asdict(difference) for difference in tukey(ratings)],
@@ -70,7 +73,12 @@ def of_ratings(ratings: Sequence[Rating], run: Path | None = None) -> dict[str, 
 def of_choices(choices: Sequence[Choice]) -> dict[str, Any]:
     """Agreement about the choice, and the strengths of the systems; `problem` where no strengths explain it."""
     values = values_by_item(choices, lambda choice: -1 if choice.choice is None else choice.choice)
-    found: dict[str, Any] = {"agreement": _agreement(values, ("nominal",)), "strengths": {}, "problem": None}
+    found: dict[str, Any] = {
+        "agreement": _agreement(values, ("nominal",)),
+        "items": chosen_items(values, {choice.about: choice.systems for choice in choices}),
+        "strengths": {},
+        "problem": None,
+    }
     try:
         found["strengths"] = {name: asdict(strength) for name, strength in bradley_terry(choices).items()}
     except UserError as error:
@@ -91,6 +99,38 @@ def _agreement(values: dict[Any, dict[str, Any]], levels: Sequence[str]) -> dict
         "fleiss_kappa": fleiss_kappa(values),
         "cohen_kappa": {pair: kappa for pair, kappa in pairs.items() if not math.isnan(kappa)},
     }
+
+
+def rated_items(values: Values) -> list[dict[str, Any]]:
+    """What people said of each completion; those whose ratings have the largest standard deviation first."""
+    found = [
+        {
+            "item": f"{item} ({system})",
+            "said": ", ".join(f"{value:g}" for value in sorted(said.values())),
+            "mean": fmean(said.values()),
+            "spread": stdev(said.values()) if len(said) > 1 else None,
+            "annotators": len(said),
+        }
+        for (item, system), said in values.items()
+    ]
+    return sorted(found, key=lambda item: -1.0 if item["spread"] is None else item["spread"], reverse=True)
+
+
+def chosen_items(values: Values, systems: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """How often each system was chosen in each question, -1 being a tie; those with the least agreement first."""
+    found = []
+    for item, said in values.items():
+        votes = Counter("tie" if choice < 0 else systems[item][choice] for choice in said.values())
+        found.append(
+            {
+                "item": item,
+                "said": ", ".join(f"{name}: {number}" for name, number in votes.most_common()),
+                "votes": dict(votes),
+                "spread": max(votes.values()) / len(said),
+                "annotators": len(said),
+            }
+        )
+    return sorted(found, key=lambda item: item["spread"])
 
 
 def annotators(ratings: Sequence[Rating], choices: Sequence[Choice]) -> dict[str, dict[str, Any]]:
@@ -178,92 +218,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def page(record: dict[str, Any]) -> str:
-    """The record in Markdown."""
-    parts = ["# What people said"]
-    for criterion, found in record["ratings"].items():
-        parts.append(f"## Ratings: {criterion}")
-        parts.append(_means_table(found))
-        parts.append(_agreement_text(found["agreement"]))
-        if found["correlations"]:
-            rows = [
-                [name, _number(c["spearman"]), _p(c["p_value"]), _number(c["pearson"]), c["items"]]
-                for name, c in sorted(found["correlations"].items(), key=lambda pair: -abs(pair[1]["spearman"]))
-            ]
-            parts.append("With automatic metrics, over completions:")
-            parts.append(_table(["metric", "Spearman", "p", "Pearson", "completions"], rows))
-    for criterion, found in record["choices"].items():
-        parts.append(f"## Choices: {criterion}")
-        if found["problem"]:
-            parts.append(f"No strengths: {found['problem']}")
-        else:
-            rows = [
-                [name, f"{s['value']:+.2f}", f"{s['low']:+.2f} to {s['high']:+.2f}", f"{s['win_rate']:.3f}",
-                 s["num_comparisons"]]
-                for name, s in found["strengths"].items()
-            ]  # fmt: skip
-            parts.append(_table(["system", "strength (log-odds)", "95 %", "wins", "comparisons"], rows))
-        parts.append(_agreement_text(found["agreement"]))
-    rows = [
-        [name, a["judgements"], *(_number(a[key]) for key in ("mean_rating", "gold", "repeats"))]
-        for name, a in record["annotators"].items()
-    ]
-    parts.append("## Annotators")
-    parts.append(_table(["annotator", "judgements", "mean rating", "gold met", "repeats answered alike"], rows))
-    return "\n\n".join(parts) + "\n"
-
-
-def _means_table(found: dict[str, Any]) -> str:
-    rows = [
-        [name, _number(m["value"]), f"{_number(m['low'])} to {_number(m['high'])}", m["num_items"]]
-        for name, m in sorted(found["means"].items(), key=lambda pair: -pair[1]["value"])
-    ]
-    parts = [_table(["system", "mean", "95 %", "completions"], rows)]
-    if (variance := found["variance"]) is not None:
-        parts.append(
-            f"Analysis of variance: F({variance['between']}, {variance['within']}) = {variance['f']:.2f}, "
-            f"p {_p(variance['p_value'])}. Tukey's test of every pair:"
-        )
-        rows = [
-            [
-                f"{d['first']} - {d['second']}",
-                f"{d['value']:+.3f}",
-                f"{d['low']:+.3f} to {d['high']:+.3f}",
-                _p(d["p_value"]),
-            ]
-            for d in found["differences"]
-        ]
-        parts.append(_table(["", "difference", "95 %", "p"], rows))
-    return "\n\n".join(parts)
-
-
-def _agreement_text(found: dict[str, Any]) -> str:
-    alphas = ", ".join(
-        f"{level} {_number(alpha['value'])} ({_number(alpha['interval'][0])} to {_number(alpha['interval'][1])})"
-        for level, alpha in found["alpha"].items()
-    )
-    cohen = ", ".join(f"{pair}: {kappa:.3f}" for pair, kappa in found["cohen_kappa"].items())
-    return (
-        f"Agreement over {found['items_judged_twice_or_more']} of {found['items']} items that two or more judged: "
-        f"Krippendorff's alpha {alphas}; Fleiss' kappa {_number(found['fleiss_kappa'])}"
-        + (f"; Cohen's kappa {cohen}." if cohen else ".")
-    )
-
-
-def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return markdown(str(value))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _p(value: float) -> str:
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
