@@ -250,7 +250,7 @@ def test_log_probabilities_are_those_under_temperature_and_mask():
     torch.manual_seed(2)
     logits, mask = torch.randn(1, 3, 10), torch.rand(1, 3, 10) > 0.4
     mask[0, [0, 1, 2], [4, 2, 4]] = True
-    actual, entropies = action_logprobs(logits, sequences(mask), SamplingSettings(3, temperature=0.5))
+    actual, entropies, _ = action_logprobs(logits, sequences(mask), SamplingSettings(3, temperature=0.5))
     for place, token in enumerate([4, 2, 4]):
         inside = mask[0, place].nonzero().flatten()
         weights = torch.exp(2 * logits[0, place])
@@ -264,7 +264,7 @@ def test_a_repetition_penalty_goes_before_the_temperature_and_knows_what_has_bee
     torch.manual_seed(3)
     logits = torch.randn(1, 3, 10)
     subject = SamplingSettings(3, temperature=0.5, repetition_penalty=1.8)
-    actual, _ = action_logprobs(logits, sequences(is_encoder_decoder=is_encoder_decoder), subject)
+    actual, _, _ = action_logprobs(logits, sequences(is_encoder_decoder=is_encoder_decoder), subject)
     # seen before each place: the prompt (not its padding, and not what an encoder reads) and the completion so far
     for place, (token, so_far) in enumerate([(4, set()), (2, {4}), (4, {4, 2})]):
         penalized = [

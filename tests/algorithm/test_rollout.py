@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, Qwen2MoeConfig
 
 from support import markov, tiny
 from support.slow import slow_except
-from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings, action_logprobs_and_mass
+from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings, action_logprobs
 from trl_nlpo.algorithm.draws import row_draws, seeded, tokens_at
 from trl_nlpo.algorithm.generation import sample_completions
 from trl_nlpo.algorithm.rollout import collect_rollout
@@ -60,7 +60,7 @@ def collect(
     return collect_rollout(
         model,
         PromptBatch(prompts, [str(prompt) for prompt in prompts]),
-        reference_logits=lambda sequences: completion_logits(reference, sequences),
+        reference=lambda sequences: completion_logits(reference, sequences),
         masking_policy=masking_policy or MaskingPolicy(model.policy, None, mask.is_active),
         sampling=sampling or SamplingSettings(6, stop_token_ids=(EOS,)),
         mask=mask,
@@ -312,7 +312,7 @@ def test_chunks_of_different_lengths_are_joined_without_changing_a_number():
             collect_rollout(
                 model,
                 PromptBatch([[3], [2], [3, 3, 0], [2, 2]], ["a", "b", "c", "d"]),
-                reference_logits=lambda sequences, model=model: completion_logits(model.policy, sequences),
+                reference=lambda sequences, model=model: completion_logits(model.policy, sequences),
                 masking_policy=MaskingPolicy(model.policy, None),
                 sampling=SamplingSettings(4, stop_token_ids=(EOS,)),
                 mask=mask,
@@ -477,7 +477,7 @@ def test_a_rollout_takes_no_gradient_and_leaves_the_model_in_its_mode(family):
     rollout = collect_rollout(
         module,
         PromptBatch([[5, 6], [7]], ["a", "b"]),
-        reference_logits=lambda sequences: completion_logits(module.policy, sequences),
+        reference=lambda sequences: completion_logits(module.policy, sequences),
         masking_policy=MaskingPolicy(module.policy, None),
         sampling=SamplingSettings(3),
         mask=TOP_P,
@@ -661,8 +661,8 @@ def test_on_real_models_the_anchor_is_what_a_pass_of_the_masking_policy_says(fam
         sequences = rollout.sequences(torch.arange(3))
         with masking_policy.model() as masking_model:
             logits = completion_logits(masking_model, sequences)
-        _, _, mass = action_logprobs_and_mass(logits, sequences, sampling)
-        _, _, own = action_logprobs_and_mass(completion_logits(model.policy, sequences), sequences, sampling)
+        _, _, mass = action_logprobs(logits, sequences, sampling, with_mass=True)
+        _, _, own = action_logprobs(completion_logits(model.policy, sequences), sequences, sampling, with_mass=True)
     later = rollout.completion_mask & (torch.arange(rollout.completion_mask.shape[1]) >= 2)
     torch.testing.assert_close(rollout.anchor_log_mass[later], mass[later], atol=1e-4, rtol=1e-4)
     # Where the end token was forbidden, what the policy gave it is not held against it: both leave it out.

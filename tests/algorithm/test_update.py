@@ -625,7 +625,7 @@ def test_a2c_is_one_step_along_the_advantages_times_the_score():
     module.zero_grad()
     sequences = rollout.sequences(torch.arange(len(rollout)))
     logits, _ = module(sequences, "policy")
-    logprobs, _ = action_logprobs(logits, sequences, sampling)
+    logprobs, _, _ = action_logprobs(logits, sequences, sampling)
     real = rollout.completion_mask
     (-(estimates.advantages * logprobs)[real].sum() / real.sum()).backward()
     for name, parameter in module.policy.named_parameters():

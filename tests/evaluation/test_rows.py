@@ -41,7 +41,7 @@ def rows_of(indices, num_prompts=6, judge=None, **changes):
         reward_functions=[tiny.length_reward],
         args=args,
         tokenizer=tokenizer,
-        judge_logits=None if judge is None else lambda sequences: completion_logits(judge, sequences),
+        judge=None if judge is None else lambda sequences: completion_logits(judge, sequences),
     )
 
 

@@ -121,7 +121,7 @@ def real_example(family="gpt2", num_rows=8):
     with torch.no_grad():
         sequences = plain.sequences(torch.arange(num_rows))
         logits, values = module(sequences)
-        old_logprobs, _ = action_logprobs(logits, sequences, sampling)
+        old_logprobs, _, _ = action_logprobs(logits, sequences, sampling)
     rollout = dataclasses.replace(
         plain, old_logprobs=torch.where(real, old_logprobs, 0.0), values=torch.where(real, values, 0.0)
     )

@@ -12,6 +12,7 @@ from support.slow import slow_except
 from support.trainers import DEFAULTS, count_calls, one_update, reference_top_p
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.functional.logprobs import scaled_logits
+from trl_nlpo.functional.output_layer import OutputStates
 from trl_nlpo.models.modes import evaluation_mode
 from trl_nlpo.models.policy_and_value import completion_logits
 from trl_nlpo.records import TokenRows
@@ -170,8 +171,9 @@ def test_padding_changes_no_log_probability_and_no_value(tmp_path, family):
             torch.nn.functional.pad(alone.completion_mask, (0, 2), value=False),
         )
         with torch.no_grad(), evaluation_mode(model):
-            (logits, values), (padded_logits, padded_values) = model(alone), model(padded)
-        torch.testing.assert_close(padded_logits[:, : alone.width], logits, atol=1e-5, rtol=1e-5)
+            (output, values), (padded_output, padded_values) = model(alone), model(padded)
+        logits = [of.logits() if isinstance(of, OutputStates) else of for of in (output, padded_output)]
+        torch.testing.assert_close(logits[1][:, : alone.width], logits[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(padded_values[:, : alone.width], values, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(rollout.values[row, : alone.width], values[0], atol=1e-5, rtol=1e-5)
 

@@ -19,7 +19,9 @@ from ..functional.logprobs import (
     masked_logprobs_entropy_and_mass,
     penalize_repetition,
     scaled_logits,
+    token_logprobs,
 )
+from ..functional.output_layer import OutputStates, PolicyOutput, output_logprobs
 from ..records import TokenRows
 
 
@@ -305,32 +307,48 @@ class MaskSettings:
 
 
 def action_logprobs(
-    logits: torch.Tensor, sequences: TokenRows, sampling: SamplingSettings
-) -> tuple[torch.Tensor, torch.Tensor]:
+    output: PolicyOutput,
+    sequences: TokenRows,
+    sampling: SamplingSettings,
+    *,
+    with_mass: bool = False,
+    entropy_gradient: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probabilities of the tokens taken, and entropies, under the distribution that was sampled from.
 
-    The one function that turns raw logits into the distribution of actions (temperature, repetition penalty, mask):
-    called by the rollout for the old log-probabilities and by the update for the new ones, so that their ratio is 1 as
-    long as the policy has not moved.
+    The one function that turns what a model computes into the distribution of actions (temperature, repetition
+    penalty, mask): called by the rollout for the old log-probabilities and by the update for the new ones, so that
+    their ratio is 1 as long as the policy has not moved.
 
     Args:
-        logits (`torch.Tensor` of shape `(B, T, V)`): raw, from a model.
+        output (`torch.Tensor` of shape `(B, T, V)` or [`OutputStates`]): raw logits, or what they come from.
         sequences ([`TokenRows`]): the tokens, and the stored mask.
         sampling ([`SamplingSettings`]): as at sampling.
+        with_mass (`bool`): whether log Z is asked for: Z is the probability of the allowed tokens without the mask.
+        entropy_gradient (`bool`): whether entropies are differentiated.
 
     Returns:
-        two tensors of shape `(B, T)`.
+        log-probabilities, entropies and log Z (0 where that is not asked for), each `(B, T)`. What stands on padding
+        means nothing.
     """
-    actions = action_logits(logits, sequences, sampling)
-    return masked_logprobs_and_entropy(actions, sequences.completion_ids, sequences.packed_token_mask)
+    ids, mask = sequences.completion_ids, sequences.packed_token_mask
+    if isinstance(output, OutputStates) and sampling.repetition_penalty == 1.0:
+        return output_logprobs(
+            output, ids, sequences.completion_mask, mask, sampling.temperature, with_mass, entropy_gradient
+        )
+    logits = action_logits(output.logits() if isinstance(output, OutputStates) else output, sequences, sampling)
+    if with_mass:
+        return masked_logprobs_entropy_and_mass(logits, ids, mask)
+    logprobs, entropies = masked_logprobs_and_entropy(logits, ids, mask)
+    return logprobs, entropies, torch.zeros_like(logprobs)
 
 
-def action_logprobs_and_mass(
-    logits: torch.Tensor, sequences: TokenRows, sampling: SamplingSettings
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As [`action_logprobs`], and log Z, where Z is the probability of the allowed tokens without the mask."""
-    actions = action_logits(logits, sequences, sampling)
-    return masked_logprobs_entropy_and_mass(actions, sequences.completion_ids, sequences.packed_token_mask)
+def raw_logprobs(output: PolicyOutput, sequences: TokenRows, temperature: float) -> torch.Tensor:
+    """Log-probabilities `(B, T)` of the tokens taken without mask and penalty, as the KL penalty compares them."""
+    ids = sequences.completion_ids
+    if isinstance(output, OutputStates):
+        return output_logprobs(output, ids, sequences.completion_mask, None, temperature, entropy_gradient=False)[0]
+    return token_logprobs(scaled_logits(output, temperature), ids)
 
 
 def action_logits(logits: torch.Tensor, sequences: TokenRows, sampling: SamplingSettings) -> torch.Tensor:

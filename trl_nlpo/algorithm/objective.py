@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ..functional.losses import anchor_loss, clipped_policy_loss, clipped_value_loss
+from ..functional.output_layer import PolicyOutput
 from ..records import Estimates, Rollout
-from .distribution import SamplingSettings, action_logprobs, action_logprobs_and_mass
+from .distribution import SamplingSettings, action_logprobs
 from .totals import Totals
 
 
@@ -82,7 +83,7 @@ class Microbatch:
 
     def loss(
         self,
-        logits: torch.Tensor | None,
+        output: PolicyOutput | None,
         values: torch.Tensor | None,
         objective: Objective,
         sampling: SamplingSettings,
@@ -90,21 +91,23 @@ class Microbatch:
     ) -> torch.Tensor:
         """The loss, of policy and value function or of the one that is there, summed over the tokens learned from."""
         per_token = torch.zeros_like(self.old_logprobs)
-        if logits is not None:
-            per_token = per_token + self._policy_loss(logits, objective, sampling, totals)
+        if output is not None:
+            per_token = per_token + self._policy_loss(output, objective, sampling, totals)
         if values is not None:
             per_token = per_token + objective.vf_coef * self._value_loss(values, objective, totals)
         return torch.where(self.learned, per_token, 0.0).sum()
 
     def _policy_loss(
-        self, logits: torch.Tensor, objective: Objective, sampling: SamplingSettings, totals: Totals
+        self, output: PolicyOutput, objective: Objective, sampling: SamplingSettings, totals: Totals
     ) -> torch.Tensor:
         real = self.learned
-        log_mass: torch.Tensor | float = 0.0
-        if self._needs_mass(objective):
-            logprobs, entropies, log_mass = action_logprobs_and_mass(logits, self.sequences, sampling)
-        else:
-            logprobs, entropies = action_logprobs(logits, self.sequences, sampling)
+        logprobs, entropies, log_mass = action_logprobs(
+            output,
+            self.sequences,
+            sampling,
+            with_mass=self._needs_mass(objective),
+            entropy_gradient=objective.entropy_coef != 0.0,
+        )
         logprobs = torch.where(real, logprobs, 0.0)
         loss, clipped = clipped_policy_loss(
             logprobs,
@@ -119,7 +122,7 @@ class Microbatch:
         if objective.entropy_coef:
             loss = loss - objective.entropy_coef * entropies
         if objective.mask_anchor_coef and self.anchor_log_mass is not None:
-            anchor = anchor_loss(torch.as_tensor(log_mass), self.anchor_log_mass)
+            anchor = anchor_loss(log_mass, self.anchor_log_mass)
             totals.add(real, "anchored_tokens", anchor_loss=anchor.detach())
             loss = loss + objective.mask_anchor_coef * anchor
         if self.positive is not None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from ..functional.logprobs import scaled_logits, token_logprobs
+from ..functional.output_layer import PolicyOutput
 from ..functional.sequences import left_pad, right_pad
 from ..models.masking_policy import MaskingPolicy
 from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
 from ..records import Completions, PromptBatch, Rollout, TokenRows
-from .distribution import MaskSettings, SamplingSettings, action_logprobs, action_logprobs_and_mass
+from .distribution import MaskSettings, SamplingSettings, action_logprobs, raw_logprobs
 from .draws import row_draws, seeded
 from .generation import Sample, sample_completions
 
@@ -25,8 +25,8 @@ from .generation import Sample, sample_completions
 Decode = Callable[[PromptBatch, list[list[int]]], list[Any]]
 """Turns the token ids of completions into what reward functions see: text, or messages."""
 
-Logits = Callable[[TokenRows], torch.Tensor]
-"""A model as a function: raw logits `(B, T, V)` of completion tokens."""
+Output = Callable[[TokenRows], PolicyOutput]
+"""A model as a function: raw logits `(B, T, V)` of completion tokens, or what they are computed from."""
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def collect_rollout(
     model: PolicyAndValue,
     batch: PromptBatch,
     *,
-    reference_logits: Logits,
+    reference: Output,
     masking_policy: MaskingPolicy,
     sampling: SamplingSettings,
     mask: MaskSettings,
@@ -50,7 +50,7 @@ def collect_rollout(
     Args:
         model ([`PolicyAndValue`]): the policy to sample from and its value function.
         batch ([`PromptBatch`]): B prompts.
-        reference_logits: the reference policy.
+        reference: the reference policy.
         masking_policy ([`MaskingPolicy`]), mask ([`MaskSettings`]): what may be sampled.
         sampling ([`SamplingSettings`]): temperature, lengths, stop tokens, ….
         seed (`int`): decides the sampling, with the number of each row; the global random state is left as it was.
@@ -69,7 +69,7 @@ def collect_rollout(
     with contextlib.closing(sampled):
         for sample in sampled:
             samples.append(sample)
-            evaluations.append(_evaluate(model, sample, reference_logits, sampling, bootstraps))
+            evaluations.append(_evaluate(model, sample, reference, sampling, bootstraps))
     names = [name for name in evaluations[0] if name != "final_values"]
     columns: dict[str, Any] = {
         name: right_pad([evaluation[name] for evaluation in evaluations], 0.0) for name in names
@@ -124,28 +124,27 @@ def _samples(
 
 
 def _evaluate(
-    model: PolicyAndValue, sample: Sample, reference_logits: Logits, sampling: SamplingSettings, bootstraps: bool
+    model: PolicyAndValue, sample: Sample, reference: Output, sampling: SamplingSettings, bootstraps: bool
 ) -> dict[str, torch.Tensor]:
     """Columns of a [`Rollout`], each `(b, T)` and 0 on padding; `final_values` is `(b,)`."""
     sequences = sample.sequences
-    ids, real = sequences.completion_ids, sequences.completion_mask
+    real, is_penalized = sequences.completion_mask, sampling.repetition_penalty != 1.0
     # A state more: that after the last token.
-    logits, values = model(sequences.with_a_state_more() if bootstraps else sequences, model.parts[0])
-    logits = logits[:, : sequences.width]
-    found = {}
-    if sample.mass_drift is None:
-        found["old_logprobs"], _ = action_logprobs(logits, sequences, sampling)
-    else:
-        found["old_logprobs"], _, log_mass = action_logprobs_and_mass(logits, sequences, sampling)
-        found["anchor_log_mass"] = log_mass + sample.mass_drift
-    found["raw_logprobs"] = found["old_logprobs"]
-    if sequences.packed_token_mask is not None or sampling.repetition_penalty != 1.0:
-        found["raw_logprobs"] = token_logprobs(scaled_logits(logits, sampling.temperature), ids)
-    del logits
+    output, values = model(sequences.with_a_state_more() if bootstraps else sequences, model.parts[0])
+    output = output[:, : sequences.width]
+    with_mass = sample.mass_drift is not None and is_penalized
+    old, _, log_mass = action_logprobs(output, sequences, sampling, with_mass=with_mass, entropy_gradient=False)
+    found = {"old_logprobs": old, "raw_logprobs": old}
+    if sequences.packed_token_mask is not None or is_penalized:
+        found["raw_logprobs"] = raw_logprobs(output, sequences, sampling.temperature)
+    if sample.mass_drift is not None:
+        # Without a penalty, the allowed tokens' mass is what lies between the two: no other pass over the vocabulary.
+        found["anchor_log_mass"] = (log_mass if is_penalized else found["raw_logprobs"] - old) + sample.mass_drift
+    del output
     if values is None:
         _, values = model(sequences.with_a_state_more() if bootstraps else sequences, "value")
     found["values"] = values[:, : sequences.width]
-    found["ref_logprobs"] = token_logprobs(scaled_logits(reference_logits(sequences), sampling.temperature), ids)
+    found["ref_logprobs"] = raw_logprobs(reference(sequences), sequences, sampling.temperature)
     found = {name: torch.where(real, column, 0.0) for name, column in found.items()}
     if bootstraps:
         last = values.gather(1, real.sum(-1, keepdim=True)).squeeze(1)

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from ..errors import UserError, one_line
 from ..functional.sequences import left_pad
 from ..models.inputs import StepwiseLogits, decoder_start_token, is_encoder_decoder, prompt_inputs
-from ..models.policy_and_value import completion_logits
+from ..models.policy_and_value import completion_logits, output_layer, output_states
 from ..records import TokenRows
 from .generation import own_settings_aside
 
@@ -84,6 +84,20 @@ def can_use_cache(policy: Any, rows: TokenRows) -> bool:
         f"{_family(policy)} samples from other probabilities than a pass over the whole row gives "
         f"({next(fault for fault in faults if fault is not None)}), so ratios would be wrong: use another family."
     )
+
+
+@torch.no_grad()
+def can_fuse_output_layer(model: Any, rows: TokenRows) -> bool:
+    """Whether a model's logits are what its output layer makes of the states that it reads, and nothing else.
+
+    Not so where a family changes them afterwards (a cap, a bias, a scale), where the layer is more than a matrix (an
+    adapter on it, quantized weights), or where something hooks into it and changes what it computes.
+    """
+    layer = output_layer(model)
+    # accelerate's hook of layers that are kept elsewhere has this name.
+    if type(layer) is not torch.nn.Linear or hasattr(layer, "_hf_hook"):
+        return False
+    return not differs(completion_logits(model, rows), output_states(model, rows).logits(), model)
 
 
 @torch.no_grad()

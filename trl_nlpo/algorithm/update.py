@@ -134,8 +134,8 @@ class OptimizerSteps:
     def _pass(self, model: Any, microbatch: Microbatch, part: str, num_tokens: torch.Tensor) -> None:
         """Forward and backward."""
         with self.module.computing(part):
-            logits, values = model(microbatch.sequences, part)
-            loss = microbatch.loss(logits, values, self.objective, self.sampling, self.totals)
+            output, values = model(microbatch.sequences, part)
+            loss = microbatch.loss(output, values, self.objective, self.sampling, self.totals)
             self.totals.add_loss(loss)
             # Processes average their gradients, and the mean is over the tokens of all of them.
             self.launch.backward(loss, self.plan.num_processes / num_tokens, self.totals.loss_is_finite)

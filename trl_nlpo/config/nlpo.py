@@ -151,6 +151,14 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
             "updates, for an ablation of just that: the paper found that training often diverges then."
         },
     )
+    fuse_output_layer: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute logits together with their softmax, a few rows at a time, and under a mask only those of "
+            "the allowed tokens, instead of all at once: the same distribution with less memory and time. False, and "
+            "models that change their logits afterwards, sharded models and TRPO: all at once."
+        },
+    )
     max_prompt_length: int | None = field(
         default=None,
         metadata={

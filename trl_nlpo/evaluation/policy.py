@@ -70,7 +70,7 @@ def evaluate_policy(
             reward_functions=functions,
             args=args,
             tokenizer=tokenizer,
-            judge_logits=None if judge is None else lambda sequences: completion_logits(judge, sequences),
+            judge=None if judge is None else lambda sequences: completion_logits(judge, sequences),
         )
 
     with evaluation_mode(model):

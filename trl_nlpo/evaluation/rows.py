@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from ..algorithm.distribution import MaskSettings, SamplingSettings
+from ..algorithm.distribution import MaskSettings, SamplingSettings, raw_logprobs
 from ..algorithm.draws import row_draws, seeded
 from ..algorithm.generation import sample_completions
-from ..algorithm.rollout import Logits, joined_completions
+from ..algorithm.rollout import Output, joined_completions
 from ..algorithm.scoring import check_weights, score_rollout
-from ..functional.logprobs import token_logprobs
 from ..prompts import PromptDataset, collate_prompts, decoder
 from ..records import Completions, Scores
 from .summary import sample_row
@@ -27,7 +26,7 @@ def evaluate_rows(
     reward_functions: list[Any],
     args: Any,
     tokenizer: Any,
-    judge_logits: Logits | None = None,
+    judge: Output | None = None,
     trainer_state: Any = None,
 ) -> list[dict[str, Any]]:
     """Sample a completion for each prompt, without a mask, and score it.
@@ -37,7 +36,7 @@ def evaluate_rows(
         prompts ([`PromptDataset`])
         indices (`Sequence[int]`): of the prompts to complete; each has random numbers of its own.
         reward_functions (`list`), args ([`NLPOConfig`]), tokenizer
-        judge_logits (*optional*): from [`Sequences`] to logits `(B, T, V)` of the model that judges completions.
+        judge (*optional*): the model that says how likely completions are.
         trainer_state (*optional*): passed to the reward functions.
 
     Returns:
@@ -65,20 +64,11 @@ def evaluate_rows(
                 timeout=args.reward_timeout,
             )
             judged = None
-            if judge_logits is not None:
+            if judge is not None:
                 real = sample.sequences.completion_mask
-                judged = _total_logprobs(judge_logits(sample.sequences), sample.sequences.completion_ids, real)
+                judged = torch.where(real, raw_logprobs(judge(sample.sequences), sample.sequences, 1.0), 0.0).sum(-1)
             rows += _rows(completions, scores, judged)
     return rows
-
-
-def _total_logprobs(logits: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`(B,)`: the log-probability of each completion, the sum over its real tokens.
-
-    Args:
-        logits (`(B, T, V)`), tokens (`(B, T)` long), mask (`(B, T)` bool): True = real token.
-    """
-    return torch.where(mask, token_logprobs(logits.float(), tokens), 0.0).sum(-1)
 
 
 def _rows(completions: Completions, scores: Scores, judged: torch.Tensor | None) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ _ONLY_TRAINING = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "max_grad_norm", "optim", "weight_decay", "vf_coef",
     "entropy_coef", "gamma", "lam", "cliprange", "cliprange_value", "whiten_rewards", "value_trains_backbone",
     "lam_alpha", "value_model", "cliprange_high", "dual_clip", "is_truncation", "bootstrap_at_length_limit",
-    "normalize_returns", "normalize_rewards", "policy_update", "disable_dropout",
+    "normalize_returns", "normalize_rewards", "policy_update", "disable_dropout", "fuse_output_layer",
     "stop_on_collapse", "disable_tqdm", "report_to", "run_name", "load_best_model_at_end", "metric_for_best_model",
     "greater_is_better", "max_eval_samples",
 )  # fmt: skip

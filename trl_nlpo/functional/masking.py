@@ -109,5 +109,33 @@ def unpack_mask(packed: torch.Tensor, vocab_size: int) -> torch.Tensor:
     return bits.flatten(-2)[..., :vocab_size]
 
 
+def token_sets(packed: torch.Tensor, largest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The allowed tokens of each row by their ids, without unpacking the rest of the vocabulary.
+
+    Args:
+        packed (`torch.Tensor` of shape `(N, ceil(V / 8))`, uint8): as `pack_mask` packs it.
+        largest (`int`): sets of more tokens are left out.
+
+    Returns:
+        ids `(N, K)` in rising order, where K is the size of the largest set that is not left out, filled with 0; and
+        sizes `(N,)`, 0 for sets that are left out.
+    """
+    sizes = _bits_of_bytes(packed.device)[packed.int()].sum(-1)
+    sizes = torch.where(sizes <= largest, sizes, 0)
+    rows, columns = ((packed != 0) & (sizes > 0).unsqueeze(-1)).nonzero(as_tuple=True)
+    byte, bit = ((packed[rows, columns].unsqueeze(-1) & _bit_weights(packed.device)) != 0).nonzero(as_tuple=True)
+    starts = sizes.cumsum(0) - sizes
+    place = torch.arange(len(byte), device=packed.device) - starts[rows[byte]]
+    width = int(sizes.max()) if len(sizes) else 0
+    ids = torch.zeros(len(packed), width, dtype=torch.long, device=packed.device)
+    ids[rows[byte], place] = columns[byte] * 8 + bit
+    return ids, sizes
+
+
+def _bits_of_bytes(device: torch.device) -> torch.Tensor:
+    """`(256,)`: how many bits of a byte are set."""
+    return torch.tensor([byte.bit_count() for byte in range(256)], device=device)
+
+
 def _bit_weights(device: torch.device) -> torch.Tensor:
     return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)

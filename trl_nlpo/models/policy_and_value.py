@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..functional.output_layer import OutputStates, PolicyOutput
 from ..records import TokenRows
 from .adapters import active_adapter, adapter_parameters
 from .inputs import completion_inputs, is_encoder_decoder, joined, joined_inputs
@@ -49,6 +50,8 @@ class PolicyAndValue(nn.Module):
         value_trains_backbone (`bool`): whether the value loss of a head on the policy's own states reaches the
             policy.
         adapter (`str`): of a PEFT model, the adapter that is the policy; empty without one.
+        fuses_output_layer (`bool`): whether the policy's logits are left to be computed with their softmax, a few at a
+            time ([`OutputStates`]).
         returns_scale (`float`, *optional*): what the value function's output is multiplied by to be V; None, which is
             1, until it has been measured. Kept with its weights.
     """
@@ -67,6 +70,7 @@ class PolicyAndValue(nn.Module):
         self.policy: Any = policy
         self.value_model: Any = ValueHead.for_policy(policy) if value_model is None else value_model
         self.value_adapter = value_adapter
+        self.fuses_output_layer = False
         self.returns_scale: float | None = None
         self.config = policy.config
         check_value_model(policy, self.value_model)
@@ -104,8 +108,8 @@ class PolicyAndValue(nn.Module):
     def empty_pass(self) -> None:
         """Compute nothing; see [`fsdp.Fsdp2.prepare`]."""
 
-    def forward(self, sequences: TokenRows, part: str = "both") -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Logits `(B, T, V)` and values `(B, T)` of the states before each completion token.
+    def forward(self, sequences: TokenRows, part: str = "both") -> tuple[PolicyOutput | None, torch.Tensor | None]:
+        """Logits `(B, T, V)`, or what they are computed from, and values `(B, T)` of the states before each token.
 
         Args:
             sequences ([`TokenRows`]): prompts and completions.
@@ -117,16 +121,22 @@ class PolicyAndValue(nn.Module):
                 hidden = completion_hidden_states(self.policy, sequences)
             return None, self._values_of(hidden)
         if self.shares_backbone:
-            logits, hidden = completion_logits_and_hidden(self.policy, sequences)
-            return logits, self._values_of(hidden if self.value_trains_backbone else hidden.detach())
-        policy_logits: torch.Tensor | None = None
+            output, hidden = self._output_and_hidden(sequences)
+            return output, self._values_of(hidden if self.value_trains_backbone else hidden.detach())
+        policy_output: PolicyOutput | None = None
         values: torch.Tensor | None = None
         if part != "value":
-            policy_logits = completion_logits(self.policy, sequences)
+            policy_output = completion_output(self.policy, sequences, self.fuses_output_layer)
         if part != "policy":
             with self.computing("value"):
                 values = self._own_values(sequences)
-        return policy_logits, values
+        return policy_output, values
+
+    def _output_and_hidden(self, sequences: TokenRows) -> tuple[PolicyOutput, torch.Tensor]:
+        if not self.fuses_output_layer:
+            return completion_logits_and_hidden(self.policy, sequences)
+        states = output_states(self.policy, sequences)
+        return states, states.hidden
 
     @contextlib.contextmanager
     def computing(self, part: str) -> Iterator[None]:
@@ -185,6 +195,17 @@ def output_layer(policy: Any) -> Any:
             "AutoModelForCausalLM or AutoModelForSeq2SeqLM."
         )
     return layer
+
+
+def completion_output(model: Any, sequences: TokenRows, fuses_output_layer: bool) -> PolicyOutput:
+    """[`completion_logits`], or [`output_states`]."""
+    return output_states(model, sequences) if fuses_output_layer else completion_logits(model, sequences)
+
+
+def output_states(model: Any, sequences: TokenRows) -> OutputStates:
+    """What a model's output layer would read, and the layer; see [`self_test.can_fuse_output_layer`]."""
+    layer = output_layer(model)
+    return OutputStates(completion_hidden_states(model, sequences), layer.weight, layer.bias)
 
 
 def completion_logits(model: Any, sequences: TokenRows) -> torch.Tensor:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..functional.output_layer import PolicyOutput
 from ..records import TokenRows
 from .adapters import active_adapter, is_adapter_model, without_adapter
 from .copies import frozen_adapter, frozen_copy, swapped_weights, with_dtype
-from .policy_and_value import completion_logits
+from .policy_and_value import completion_logits, completion_output
 
 
 class Reference:
@@ -52,19 +53,31 @@ class Reference:
         if self.model is not None:
             self.model.to(device).eval()
         self._weights = frozen_adapter(policy, adapter, dtype) if starts_warm else {}
+        self.fuses_output_layer = False
+        """As in [`PolicyAndValue`]."""
+
+    def output(self, sequences: TokenRows) -> PolicyOutput:
+        """Raw logits `(B, T, V)` of the completion tokens, or what they are computed from."""
+        with self.weights():
+            return completion_output(self.any_model, sequences, self.fuses_output_layer)
 
     def logits(self, sequences: TokenRows) -> torch.Tensor:
         """Raw logits `(B, T, V)` of the completion tokens."""
-        if self.model is not None:
-            return completion_logits(self.model, sequences)
         with self.weights():
-            return completion_logits(self.policy, sequences)
+            return completion_logits(self.any_model, sequences)
+
+    @property
+    def any_model(self) -> Any:
+        """The model that computes it, inside of `weights`."""
+        return self.policy if self.model is None else self.model
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[None]:
         """The policy's base model computes as the reference while inside; no change for a model of its own."""
         context: Any = contextlib.nullcontext()
-        if self._ref_adapter:
+        if self.model is not None:
+            pass
+        elif self._ref_adapter:
             context = active_adapter(self.policy, self._ref_adapter)
         elif self._weights:
             context = swapped_weights(self.policy, self._weights)

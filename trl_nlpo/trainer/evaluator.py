@@ -49,7 +49,7 @@ class Evaluator:
                 reward_functions=self.reward_functions,
                 args=self.args,
                 tokenizer=self.tokenizer,
-                judge_logits=self.reference.logits,
+                judge=self.reference.output,
                 trainer_state=trainer_state,
             )
 

@@ -22,7 +22,7 @@ from ..algorithm.distribution import MaskSettings, SamplingSettings
 from ..algorithm.draws import seeded
 from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
-from ..algorithm.self_test import can_use_cache, trial_rows
+from ..algorithm.self_test import can_fuse_output_layer, can_use_cache, trial_rows
 from ..config import NLPOConfig
 from ..config.names_elsewhere import ARGUMENTS, knows_other_names
 from ..errors import UserError
@@ -197,6 +197,7 @@ class NLPOTrainer(HuggingFaceTrainer):
         self.objective = Objective.from_config(args)
         within = args.policy_update == "trust_region"
         self.trust_region = trust_region.TrustRegion.from_config(args) if within else None
+        self._settle_output_layer(policy_and_value)
         evaluator = Evaluator(args, processing_class, self.reward_functions, self.reference)
         self._assemble(masking_policy, evaluator, self.mask_settings.always_allowed)
 
@@ -216,6 +217,18 @@ class NLPOTrainer(HuggingFaceTrainer):
             if kwargs is not None or name == "generation_kwargs":
                 setattr(self.args, name, {**(kwargs or {}), "use_cache": False})
         self.sampling = SamplingSettings.from_config(self.args, self.processing_class, policy)
+
+    def _settle_output_layer(self, module: PolicyAndValue) -> None:
+        """Leave the logits of policy and reference to be computed with their softmax, where that gives the same."""
+        # A sharded weight is whole inside of its layer's forward pass only; second derivatives need the logits.
+        if not self.args.fuse_output_layer or self.launch.is_sharded or self.trust_region is not None:
+            return
+        reference = self.reference
+        rows = trial_rows([ids for prompts in self.prompt_sets.all for ids in prompts.prompt_ids], module.policy)
+        with evaluation_mode(module):
+            module.fuses_output_layer = can_fuse_output_layer(module.policy, rows)
+            with reference.weights():
+                reference.fuses_output_layer = can_fuse_output_layer(reference.any_model, rows)
 
     # The algorithm
 
@@ -267,7 +280,7 @@ class NLPOTrainer(HuggingFaceTrainer):
             return rollout.collect_rollout(
                 model,
                 prompts,
-                reference_logits=self.reference.logits,
+                reference=self.reference.output,
                 seed=seed,
                 **self._of_sampling(),
                 first_row=self.accelerator.process_index * len(prompts),
