@@ -3,9 +3,11 @@
     pip install trl==1.12.0      # the last release that has PPO
     python benchmarks/update_time.py --layers 4 --hidden 128 --vocabulary 4096 --rounds 3
 
+    python benchmarks/update_time.py --layers 6 --hidden 384 --vocabulary 50257 --lora    # LoRA on all linear layers
+
 Both take the same optimizer steps (no gradient accumulation: with it TRL takes fewer than it promises) in float32 with
-a value model of its own, which is the only kind that TRL has; ours is measured with a value head on the policy too.
-Prints a table of medians and of ratios to TRL.
+a value model of its own, which is the only kind that TRL has; ours is measured with a value head on the policy too (with
+LoRA: an adapter of its own on the same base). Prints a table of medians and of ratios to TRL.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import io
 import statistics
 import tempfile
 import time
+from functools import partial
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, PreTrainedTokenizerFast
 
@@ -36,6 +40,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--response", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--lora", action="store_true", help="train adapters of rank 16 on all linear layers")
+    parser.add_argument("--only", help="cases whose names have this; the first is always there")
     return parser.parse_args()
 
 
@@ -74,9 +80,12 @@ class Workload:
         return AutoModelForSequenceClassification.from_config(self.config())
 
     def trainer_arguments(self) -> dict:
+        adapter = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
         return {
-            "processing_class": self.tokenizer, "model": self.policy(), "ref_model": self.policy(),
-            "reward_model": self.classifier(), "train_dataset": self.dataset, "eval_dataset": self.dataset,
+            "processing_class": self.tokenizer, "model": self.policy(), "reward_model": self.classifier(),
+            "ref_model": None if self.args.lora else self.policy(),
+            "train_dataset": self.dataset, "eval_dataset": self.dataset,
+            "peft_config": LoraConfig(**adapter) if self.args.lora else None,
         }  # fmt: skip
 
     def settings(self, updates: int) -> dict:
@@ -97,8 +106,8 @@ def trl_seconds(workload: Workload, updates: int) -> float:
     return seconds_of(trainer.train)
 
 
-def nlpo_seconds(workload: Workload, updates: int, own_value_model: bool, **mask: object) -> float:
-    config = NLPOConfig(**workload.settings(updates), **mask)
+def nlpo_seconds(workload: Workload, own_value_model: bool, chosen: dict, updates: int) -> float:
+    config = NLPOConfig(**workload.settings(updates), **chosen)
     value_model = workload.classifier() if own_value_model else None
     trainer = NLPOTrainer(args=config, value_model=value_model, **workload.trainer_arguments())
     return seconds_of(trainer.train)
@@ -115,14 +124,22 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     workload = Workload(args)
-    cases = {
-        "ours, PPO, value model": lambda n: nlpo_seconds(workload, n, True, mask_strategy="none"),
-        "ours, PPO, value head": lambda n: nlpo_seconds(workload, n, False, mask_strategy="none"),
-        "ours, NLPO, mask synced every update": lambda n: nlpo_seconds(workload, n, False, mask_sync_steps=1),
-        "ours, NLPO, mask never synced": lambda n: nlpo_seconds(workload, n, False, mask_sync_steps=None),
+    old = {"mask_sync_steps": None}
+    settings = {
+        "PPO": {"mask_strategy": "none"},
+        "PPO, logits in full": {"mask_strategy": "none", "fuse_output_layer": False},
+        "NLPO, mask synced every update": {"mask_sync_steps": 1},
+        "NLPO, mask never synced": old,
+        "NLPO, mask never synced, no anchor": {**old, "mask_anchor_coef": 0.0},
+        "NLPO, mask never synced, logits in full": {**old, "fuse_output_layer": False},
     }
+    cases = {f"ours, {name}": partial(nlpo_seconds, workload, False, chosen) for name, chosen in settings.items()}
+    if not args.lora:
+        cases["ours, PPO, value model"] = partial(nlpo_seconds, workload, True, settings["PPO"])
+    if args.only:
+        cases = {name: run for name, run in cases.items() if args.only in name}
     if HAS_PPO:
-        cases = {"TRL PPO, value model": lambda n: trl_seconds(workload, n), **cases}
+        cases = {"TRL PPO, value model": partial(trl_seconds, workload), **cases}
     # Two updates: a mask that is never synced is old in the second one only, and the first warms everything up.
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(args.rounds):

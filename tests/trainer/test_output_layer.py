@@ -58,7 +58,7 @@ def test_updates_are_those_of_logits_in_full(tmp_path, family, with_lora, settin
     for name in ("old_logprobs", "raw_logprobs", "ref_logprobs", "values", "anchor_log_mass"):
         found, expected = (getattr(rollout, name) for rollout in rollouts)
         if expected is not None:
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found.float(), expected.float(), rtol=1e-4, atol=1e-4)
     for name, weight in weights[0].items():
         torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-4)
 
