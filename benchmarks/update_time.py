@@ -6,8 +6,8 @@
     python benchmarks/update_time.py --layers 6 --hidden 384 --vocabulary 50257 --lora    # LoRA on all linear layers
 
 Both take the same optimizer steps (no gradient accumulation: with it TRL takes fewer than it promises) in float32 with
-a value model of its own, which is the only kind that TRL has; ours is measured with a value head on the policy too (with
-LoRA: an adapter of its own on the same base). Prints a table of medians and of ratios to TRL.
+a value model of its own, which is the only kind that TRL has; ours is measured with a value head on the policy too,
+which with LoRA reads an adapter of its own. Prints a table of medians and of ratios to TRL.
 """
 
 from __future__ import annotations
