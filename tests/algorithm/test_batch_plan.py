@@ -117,3 +117,15 @@ def test_a_batch_of_ones_own_that_cannot_be_cut_evenly_takes_all_its_steps_too(r
 )
 def test_the_critic_has_its_passes_for_each_of_the_policy(epochs, of_the_critic, trains_policy, expected):
     assert BatchPlan(1, 8, 8, 1, epochs, 1, of_the_critic).passes(trains_policy) == expected
+
+
+def test_microbatches_have_rows_of_like_lengths_and_minibatches_stay_as_they_are():
+    subject = plan(per_device_train_batch_size=2, gradient_accumulation_steps=8)
+    lengths = torch.tensor([9, 1, 8, 2, 7, 3, 6, 4, 5, 9, 1, 8, 2, 7, 3, 6])
+    plain, sorted_ = (
+        list(subject.minibatches(16, torch.Generator().manual_seed(0), given)) for given in (None, lengths)
+    )
+    for before, after in zip(plain, sorted_, strict=True):
+        assert torch.equal(torch.cat(before).sort().values, torch.cat(after).sort().values)
+        in_order = lengths[torch.cat(after)]
+        assert torch.equal(in_order, in_order.sort().values)

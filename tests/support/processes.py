@@ -90,7 +90,7 @@ class Noting(NLPOTrainer):
 class AsTwoProcesses(BatchPlan):
     """Minibatches as two processes cut them, each its own half of the rows."""
 
-    def minibatches(self, num_rows, generator):
+    def minibatches(self, num_rows, generator, lengths=None):
         for microbatches in super().minibatches(num_rows // 2, generator):
             rows = torch.cat(microbatches)
             yield [torch.cat([rows, rows + num_rows // 2])]

@@ -112,15 +112,22 @@ class BatchPlan:
                 "of processes and the same batch sizes, or a recipe with --force."
             )
 
-    def minibatches(self, num_rows: int, generator: torch.Generator) -> Iterator[list[torch.Tensor]]:
+    def minibatches(
+        self, num_rows: int, generator: torch.Generator, lengths: torch.Tensor | None = None
+    ) -> Iterator[list[torch.Tensor]]:
         """One pass over a batch, freshly shuffled: a list of microbatches (row numbers) for each optimizer step.
 
         Args:
             num_rows (`int`): rows of the rollout; `local_batch_size` in `train()`, any number in a loop of one's own.
             generator: decides the order.
+            lengths (`torch.Tensor` of shape `(num_rows,)`, *optional*): tokens of each row. Microbatches of a minibatch
+                then have rows of like lengths, and little padding; their gradients are added up, so that nothing else
+                changes.
         """
         num_parts = min(self.num_mini_batches, num_rows)
         for minibatch in torch.randperm(num_rows, generator=generator).tensor_split(num_parts):
+            if lengths is not None and len(minibatch) > self.microbatch_size:
+                minibatch = minibatch[lengths[minibatch].argsort(stable=True)]
             yield list(minibatch.split(self.microbatch_size))
 
     def passes(self, trains_policy: bool = True) -> list[str]:

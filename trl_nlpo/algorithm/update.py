@@ -74,8 +74,9 @@ def update_policy(
         [`UpdateStats`].
     """
     steps = OptimizerSteps(model, rollout, estimates, module, optimizer, launch, plan, objective, sampling)
+    lengths = (rollout.prompt_mask.sum(-1) + rollout.completion_mask.sum(-1)).cpu()
     for part in plan.passes(trains_policy):
-        for microbatches in plan.minibatches(len(rollout), generator):
+        for microbatches in plan.minibatches(len(rollout), generator, lengths):
             steps.take(microbatches, part)
     return steps.totals.stats(launch.all_sum)
 
