@@ -120,7 +120,7 @@ class BatchPlan:
         Args:
             num_rows (`int`): rows of the rollout; `local_batch_size` in `train()`, any number in a loop of one's own.
             generator: decides the order.
-            lengths (`torch.Tensor` of shape `(num_rows,)`, *optional*): tokens of each row. Microbatches of a minibatch
+            lengths (`torch.Tensor` of shape `(num_rows,)`, *optional*): tokens of each row. Microbatches of a step
                 then have rows of like lengths, and little padding; their gradients are added up, so that nothing else
                 changes.
         """
