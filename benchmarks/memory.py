@@ -1,8 +1,10 @@
-"""Peak memory of TRL's PPO and of NLPO, the same model, batch and lengths, one process per case.
+"""Peak memory of TRL's PPO or GRPO and of NLPO, the same model, batch and lengths, one process per case.
 
     pip install trl==1.12.0      # the last release that has PPO
     python benchmarks/memory.py                    # GPT-2-small shape, random weights
     python benchmarks/memory.py --shape t5-base    # ours only: TRL's PPO cannot train it
+    pip install trl==1.16.0
+    python benchmarks/memory.py --shape large-vocabulary    # V = 151,936; GRPO, which has no critic and no mask
 
 Every case runs in a process of its own and reports its peak resident memory (device memory on a GPU) less that of a
 bare interpreter with the same imports. Both sides train LoRA of the same rank with the same reward; TRL's value model
@@ -25,11 +27,13 @@ import tempfile
 CASES = {
     "bare": "bare interpreter with the imports",
     "trl": "TRL PPO, LoRA policy, value model trained in full",
+    "grpo": "TRL GRPO, LoRA policy, no critic, no reference",
     "ppo": "ours, PPO, one base, value adapter",
     "nlpo": "ours, NLPO, one base, value adapter, mask one update old",
-    "nlpo-checkpointing": "the same with gradient checkpointing",
+    "nlpo-full": "the same with logits in full",
+    "nlpo-checkpointing": "NLPO with gradient checkpointing",
 }
-VOCABULARY = {"gpt2-small": 50257, "t5-base": 32128}
+VOCABULARY = {"gpt2-small": 50257, "t5-base": 32128, "large-vocabulary": 151936}
 
 
 def parse() -> argparse.Namespace:
@@ -47,7 +51,7 @@ def parse() -> argparse.Namespace:
 
 def policy(args: argparse.Namespace):
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5Config
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, T5Config
 
     torch.manual_seed(0)
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
@@ -57,6 +61,12 @@ def policy(args: argparse.Namespace):
             decoder_start_token_id=0, **special,
         )  # fmt: skip
         return AutoModelForSeq2SeqLM.from_config(config)
+    if args.shape == "large-vocabulary":
+        config = LlamaConfig(
+            vocab_size=VOCABULARY[args.shape], hidden_size=256, intermediate_size=1024, num_hidden_layers=args.layers,
+            num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, **special,
+        )  # fmt: skip
+        return AutoModelForCausalLM.from_config(config)
     return AutoModelForCausalLM.from_config(gpt2_config(args, **special))
 
 
@@ -66,11 +76,13 @@ def gpt2_config(args: argparse.Namespace, **special: int):
     return GPT2Config(vocab_size=50257, n_embd=768, n_layer=args.layers, n_head=12, num_labels=1, **special)
 
 
-def tiny_reward_model():
+def tiny_reward_model(args: argparse.Namespace):
     """Both sides get the same small reward model, as TRL takes no functions."""
     from transformers import AutoModelForSequenceClassification, GPT2Config
 
-    config = GPT2Config(vocab_size=50257, n_embd=16, n_layer=1, n_head=1, num_labels=1, pad_token_id=0)
+    config = GPT2Config(
+        vocab_size=VOCABULARY[args.shape], n_embd=16, n_layer=1, n_head=1, num_labels=1, pad_token_id=0
+    )
     return AutoModelForSequenceClassification.from_config(config)
 
 
@@ -82,9 +94,8 @@ def run_case(args: argparse.Namespace) -> dict:
     from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
     from trl_nlpo import NLPOConfig, NLPOTrainer
-    from trl_nlpo._trl import HAS_PPO
 
-    if HAS_PPO:
+    if args.case == "trl":
         from trl.experimental.ppo import PPOConfig, PPOTrainer
     if args.case == "bare":
         return {"peak": peak()}
@@ -102,7 +113,7 @@ def run_case(args: argparse.Namespace) -> dict:
         "use_cpu": not torch.cuda.is_available(),
     }  # fmt: skip
     arguments = {
-        "processing_class": tokenizer, "model": policy(args), "ref_model": None, "reward_model": tiny_reward_model(),
+        "processing_class": tokenizer, "model": policy(args), "ref_model": None, "reward_model": tiny_reward_model(args),
         "train_dataset": dataset, "eval_dataset": dataset,
         "peft_config": LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=args.target_modules),
     }  # fmt: skip
@@ -111,14 +122,39 @@ def run_case(args: argparse.Namespace) -> dict:
         arguments["peft_config"].task_type = "CAUSAL_LM"
         value_model = AutoModelForSequenceClassification.from_config(gpt2_config(args, pad_token_id=0))
         trainer = PPOTrainer(args=PPOConfig(**settings), value_model=value_model, **arguments)
+    elif args.case == "grpo":
+        trainer = grpo_trainer(args, tokenizer, rows, arguments)
     else:
         strategy = "none" if args.case == "ppo" else "top_p"
-        settings |= {"gradient_checkpointing": args.case == "nlpo-checkpointing"}
+        settings |= {
+            "gradient_checkpointing": args.case == "nlpo-checkpointing",
+            "fuse_output_layer": args.case != "nlpo-full",
+        }
         trainer = NLPOTrainer(args=NLPOConfig(**settings, mask_strategy=strategy, mask_sync_steps=None), **arguments)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.train()
     trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     return {"peak": peak(), "trained": trained / base}
+
+
+def grpo_trainer(args: argparse.Namespace, tokenizer, rows: list, arguments: dict):
+    """TRL's GRPO with as many completions of as many tokens, in two updates as ours."""
+    import torch
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    config = GRPOConfig(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=args.batch, num_generations=4, max_steps=2,
+        max_completion_length=args.response, beta=0.0, report_to="none", save_strategy="no", bf16=False,
+        gradient_checkpointing=False, disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
+        generation_kwargs={"min_new_tokens": args.response},
+    )  # fmt: skip
+    prompts = Dataset.from_dict({"prompt": [" ".join(f"w{token}" for token in row) for row in rows]})
+    return GRPOTrainer(
+        model=arguments["model"], args=config, processing_class=tokenizer, train_dataset=prompts,
+        reward_funcs=lambda completions, **_: [float(len(text) % 7) for text in completions],
+        peft_config=arguments["peft_config"],
+    )  # fmt: skip
 
 
 def peak() -> float:
@@ -135,7 +171,8 @@ def main() -> None:
     if args.case:
         print(json.dumps(run_case(args)))
         return
-    cases = [case for case in CASES if not (case == "trl" and args.shape == "t5-base")]
+    peer = {"gpt2-small": "trl", "large-vocabulary": "grpo"}.get(args.shape)
+    cases = [case for case in CASES if case not in {"trl", "grpo"} - {peer}]
     results = {}
     for case in cases:
         command = [sys.executable, __file__, *sys.argv[1:], "--case", case]
@@ -145,7 +182,7 @@ def main() -> None:
             continue
         results[case] = json.loads(done.stdout.splitlines()[-1])
     bare = results.pop("bare")["peak"]
-    base = results.get("trl", results["ppo"])["peak"] - bare
+    base = results.get(peer, results["ppo"])["peak"] - bare
     print(f"{args.shape}, batch {args.batch}, prompt {args.prompt}, response {args.response}, LoRA r={args.rank}")
     print(f"{'MiB above ' + CASES['bare']:62s} {'peak':>7s} {'ratio':>6s} {'trained / base':>15s}")
     for case, result in results.items():
