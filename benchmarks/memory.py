@@ -113,8 +113,8 @@ def run_case(args: argparse.Namespace) -> dict:
         "use_cpu": not torch.cuda.is_available(),
     }  # fmt: skip
     arguments = {
-        "processing_class": tokenizer, "model": policy(args), "ref_model": None, "reward_model": tiny_reward_model(args),
-        "train_dataset": dataset, "eval_dataset": dataset,
+        "processing_class": tokenizer, "model": policy(args), "ref_model": None, "train_dataset": dataset,
+        "eval_dataset": dataset, "reward_model": tiny_reward_model(args),
         "peft_config": LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=args.target_modules),
     }  # fmt: skip
     base = sum(parameter.numel() for parameter in arguments["model"].parameters())
