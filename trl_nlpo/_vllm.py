@@ -52,7 +52,7 @@ def start(folder: str | Path, step: Step, **settings: Any) -> Any:
 def _processor(step: Step) -> type:
     from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
-    class Processor(LogitsProcessor):  # type: ignore[misc]
+    class Processor(LogitsProcessor):
         """Hands every step of the engine to `step`, with which request is where."""
 
         def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
@@ -97,7 +97,9 @@ def load_adapter(llm: Any, name: str, number: int, folder: str | Path) -> Any:
     return LoRARequest(name, number, str(folder))
 
 
-def generate(llm: Any, requests: Sequence[tuple[Sequence[int], dict[str, Any], Any]], stops: Sequence[int], longest: int) -> None:
+def generate(
+    llm: Any, requests: Sequence[tuple[Sequence[int], dict[str, Any], Any]], stops: Sequence[int], longest: int
+) -> None:
     """Run requests, each a prompt, its `extra_args` and its adapter or None, until a stop token or `longest` tokens."""
     from vllm import SamplingParams
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from support import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from support import tiny
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
 from trl_nlpo.algorithm.draws import row_draws
 from trl_nlpo.algorithm.engines.transformers import TransformersEngine

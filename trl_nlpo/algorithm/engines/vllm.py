@@ -52,7 +52,9 @@ def check_engine(
         raise UserError(f"{WHO} works in one process, and this run has {num_processes}: use 'transformers'.")
     fields = [name for name in sampling.generation_fields if name not in _NEUTRAL]
     if fields:
-        raise UserError(f"{WHO} does not know generation_kwargs {', '.join(fields)}: leave out, or use 'transformers'.")
+        raise UserError(
+            f"{WHO} does not know generation_kwargs {', '.join(fields)}: leave out, or use 'transformers'."
+        )
     base = policy.get_base_model() if is_adapter_model(policy) else policy
     if getattr(base, "is_quantized", False):
         raise UserError(f"{WHO} cannot take over the weights of a quantized model: use 'transformers'.")
@@ -188,7 +190,7 @@ class VLLMEngine:
             _vllm.generate(self._llm, requests, sampling.stop_token_ids, sampling.max_new_tokens)
         except Exception as error:
             raise UserError(
-                f"{WHO} failed in a rollout: {one_line(error, 400)}; checkpoints are whole, and the run can be resumed."
+                f"{WHO} failed in a rollout: {one_line(error, 400)}; checkpoints are whole: resume the run."
             ) from error
 
     def _step(self, logits: torch.Tensor, requests: list[tuple[int, dict[str, Any], int]]) -> torch.Tensor:
@@ -198,9 +200,7 @@ class VLLMEngine:
         )
 
 
-def _groups(
-    prompts: Sequence[Sequence[int]], most_tokens: int, most_rows: int, copies: int
-) -> Iterator[list[int]]:
+def _groups(prompts: Sequence[Sequence[int]], most_tokens: int, most_rows: int, copies: int) -> Iterator[list[int]]:
     """Rows whose prompts fit into one step, so that the two of a pair begin together."""
     group: list[int] = []
     for row in range(len(prompts)):
