@@ -100,7 +100,13 @@ def load_adapter(llm: Any, name: str, number: int, folder: str | Path) -> Any:
 def generate(
     llm: Any, requests: Sequence[tuple[Sequence[int], dict[str, Any], Any]], stops: Sequence[int], longest: int
 ) -> None:
-    """Run requests, each a prompt, its `extra_args` and its adapter or None, until a stop token or `longest` tokens."""
+    """Run requests until a stop token or `longest` tokens.
+
+    Args:
+        requests: of each its prompt, its `extra_args` for the processor, and its adapter or None.
+        stops: token ids.
+        longest (`int`)
+    """
     from vllm import SamplingParams
 
     params = [

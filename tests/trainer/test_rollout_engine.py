@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig
-from support import tiny
-from support.trainers import DEFAULTS
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from support import tiny
+from support.trainers import DEFAULTS
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.errors import UserError
 
@@ -37,7 +37,7 @@ def trained(folder, engine, lora, **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("lora", "sync_steps"), [(False, 1), (True, 20)], ids=["whole, mask of now", "LoRA, old mask"])
+@pytest.mark.parametrize(("lora", "sync_steps"), [(False, 1), (True, 20)], ids=["whole", "LoRA, old mask"])
 def test_a_run_on_vllm_is_the_run_on_transformers(tmp_path, lora, sync_steps):
     pytest.importorskip("vllm")
     ours = trained(tmp_path / "ours", "transformers", lora, mask_sync_steps=sync_steps)

@@ -25,13 +25,13 @@ TOP_P = MaskSettings("top_p", 0.8, always_allowed=(1,))
 NO_MASK = MaskSettings("none")
 
 
-def llama(seed: int = 0) -> torch.nn.Module:
+def llama(seed: int = 0, tied: bool = False) -> torch.nn.Module:
     """A random Llama whose heads are as wide as the engine's attention on a CPU needs them."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=tiny.VOCAB_SIZE, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
         intermediate_size=96, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=1,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
@@ -123,6 +123,24 @@ def test_an_old_mask_gives_the_tokens_and_sets_of_the_transformers_engine(adapte
         assert_equal_samples(engine, policy, masking_policy, TOP_P, seed=seed)
     masking_policy.sync()
     assert_equal_samples(engine, policy, masking_policy, TOP_P)
+
+
+@pytest.mark.slow
+def test_a_tied_output_layer_moves_with_the_embedding():
+    pytest.importorskip("vllm")
+    policy = llama(tied=True)
+    engine = _engine(policy, "")
+    move(policy)
+    assert_equal_samples(engine, policy, MaskingPolicy(policy, 1), TOP_P)
+
+
+@pytest.mark.slow
+def test_an_engine_that_computes_something_else_is_refused_at_its_start(monkeypatch):
+    pytest.importorskip("vllm")
+    # As of an architecture whose weights it does not take over.
+    monkeypatch.setattr("trl_nlpo._vllm.load_weights", lambda llm, weights: None)
+    with pytest.raises(UserError, match="another distribution"):
+        _engine(llama(), "")
 
 
 REFUSED = {

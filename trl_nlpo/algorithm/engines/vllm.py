@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 import weakref
@@ -16,6 +17,7 @@ from ...errors import UserError, one_line
 from ...models.adapters import adapter_parameters, is_adapter_model, save_adapter, takes_mixed_batches
 from ...models.inputs import is_encoder_decoder
 from ...models.masking_policy import MaskingPolicy
+from ...models.modes import evaluation_mode
 from ...naming import require_package
 from ..distribution import MaskSettings, SamplingSettings
 from ..draws import random_state, set_random_state
@@ -27,6 +29,9 @@ WHO = "rollout_engine 'vllm'"
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM can be made for."""
+
+_MOST_DISTANCE = 0.1
+"""Total variation between policy and copy that rounding, of bfloat16 too, can explain."""
 
 _NEUTRAL = ("use_cache", "num_beams", "num_return_sequences")
 """Fields of `generation_kwargs` that change nothing here."""
@@ -101,12 +106,16 @@ class VLLMEngine:
         self._most_tokens = max(8192, 2 * max_model_length)
         self._max_model_length = max_model_length
         self._sampler: RowSampler | None = None
+        self._trial: list[torch.Tensor] | None = None
         self._masking_policy: MaskingPolicy | None = None
         self._adapters: dict[bool, Any] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="trl-nlpo-engine-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         base = policy.get_base_model() if adapter else policy
-        base.config.save_pretrained(self._folder)
+        config = copy.deepcopy(base.config)
+        # An output layer of its own: a tied one that vLLM has packed for a CPU would keep the weights of the start.
+        config.tie_word_embeddings = False
+        config.save_pretrained(self._folder)
         lora = {}
         if adapter:
             rank = policy.peft_config[adapter].r
@@ -129,6 +138,30 @@ class VLLMEngine:
             raise UserError(f"{WHO} does not start: {one_line(error, 400)}") from error
         finally:
             set_random_state(state)
+        self._check_logits(policy)
+
+    @torch.no_grad()
+    def _check_logits(self, policy: Any) -> None:
+        """Compare the next-token distributions of policy and copy: the copy began with random weights.
+
+        Raises:
+            UserError: they differ by more than rounding.
+        """
+        prompt = list(range(min(8, self._max_model_length - 1, policy.config.vocab_size)))
+        self._trial = []
+        self.sync(policy, MaskingPolicy(policy, None, masks=False))
+        self._sampler = RowSampler([prompt], torch.zeros(1, 1), SamplingSettings(1), MaskSettings("none"), False)
+        self._generate([0])
+        with evaluation_mode(policy):
+            own = policy(input_ids=torch.tensor([prompt], device=self._device)).logits[0, -1].float().softmax(-1)
+        copied = self._trial[-1][0].to(own.device).softmax(-1)
+        self._trial = None
+        distance = 0.5 * float((own - copied).abs().sum())
+        if not distance < _MOST_DISTANCE:
+            raise UserError(
+                f"{WHO} computes another distribution than {type(policy).__name__} (total variation {distance:.2f} on "
+                "a trial prompt): its copy of this architecture is not exact; use 'transformers'."
+            )
 
     def sync(self, policy: Any, masking_policy: MaskingPolicy) -> None:
         self._masking_policy = masking_policy
@@ -195,6 +228,8 @@ class VLLMEngine:
 
     def _step(self, logits: torch.Tensor, requests: list[tuple[int, dict[str, Any], int]]) -> torch.Tensor:
         assert self._sampler is not None
+        if self._trial is not None:
+            self._trial.append(logits.float().clone())
         return self._sampler.step(
             logits, [Place(index, extra["row"], extra["is_mask"], position) for index, extra, position in requests]
         )
@@ -215,11 +250,15 @@ def _groups(prompts: Sequence[Sequence[int]], most_tokens: int, most_rows: int, 
 
 
 def _base_weights(policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The base model's weights by their names in a checkpoint, without adapters."""
-    if not is_adapter_model(policy):
-        yield from ((name, parameter.detach()) for name, parameter in policy.named_parameters())
-        return
-    of_adapters = {id(p) for name in policy.peft_config for p in adapter_parameters(policy, name).values()}
-    for name, parameter in policy.get_base_model().named_parameters():
+    """The base model's weights by their names in a checkpoint, without adapters; a tied output layer as one more."""
+    base, of_adapters = policy, set()
+    if is_adapter_model(policy):
+        base = policy.get_base_model()
+        of_adapters = {id(p) for name in policy.peft_config for p in adapter_parameters(policy, name).values()}
+    for name, parameter in base.named_parameters():
         if id(parameter) not in of_adapters:
             yield name.replace(".base_layer.", "."), parameter.detach()
+    output = base.get_output_embeddings().weight
+    if output is base.get_input_embeddings().weight:
+        module = next(name for name, part in base.named_modules() if part is base.get_output_embeddings())
+        yield f"{module}.weight", output.detach()
