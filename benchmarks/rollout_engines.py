@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
 from trl_nlpo.algorithm.draws import row_draws
-from trl_nlpo.algorithm.engines.transformers import TransformersEngine
+from trl_nlpo.algorithm.engines.generate import TransformersEngine
 from trl_nlpo.algorithm.engines.vllm import VLLMEngine
 from trl_nlpo.models.masking_policy import MaskingPolicy
 

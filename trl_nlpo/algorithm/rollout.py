@@ -20,7 +20,7 @@ from ..records import Completions, PromptBatch, Rollout, TokenRows
 from .distribution import MaskSettings, SamplingSettings, action_logprobs, action_logprobs_and_mass
 from .draws import row_draws, seeded
 from .engines import RolloutEngine
-from .engines.transformers import TransformersEngine
+from .engines.generate import TransformersEngine
 from .generation import Sample
 
 

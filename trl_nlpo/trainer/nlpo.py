@@ -21,7 +21,7 @@ from ..algorithm import advantages, rollout, scoring, trust_region, update
 from ..algorithm.distribution import MaskSettings, SamplingSettings
 from ..algorithm.draws import seeded
 from ..algorithm.engines import RolloutEngine
-from ..algorithm.engines.transformers import TransformersEngine
+from ..algorithm.engines.generate import TransformersEngine
 from ..algorithm.engines.vllm import VLLMEngine, check_engine
 from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from support import tiny
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
 from trl_nlpo.algorithm.draws import row_draws
-from trl_nlpo.algorithm.engines.transformers import TransformersEngine
+from trl_nlpo.algorithm.engines.generate import TransformersEngine
 from trl_nlpo.algorithm.engines.vllm import VLLMEngine, check_engine
 from trl_nlpo.errors import UserError
 from trl_nlpo.models.masking_policy import MaskingPolicy
