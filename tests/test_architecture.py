@@ -71,8 +71,23 @@ OURS: dict[str, set[str]] = {
     "launch/library_output": set(),
     # The four rooms and their closets. Rooms never import one another.
     "algorithm/rollout": {
-        "algorithm/distribution", "algorithm/draws", "algorithm/generation", "functional", "models", "records",
+        "algorithm/distribution", "algorithm/draws", "algorithm/engines", "algorithm/generation", "functional",
+        "models", "records",
     },
+    # What samples in room 1.
+    "algorithm/engines": {
+        "algorithm/actions", "algorithm/distribution", "algorithm/draws", "algorithm/generation", "functional",
+        "models", "records",
+    },
+    "algorithm/engines/vllm": {
+        "algorithm/distribution", "algorithm/draws", "algorithm/engines/row_sampler", "algorithm/generation", "models",
+        "_vllm",
+    },
+    "algorithm/engines/row_sampler": {
+        "algorithm/actions", "algorithm/distribution", "algorithm/draws", "algorithm/generation", "functional",
+        "records",
+    },
+    "algorithm/actions": {"algorithm/distribution", "functional"},
     "algorithm/scoring": {"algorithm/reward_calls", "records"},
     "algorithm/advantages": {"functional", "records"},
     "algorithm/update": {
@@ -85,7 +100,9 @@ OURS: dict[str, set[str]] = {
     },
     "algorithm/distribution": {"functional", "records"},
     "algorithm/draws": set(),
-    "algorithm/generation": {"algorithm/distribution", "algorithm/draws", "functional", "models", "records"},
+    "algorithm/generation": {
+        "algorithm/actions", "algorithm/distribution", "algorithm/draws", "functional", "models", "records",
+    },
     "algorithm/reward_calls": {"algorithm/reward_watchdog"},
     "algorithm/reward_watchdog": set(),
     # A reward model reads text as a metric's does: one way to load and to encode.
@@ -117,6 +134,7 @@ OURS: dict[str, set[str]] = {
     "errors": set(),
     "secrets": set(),
     "_trl": set(),
+    "_vllm": set(),
 }  # fmt: skip
 """Part -> parts of ours. A part is a file or a folder; the longest name that fits a file is its row."""
 
@@ -132,6 +150,7 @@ PACKAGES: dict[str, set[str]] = {
     "prompts/tabular": set(),
     "prompts/tokenized": set(),
     "algorithm": {"torch"},
+    "algorithm/actions": {"torch", "transformers"},
     "algorithm/distribution": {"torch", "transformers"},
     "algorithm/draws": {"torch", "numpy"},
     "algorithm/generation": {"torch", "transformers"},
@@ -167,6 +186,7 @@ PACKAGES: dict[str, set[str]] = {
         "trl",
     },
     "_trl": {"trl", "peft"},
+    "_vllm": {"torch", "vllm"},
 }  # fmt: skip
 """Part -> packages, besides the standard library."""
 
@@ -179,7 +199,7 @@ OF_TRL = {
 }  # fmt: skip
 """Public names of TRL. All others are touched by `_trl` alone."""
 
-CONTACT = {"_trl", "launch/fsdp", "launch/zero", "trainer/huggingface"}
+CONTACT = {"_trl", "_vllm", "launch/fsdp", "launch/zero", "trainer/huggingface"}
 """Files that may touch private names of other libraries. Their docstrings say of which versions."""
 
 

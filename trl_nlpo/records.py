@@ -79,6 +79,8 @@ class Rollout(Completions):
             where the mask is not anchored.
         final_values (`(B,)`, *optional*): V of the state after the last token where the length limit cut the
             completion, 0 where a stop token ended it; None: every completion is taken as ended.
+        engine_logprobs (`(B, T)`, *optional*): as `old_logprobs`, computed by a foreign engine that sampled the
+            tokens; only compared with them.
 
     All `(B, T)` tensors are 0 on padding.
     """
@@ -92,6 +94,7 @@ class Rollout(Completions):
     is_encoder_decoder: bool = False
     anchor_log_mass: torch.Tensor | None = None
     final_values: torch.Tensor | None = None
+    engine_logprobs: torch.Tensor | None = None
 
     @property
     def token_mask(self) -> torch.Tensor | None:

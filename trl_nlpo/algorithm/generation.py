@@ -11,12 +11,13 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from ..functional.logprobs import apply_token_mask, first_occurrences, penalize_repetition, scaled_logits
-from ..functional.masking import allow_tokens, pack_mask, top_k_mask, top_p_mask
+from ..functional.logprobs import first_occurrences
+from ..functional.masking import pack_mask
 from ..functional.sequences import completion_lengths, left_pad, mask_from_lengths
 from ..models.inputs import StepwiseLogits, forced_tokens, is_encoder_decoder, prompt_inputs
 from ..models.masking_policy import MaskingPolicy
 from ..records import TokenRows
+from .actions import allowed_actions
 from .distribution import MaskSettings, SamplingSettings
 from .draws import tokens_at
 
@@ -31,11 +32,14 @@ class Sample:
         ended (`(B,)` bool): True where an end token is in the completion.
         mass_drift (`(B, T)`, *optional*): log of the allowed tokens' probability under the masking policy, less the
             same under the policy; 0 right after a sync. None where the mask is not anchored.
+        engine_logprobs (`(B, T)`, *optional*): log-probabilities of the tokens as a foreign engine computed them, of
+            the distribution that it sampled from. None: the engine is the trainer's own model.
     """
 
     sequences: TokenRows
     ended: torch.Tensor
     mass_drift: torch.Tensor | None = None
+    engine_logprobs: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -165,7 +169,6 @@ class _ActionSampler(LogitsProcessor):
         self.draws = None if draws is None else draws.to(exactness).to(prompt_ids.device)
         self.vocab_size = 0
         self._packed: list[torch.Tensor] = []
-        self.is_anchored = self.mask is not None and self.mask.is_anchored
         self._drift: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
@@ -192,28 +195,15 @@ class _ActionSampler(LogitsProcessor):
         self, input_ids: torch.Tensor, scores: torch.Tensor, masking_scores: torch.Tensor | None
     ) -> torch.Tensor:
         self.vocab_size = scores.shape[-1]
-        legal = scores > float("-inf")
-        unmasked = self._action_logits(input_ids, scores)
-        actions = unmasked
-        if self.mask is not None:
-            if masking_scores is None:
-                masking_scores = self._masking_scores(input_ids, scores)
-            actions = apply_token_mask(actions, self._allowed_tokens(self.mask, masking_scores, legal))
-        actions = self.warpers(cast("torch.LongTensor", input_ids), cast("torch.FloatTensor", actions))
-        allowed = actions > float("-inf")
+        if masking_scores is None:
+            masking_scores = self._masking_scores(input_ids, scores)
+        seen = self._seen(input_ids) if self.sampling.repetition_penalty != 1.0 else None
+        actions = allowed_actions(scores, masking_scores, seen, self.sampling, self.mask, self.warpers)
         if self.records:
-            self._packed.append(pack_mask(allowed))
-        if self.is_anchored and masking_scores is not None:
-            masking = self._action_logits(input_ids, apply_token_mask(masking_scores, legal))
-            self._drift.append(_log_mass(masking, allowed) - _log_mass(unmasked, allowed))
-        return actions
-
-    def _action_logits(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """A model's logits under repetition penalty and temperature, as for the policy's actions."""
-        logits = scores.float()
-        if self.sampling.repetition_penalty != 1.0:
-            logits = penalize_repetition(logits, self._seen(input_ids), self.sampling.repetition_penalty)
-        return scaled_logits(logits, self.sampling.temperature)
+            self._packed.append(pack_mask(actions.allowed))
+        if actions.mass_drift is not None:
+            self._drift.append(actions.mass_drift)
+        return actions.logits
 
     def recorded_drift(self, completion_mask: torch.Tensor) -> torch.Tensor | None:
         """`mass_drift` of [`Sample`], 0 on padding."""
@@ -239,20 +229,6 @@ class _ActionSampler(LogitsProcessor):
             return scores
         with self.masking_policy.model() as masking_model:
             return self.masking_logits.next_logits(masking_model, input_ids)
-
-    def _allowed_tokens(self, mask: MaskSettings, masking_scores: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-        """The masking policy's set among the legal tokens, so that a mask never leaves a position without any."""
-        logits = scaled_logits(apply_token_mask(masking_scores.float(), legal), self.sampling.temperature)
-        if mask.strategy == "top_p":
-            allowed = top_p_mask(logits, mask.top_p, mask.min_tokens)
-        else:
-            allowed = top_k_mask(logits, max(mask.top_k or 1, mask.min_tokens))
-        return allow_tokens(allowed, mask.always_allowed)
-
-
-def _log_mass(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """`(B,)`: log of the softmax's probability of the allowed tokens."""
-    return apply_token_mask(logits, allowed).logsumexp(-1) - logits.logsumexp(-1)
 
 
 @contextlib.contextmanager

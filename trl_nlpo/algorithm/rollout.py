@@ -19,7 +19,9 @@ from ..models.policy_and_value import PolicyAndValue
 from ..records import Completions, PromptBatch, Rollout, TokenRows
 from .distribution import MaskSettings, SamplingSettings, action_logprobs, raw_logprobs
 from .draws import row_draws, seeded
-from .generation import Sample, sample_completions
+from .engines import RolloutEngine
+from .engines.generate import TransformersEngine
+from .generation import Sample
 
 
 Decode = Callable[[PromptBatch, list[list[int]]], list[Any]]
@@ -44,6 +46,7 @@ def collect_rollout(
     decode: Decode,
     first_row: int = 0,
     bootstraps: bool = False,
+    engine: RolloutEngine | None = None,
 ) -> Rollout:
     """Sample a completion for every prompt and score it with policy, reference and value function.
 
@@ -59,12 +62,13 @@ def collect_rollout(
         decode: completions for reward functions.
         first_row (`int`): number of the first of these rows in the batch of all processes.
         bootstraps (`bool`): whether to ask the value function about the state after the last token as well.
+        engine ([`RolloutEngine`], *optional*): what samples; None: the policy itself, with `generate`.
 
     Returns:
         [`Rollout`], on the policy's device.
     """
     samples, evaluations = [], []
-    sampled = _samples(model, batch, masking_policy, sampling, mask, seed, forward_batch_size, first_row)
+    sampled = _samples(model, batch, masking_policy, sampling, mask, seed, forward_batch_size, engine, first_row)
     # Closed at once if an evaluation fails: what comes then, such as a checkpoint, is outside of its modes.
     with contextlib.closing(sampled):
         for sample in sampled:
@@ -98,9 +102,10 @@ def sample_only(
     forward_batch_size: int,
     pad_token_id: int,
     decode: Decode,
+    engine: RolloutEngine | None = None,
 ) -> Completions:
     """Completions as [`collect_rollout`] samples them, and nothing else about them; arguments as there."""
-    samples = list(_samples(model, batch, masking_policy, sampling, mask, seed, forward_batch_size))
+    samples = list(_samples(model, batch, masking_policy, sampling, mask, seed, forward_batch_size, engine))
     return joined_completions(batch, samples, pad_token_id, decode)
 
 
@@ -112,15 +117,15 @@ def _samples(
     mask: MaskSettings,
     seed: int,
     forward_batch_size: int,
+    engine: RolloutEngine | None,
     first_row: int = 0,
 ) -> Generator[Sample, None, None]:
     """Completions of some rows at a time; while this is iterated over, the model is in evaluation mode and seeded."""
     draws = row_draws(seed, range(first_row, first_row + len(batch)), sampling.max_new_tokens)
     with evaluation_mode(model), seeded(seed, next(model.policy.parameters()).device):
-        for start in range(0, len(batch), forward_batch_size):
-            rows = slice(start, start + forward_batch_size)
-            prompts = batch.prompt_ids[rows]
-            yield sample_completions(model.policy, prompts, sampling, mask, masking_policy, draws[rows])
+        engine = TransformersEngine() if engine is None else engine
+        engine.sync(model.policy, masking_policy)
+        yield from engine.sample(batch.prompt_ids, draws, sampling, mask, forward_batch_size)
 
 
 def _evaluate(
@@ -140,6 +145,8 @@ def _evaluate(
     if sample.mass_drift is not None:
         # Without a penalty, the allowed tokens' mass is what lies between the two: no other pass over the vocabulary.
         found["anchor_log_mass"] = (log_mass if is_penalized else found["raw_logprobs"] - old) + sample.mass_drift
+    if sample.engine_logprobs is not None:
+        found["engine_logprobs"] = sample.engine_logprobs.to(real.device)
     del output
     if values is None:
         _, values = model(sequences.with_a_state_more() if bootstraps else sequences, "value")

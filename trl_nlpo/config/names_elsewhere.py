@@ -16,7 +16,7 @@ T = TypeVar("T")
 _ONE_COMPLETION = "a critic needs one completion of each prompt only: remove it"
 _SAMPLING = "use generation_kwargs, with fields of transformers.GenerationConfig"
 _WHITENING = "use normalize_rewards or whiten_rewards, or change what the reward functions return"
-_NO_VLLM = "vLLM is not supported: remove it"
+_VLLM = "use rollout_engine='vllm'"
 
 SETTINGS: dict[str, str] = {
     "ppo_epochs": "use num_ppo_epochs",
@@ -49,7 +49,7 @@ SETTINGS: dict[str, str] = {
     "num_generations_eval": _ONE_COMPLETION,
     **dict.fromkeys(("top_p", "top_k", "min_p", "repetition_penalty"), _SAMPLING),
     **dict.fromkeys(("scale_rewards", "use_score_scaling", "use_score_norm", "score_clip"), _WHITENING),
-    **dict.fromkeys(("use_vllm", "vllm_mode", "vllm_gpu_memory_utilization", "vllm_server_host"), _NO_VLLM),
+    **dict.fromkeys(("use_vllm", "vllm_mode", "vllm_server_host"), _VLLM),
     "mask_truncated_completions": "use missing_eos_penalty",
     "non_eos_penalty": "use missing_eos_penalty",
     "penalty_reward_value": "use missing_eos_penalty",

@@ -302,6 +302,26 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
         metadata={"help": "How often a step is shortened (by 0.8) before none is taken."},
     )
 
+    rollout_engine: Literal["transformers", "vllm"] = field(
+        default="transformers",
+        metadata={
+            "help": "What samples the completions of rollouts: 'transformers' (the policy itself, with generate) or "
+            "'vllm' (a copy of it in this process; same sets and draws, docs/engines.md). Evaluations use "
+            "transformers either way."
+        },
+    )
+    vllm_gpu_memory_utilization: float = field(
+        default=0.3,
+        metadata={"help": "Share of the GPU's memory for vLLM's copy of the policy and its cache."},
+    )
+    vllm_max_model_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of prompt and completion in vLLM; None: the longest prompt of the data sets and "
+            "response_length."
+        },
+    )
+
     reward_failure: Literal["raise", "skip"] = field(
         default="raise",
         metadata={
@@ -443,6 +463,9 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("cliprange", "cliprange_value"), lambda value: value >= 0.0, "0 or more"),
     (("kl_target",), lambda value: value is None or value > 0, "positive, or None for a fixed kl_coef"),
     (("kl_horizon",), lambda value: value is None or value > 0, "positive, or None"),
+    (("rollout_engine",), lambda value: value in ("transformers", "vllm"), "'transformers' or 'vllm'"),
+    (("vllm_gpu_memory_utilization",), lambda value: 0.0 < value <= 1.0, "a number in (0, 1]"),
+    (("vllm_max_model_length",), lambda value: value is None or value >= 2, "at least 2, or None"),
     (("kl_estimator",), lambda value: value in ("k1", "k3"), "'k1' or 'k3'"),
     (("stop_token",), lambda value: value in (None, "eos"), "'eos' or None"),
     (("prompt_truncation_side",), lambda value: value in ("left", "right"), "'left' or 'right'"),

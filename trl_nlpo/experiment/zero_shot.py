@@ -62,11 +62,11 @@ _ONLY_TRAINING = (
     "lam_alpha", "value_model", "cliprange_high", "dual_clip", "is_truncation", "bootstrap_at_length_limit",
     "normalize_returns", "normalize_rewards", "policy_update", "disable_dropout", "fuse_output_layer",
     "stop_on_collapse", "disable_tqdm", "report_to", "run_name", "load_best_model_at_end", "metric_for_best_model",
-    "greater_is_better", "max_eval_samples",
+    "greater_is_better", "max_eval_samples", "rollout_engine",
 )  # fmt: skip
 _ONLY_TRAINING_BEGINNINGS = (
     "mask_", "supervised_", "kl_", "save_", "logging_", "log_", "hub_", "eval_s", "warmup_", "critic_", "positive_",
-    "trpo_",
+    "trpo_", "vllm_",
 )  # fmt: skip
 """Keys on which what the starting model does on the test split does not depend."""
 

@@ -92,6 +92,8 @@ def update_metrics(
         "policy/backtracks": stats.backtracks,
     }
     metrics |= {name: value for name, value in measured.items() if value is not None}
+    if "engine_deviation" in columns:
+        metrics["nlpo/engine_deviation"] = float(columns["engine_deviation"].sum()) / tokens
     for name in scores.names:
         metrics[f"rewards/{name}/mean"] = mean[f"rewards/{name}"]
         metrics[f"rewards/{name}/std"] = _std(columns[f"rewards/{name}"])
@@ -120,6 +122,8 @@ def _per_completion(
         "mask_size": _mask_sizes(rollout),
         "mask_mass": _mask_mass(rollout),
     }
+    if rollout.engine_logprobs is not None:
+        table["engine_deviation"] = (rollout.engine_logprobs - rollout.old_logprobs).abs().sum(-1)
     learned = without_skipped(real, estimates.skipped)
     values, returns = (torch.where(learned, tokens, 0.0).double() for tokens in (rollout.values, estimates.returns))
     sums = {

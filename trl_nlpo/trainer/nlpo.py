@@ -20,6 +20,9 @@ from transformers.utils import logging
 from ..algorithm import advantages, rollout, scoring, trust_region, update
 from ..algorithm.distribution import MaskSettings, SamplingSettings
 from ..algorithm.draws import seeded
+from ..algorithm.engines import RolloutEngine
+from ..algorithm.engines.generate import TransformersEngine
+from ..algorithm.engines.vllm import VLLMEngine, check_engine
 from ..algorithm.objective import Objective
 from ..algorithm.reward_models import as_reward_functions
 from ..algorithm.self_test import can_fuse_output_layer, can_use_cache, trial_rows
@@ -194,6 +197,7 @@ class NLPOTrainer(HuggingFaceTrainer):
                 in_one_batch=self.accelerator.device.type == "cuda" and not self.launch.is_sharded,
                 dtype=self.launch.copies_dtype,
             )
+        self.rollout_engine = self._engine(policy_and_value)
         self.objective = Objective.from_config(args)
         within = args.policy_update == "trust_region"
         self.trust_region = trust_region.TrustRegion.from_config(args) if within else None
@@ -229,6 +233,29 @@ class NLPOTrainer(HuggingFaceTrainer):
             module.fuses_output_layer = can_fuse_output_layer(module.policy, rows)
             with reference.weights():
                 reference.fuses_output_layer = can_fuse_output_layer(reference.any_model, rows)
+
+    def _engine(self, module: PolicyAndValue) -> RolloutEngine:
+        """What samples rollouts; vLLM is started here, so that what it cannot do is known before training.
+
+        Raises:
+            UserError: it cannot do what was asked for, or does not start.
+        """
+        args = self.args
+        if args.rollout_engine == "transformers":
+            return TransformersEngine()
+        check_engine(
+            module.policy, self.sampling, self.mask_settings, args.mask_sync_steps, self.accelerator.num_processes
+        )
+        longest = self.prompt_sets.longest_prompt + self.sampling.max_new_tokens
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        return VLLMEngine(
+            module.policy,
+            module.adapter,
+            max_model_length=args.vllm_max_model_length or longest,
+            max_num_seqs=args.per_device_train_batch_size * args.gradient_accumulation_steps,
+            dtype=dtypes.get(self.accelerator.mixed_precision, next(module.policy.parameters()).dtype),
+            gpu_memory_utilization=args.vllm_gpu_memory_utilization,
+        )
 
     # The algorithm
 
@@ -311,6 +338,7 @@ class NLPOTrainer(HuggingFaceTrainer):
             "forward_batch_size": self.args.local_rollout_forward_batch_size,
             "pad_token_id": self.processing_class.pad_token_id,
             "decode": decoder(self.processing_class),
+            "engine": self.rollout_engine,
         }
 
     def score_rollout(self, rollout: Rollout) -> Scores:

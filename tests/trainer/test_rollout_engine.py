@@ -1,0 +1,54 @@
+"""A trainer whose rollouts come from vLLM; skipped without it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from support import tiny
+from support.trainers import DEFAULTS
+from trl_nlpo import NLPOConfig, NLPOTrainer
+from trl_nlpo.errors import UserError
+
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tiny.VOCAB_SIZE, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=96, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=1,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config)
+
+
+def trained(folder, engine, lora, **settings):
+    args = NLPOConfig(str(folder), rollout_engine=engine, **{**DEFAULTS, "logging_strategy": "steps", **settings})
+    subject = NLPOTrainer(
+        args, tiny.tokenizer(), llama(), reward_funcs=tiny.length_reward, train_dataset=tiny.prompts(),
+        peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None,
+    )  # fmt: skip
+    subject.train()
+    return subject
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lora", "sync_steps"), [(False, 1), (True, 20)], ids=["whole", "LoRA, old mask"])
+def test_a_run_on_vllm_is_the_run_on_transformers(tmp_path, lora, sync_steps):
+    pytest.importorskip("vllm")
+    ours = trained(tmp_path / "ours", "transformers", lora, mask_sync_steps=sync_steps)
+    theirs = trained(tmp_path / "theirs", "vllm", lora, mask_sync_steps=sync_steps)
+    logs = [[row for row in subject.state.log_history if "reward" in row] for subject in (ours, theirs)]
+    assert [row["reward"] for row in logs[0]] == pytest.approx([row["reward"] for row in logs[1]])
+    assert all(row["nlpo/first_ratio_deviation"] < 1e-4 for row in logs[1])
+    assert all(row["nlpo/engine_deviation"] < 1e-4 for row in logs[1])
+    assert not any("nlpo/engine_deviation" in row for row in logs[0])
+
+
+def test_an_old_mask_without_lora_is_refused_before_training(tmp_path):
+    with pytest.raises(UserError, match="mask_sync_steps"):
+        trained(tmp_path, "vllm", False)
