@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from peft import LoraConfig
@@ -11,6 +13,10 @@ from support import tiny
 from support.trainers import DEFAULTS
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.errors import UserError
+
+
+# On a CPU vLLM takes a share of all memory for its cache, which other processes of a test run leave none of.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -14,6 +16,10 @@ from trl_nlpo.algorithm.engines.generate import TransformersEngine
 from trl_nlpo.algorithm.engines.vllm import VLLMEngine, check_engine
 from trl_nlpo.errors import UserError
 from trl_nlpo.models.masking_policy import MaskingPolicy
+
+
+# On a CPU vLLM takes a share of all memory for its cache, which other processes of a test run leave none of.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
 # vLLM and what it loads warn of their own affairs.
