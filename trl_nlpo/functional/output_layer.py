@@ -177,41 +177,40 @@ class _OverVocabulary(torch.autograd.Function):
         trains_layer = differentiates and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2])
         looks_back = differentiates and ctx.needs_input_grad[0] and not trains_layer
         keeps = trains_layer and len(hidden) * len(weight) <= LOGITS_KEPT
-        logprobs, entropies, normalizers, kept = [], [], [], []
-        expected, surprise = [], []
+        # Made before the loop: what is left behind in it keeps the allocator from using its memory again.
+        exact = torch.float64 if hidden.dtype is torch.float64 else torch.float32
+        logprobs, entropies, normalizers = (hidden.new_empty(len(hidden), dtype=exact) for _ in range(3))
+        kept = hidden.new_empty(len(hidden), len(weight), dtype=exact) if keeps else None
+        expected = torch.empty_like(hidden) if looks_back else None
+        surprise = torch.empty_like(hidden) if looks_back and entropy_gradient else None
         for rows in _chunks(len(hidden), len(weight), hidden.is_cuda):
             logits = layer.logits(hidden[rows])
             if packed is not None:
                 logits = logits.masked_fill_(~unpack_mask(packed[rows], len(weight)), float("-inf"))
-            normalizer = logits.logsumexp(-1)
-            logprobs.append(logits.gather(-1, ids[rows, None]).squeeze(-1) - normalizer)
-            log_probabilities = logits.sub_(normalizer.unsqueeze(-1))
+            normalizers[rows] = logits.logsumexp(-1)
+            log_probabilities = logits.sub_(normalizers[rows, None])
+            logprobs[rows] = log_probabilities.gather(-1, ids[rows, None]).squeeze(-1)
             probabilities = log_probabilities.exp()
             weighed = log_probabilities.clamp_(min=_LOWEST).mul_(probabilities)
-            entropy = -weighed.sum(-1)
-            entropies.append(entropy)
-            normalizers.append(normalizer)
-            if keeps:
-                kept.append(probabilities)
-            if looks_back:
-                expected.append(probabilities.to(weight.dtype) @ weight)
-                if entropy_gradient:
-                    weighed.addcmul_(probabilities, entropy.unsqueeze(-1))
-                    surprise.append(weighed.to(weight.dtype) @ weight)
-        ctx.scale, ctx.entropy_gradient, ctx.trains_layer, ctx.kept = scale, entropy_gradient, trains_layer, kept
-        outputs = torch.cat(logprobs), torch.cat(entropies), torch.cat(normalizers)
+            entropies[rows] = -weighed.sum(-1)
+            if kept is not None:
+                kept[rows] = probabilities
+            if expected is not None:
+                expected[rows] = probabilities.to(weight.dtype) @ weight
+            if surprise is not None:
+                surprise[rows] = weighed.addcmul_(probabilities, entropies[rows, None]).to(weight.dtype) @ weight
+        ctx.scale, ctx.entropy_gradient, ctx.trains_layer = scale, entropy_gradient, trains_layer
         if not entropy_gradient:
-            ctx.mark_non_differentiable(outputs[1])
-        saved = [torch.cat(found) if found else None for found in (expected, surprise)]
-        ctx.save_for_backward(hidden, weight, bias, ids, packed, *outputs[1:], *saved)
-        return outputs
+            ctx.mark_non_differentiable(entropies)
+        ctx.save_for_backward(hidden, weight, bias, ids, packed, entropies, normalizers, kept, expected, surprise)
+        return logprobs, entropies, normalizers
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, for_logprobs: torch.Tensor, for_entropies: torch.Tensor, for_normalizers: torch.Tensor
     ) -> Any:
-        hidden, weight, bias, ids, packed, entropies, normalizers, expected, surprise = ctx.saved_tensors
+        hidden, weight, bias, ids, packed, entropies, normalizers, kept, expected, surprise = ctx.saved_tensors
         for_expected = for_normalizers - for_logprobs
         if not ctx.trains_layer:
             gradient = _of_hidden(weight, ids, for_logprobs, for_expected, expected)
@@ -220,9 +219,9 @@ class _OverVocabulary(torch.autograd.Function):
             return gradient * ctx.scale, *[None] * 7
         layer, gradients = _Layer(weight, bias, ctx.scale), _LayerGradients(weight, bias)
         of_hidden = torch.empty_like(hidden)
-        for number, rows in enumerate(_chunks(len(hidden), len(weight), hidden.is_cuda)):
-            if ctx.kept:
-                probabilities = ctx.kept[number]
+        for rows in _chunks(len(hidden), len(weight), hidden.is_cuda):
+            if kept is not None:
+                probabilities = kept[rows]
             else:
                 logits = layer.logits(hidden[rows])
                 if packed is not None:
