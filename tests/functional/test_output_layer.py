@@ -43,7 +43,7 @@ def plain(hidden, weight, bias, ids, real, allowed):
 
 def ours(hidden, weight, bias, ids, real, allowed, **options):
     packed = None if allowed is None else pack_mask(allowed)
-    states = OutputStates(hidden, weight, bias)
+    states = OutputStates(hidden, weight, bias, hidden.dtype)
     return output_logprobs(states, ids, real, packed, TEMPERATURE, with_mass=True, **options)
 
 
@@ -91,12 +91,17 @@ def test_half_precision_rounds_logits_as_the_layer_does():
         torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.1)
 
 
-def test_under_autocast_it_computes_in_the_lower_precision():
-    inputs = example("none", torch.float32)
+def test_what_a_layer_would_compute_under_autocast_is_computed_so_after_it_too():
+    hidden = torch.randn(B, T, H)
+    layer = torch.nn.Linear(H, V)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        lower = ours(*inputs)[0]
-    assert not torch.equal(lower, ours(*inputs)[0])
-    torch.testing.assert_close(lower, ours(*inputs)[0], rtol=0.05, atol=0.1)
+        states, logits = OutputStates.of_layer(hidden, layer), layer(hidden)
+    assert logits.dtype is torch.bfloat16
+    assert torch.equal(states.logits(), logits)
+    ids, real = torch.zeros(B, T, dtype=torch.long), torch.ones(B, T, dtype=torch.bool)
+    found, _, _ = output_logprobs(states, ids, real)
+    torch.testing.assert_close(found, logits.float().log_softmax(-1)[..., 0], rtol=1e-5, atol=1e-5)
+    assert OutputStates.of_layer(hidden, layer).logits().dtype is torch.float32
 
 
 @pytest.mark.parametrize("mask", ["small", "large"])

@@ -10,7 +10,7 @@ second pass for its normalizer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,19 +38,31 @@ class OutputStates:
     Attributes:
         hidden (`(B, T, H)`): the states before each completion token.
         weight (`(V, H)`), bias (`(V,)`, *optional*): logits are `hidden @ weight.T + bias`.
+        precision (`torch.dtype`): in which the layer would have computed them in its model, outside of whose autocast
+            the loss is computed. (accelerate would take a thing that has a `dtype` for a tensor.)
     """
 
     hidden: torch.Tensor
     weight: torch.Tensor
-    bias: torch.Tensor | None = None
+    bias: torch.Tensor | None
+    precision: torch.dtype
+
+    @classmethod
+    def of_layer(cls, hidden: torch.Tensor, layer: torch.nn.Linear) -> OutputStates:
+        """What a layer would compute here: under autocast in its data type, otherwise in the weight's."""
+        device = hidden.device.type
+        is_lower = torch.is_autocast_enabled(device)
+        precision = torch.get_autocast_dtype(device) if is_lower else layer.weight.dtype
+        return cls(hidden, layer.weight, layer.bias, precision)
 
     def logits(self) -> torch.Tensor:
         """`(B, T, V)`, in full."""
-        return F.linear(self.hidden, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias.to(self.precision)
+        return F.linear(self.hidden.to(self.precision), self.weight.to(self.precision), bias)
 
     def __getitem__(self, places: Any) -> OutputStates:
         """Of some rows and positions, as of a tensor of logits."""
-        return OutputStates(self.hidden[places], self.weight, self.bias)
+        return replace(self, hidden=self.hidden[places])
 
 
 PolicyOutput = torch.Tensor | OutputStates
@@ -81,8 +93,8 @@ def output_logprobs(
     Returns:
         log-probabilities, entropies and log Z, each `(B, T)` in float32 (float64 for float64) and 0 on padding.
     """
-    hidden, weight = _in_one_dtype(states.hidden[real], states.weight)
-    layer = _Layer(weight, states.bias, 1.0 / temperature)
+    hidden, weight = states.hidden[real].to(states.precision), states.weight.to(states.precision)
+    layer = _Layer(weight, None if states.bias is None else states.bias.to(states.precision), 1.0 / temperature)
     ids = token_ids[real]
     packed = None if packed_mask is None else packed_mask[real]
     if packed is None:
@@ -120,13 +132,6 @@ class _Layer:
     def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
         logits = logits if logits.dtype is torch.float64 else logits.float()
         return logits if self.scale == 1.0 else logits * self.scale
-
-
-def _in_one_dtype(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As a linear layer would compute here: under autocast in its data type, otherwise in the weight's."""
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    return hidden.to(dtype), weight.to(dtype)
 
 
 def _over_vocabulary(

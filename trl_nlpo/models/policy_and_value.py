@@ -204,8 +204,7 @@ def completion_output(model: Any, sequences: TokenRows, fuses_output_layer: bool
 
 def output_states(model: Any, sequences: TokenRows) -> OutputStates:
     """What a model's output layer would read, and the layer; see [`self_test.can_fuse_output_layer`]."""
-    layer = output_layer(model)
-    return OutputStates(completion_hidden_states(model, sequences), layer.weight, layer.bias)
+    return OutputStates.of_layer(completion_hidden_states(model, sequences), output_layer(model))
 
 
 def completion_logits(model: Any, sequences: TokenRows) -> torch.Tensor:

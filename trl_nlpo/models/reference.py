@@ -74,14 +74,12 @@ class Reference:
     @contextlib.contextmanager
     def weights(self) -> Iterator[None]:
         """The policy's base model computes as the reference while inside; no change for a model of its own."""
-        context: Any = contextlib.nullcontext()
-        if self.model is not None:
-            pass
-        elif self._ref_adapter:
-            context = active_adapter(self.policy, self._ref_adapter)
-        elif self._weights:
-            context = swapped_weights(self.policy, self._weights)
-        elif is_adapter_model(self.policy):
-            context = without_adapter(self.policy)
-        with context:
+        with contextlib.nullcontext() if self.model is not None else self._on_the_policys_base():
             yield
+
+    def _on_the_policys_base(self) -> Any:
+        if self._ref_adapter:
+            return active_adapter(self.policy, self._ref_adapter)
+        if self._weights:
+            return swapped_weights(self.policy, self._weights)
+        return without_adapter(self.policy) if is_adapter_model(self.policy) else contextlib.nullcontext()
