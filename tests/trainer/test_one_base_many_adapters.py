@@ -113,7 +113,9 @@ def test_the_reference_of_a_fresh_adapter_is_the_base_model(tmp_path):
     rollout = subject.collect_rollout(["w3 w4"])
     sequences = rollout.sequences(torch.arange(1))
     with torch.no_grad():
-        torch.testing.assert_close(subject.reference.logits(sequences), completion_logits(expected, sequences))
+        torch.testing.assert_close(
+            subject.reference.output(sequences).logits(), completion_logits(expected, sequences)
+        )
     assert subject.ref_model is None
 
 
@@ -125,7 +127,9 @@ def test_the_reference_of_a_warm_adapter_is_the_model_as_it_was_given(tmp_path):
     subject.train()
     sequences = subject.collect_rollout(["w3 w4"]).sequences(torch.arange(1))
     with torch.no_grad():
-        torch.testing.assert_close(subject.reference.logits(sequences), completion_logits(expected, sequences))
+        torch.testing.assert_close(
+            subject.reference.output(sequences).logits(), completion_logits(expected, sequences)
+        )
 
 
 @pytest.mark.slow
@@ -140,7 +144,9 @@ def test_a_named_adapter_can_be_the_reference_and_another_the_policy(tmp_path):
     assert any(not torch.equal(tuned[name], weight) for name, weight in weights(subject, "tuned").items())
     sequences = subject.collect_rollout(["w3 w4"]).sequences(torch.arange(1))
     with torch.no_grad():
-        torch.testing.assert_close(subject.reference.logits(sequences), completion_logits(expected, sequences))
+        torch.testing.assert_close(
+            subject.reference.output(sequences).logits(), completion_logits(expected, sequences)
+        )
     assert subject.policy_model.active_adapter == "tuned"
 
 

@@ -89,7 +89,7 @@ class _MaskedCategorical(torch.autograd.Function):
             weights = shifted.exp()
             log_sum = weights.sum(-1).log()
             # sum of p(a) * (logit(a) - largest); minus infinity times a weight of 0 must not be counted.
-            expected = weights.mul_(shifted.clamp_(min=_LOWEST)).sum(-1) * (-log_sum).exp()
+            expected = weights.mul_(shifted.clamp_(min=LOWEST)).sum(-1) * (-log_sum).exp()
             entropies[rows] = log_sum - expected
             log_normalizer[rows] = largest.squeeze(-1) + log_sum
             chosen = allowed.gather(-1, token_ids[rows].unsqueeze(-1)).squeeze(-1)
@@ -133,7 +133,7 @@ class _GradientOfLogits(torch.autograd.Function):
             probabilities = log_probabilities.exp()
             if for_entropies is not None:
                 # d H / d logit(a) = -p(a) (log p(a) + H)
-                surprise = log_probabilities.clamp_(min=_LOWEST).add_(entropies[rows].unsqueeze(-1))
+                surprise = log_probabilities.clamp_(min=LOWEST).add_(entropies[rows].unsqueeze(-1))
                 gradient[rows] -= surprise.mul_(probabilities).mul_(for_entropies[rows].unsqueeze(-1))
             # d log p(token) / d logit(a) = [a is the token] - p(a), and d log Z / d logit(a) = p(a) - unmasked p(a)
             factor = _difference(for_mass, for_logprobs, rows)
@@ -186,11 +186,11 @@ def _plain_statistics(
     allowed = _allowed_logits(logits, token_mask, slice(None))
     log_probabilities = allowed.log_softmax(-1)
     logprobs = log_probabilities.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    entropies = -(log_probabilities.exp() * log_probabilities.clamp(min=_LOWEST)).sum(-1)
+    entropies = -(log_probabilities.exp() * log_probabilities.clamp(min=LOWEST)).sum(-1)
     return logprobs, entropies, allowed.logsumexp(-1) - logits.logsumexp(-1)
 
 
-_LOWEST = -1e30
+LOWEST = -1e30
 """In place of minus infinity where that is multiplied by a probability of 0."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .logprobs import LOWEST, apply_token_mask
 from .masking import token_sets, unpack_mask
 
 
@@ -120,9 +121,10 @@ class _Layer:
     bias: torch.Tensor | None
     scale: float
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`(n, V)` of states `(n, H)`."""
-        return self._scaled(F.linear(hidden, self.weight, self.bias))
+    def logits(self, hidden: torch.Tensor, packed: torch.Tensor | None) -> torch.Tensor:
+        """`(n, V)` of states `(n, H)`, minus infinity for what the packed mask `(n, ceil(V / 8))` forbids."""
+        logits = self._scaled(F.linear(hidden, self.weight, self.bias))
+        return logits if packed is None else apply_token_mask(logits, unpack_mask(packed, len(self.weight)))
 
     def logits_of(self, hidden: torch.Tensor, vectors: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """`(n, K)`: of some tokens of each row, given their rows of the weight `(n, K, H)`."""
@@ -189,14 +191,12 @@ class _OverVocabulary(torch.autograd.Function):
         expected = torch.empty_like(hidden) if looks_back else None
         surprise = torch.empty_like(hidden) if looks_back and entropy_gradient else None
         for rows in _chunks(len(hidden), len(weight), hidden.is_cuda):
-            logits = layer.logits(hidden[rows])
-            if packed is not None:
-                logits = logits.masked_fill_(~unpack_mask(packed[rows], len(weight)), float("-inf"))
+            logits = layer.logits(hidden[rows], None if packed is None else packed[rows])
             normalizers[rows] = logits.logsumexp(-1)
             log_probabilities = logits.sub_(normalizers[rows, None])
             logprobs[rows] = log_probabilities.gather(-1, ids[rows, None]).squeeze(-1)
             probabilities = log_probabilities.exp()
-            weighed = log_probabilities.clamp_(min=_LOWEST).mul_(probabilities)
+            weighed = log_probabilities.clamp_(min=LOWEST).mul_(probabilities)
             entropies[rows] = -weighed.sum(-1)
             if kept is not None:
                 kept[rows] = probabilities
@@ -228,15 +228,11 @@ class _OverVocabulary(torch.autograd.Function):
             if kept is not None:
                 probabilities = kept[rows]
             else:
-                logits = layer.logits(hidden[rows])
-                if packed is not None:
-                    logits = logits.masked_fill_(~unpack_mask(packed[rows], len(weight)), float("-inf"))
+                logits = layer.logits(hidden[rows], None if packed is None else packed[rows])
                 probabilities = logits.sub_(normalizers[rows, None]).exp_()
             of_logits = probabilities * for_expected[rows, None]
             if ctx.entropy_gradient:
-                # d H / d logit(a) = -p(a) (log p(a) + H)
-                surprise = torch.xlogy(probabilities, probabilities).addcmul_(probabilities, entropies[rows, None])
-                of_logits -= surprise.mul_(for_entropies[rows, None])
+                of_logits += _of_entropies(probabilities, entropies[rows], for_entropies[rows])
             of_logits.scatter_add_(-1, ids[rows, None], for_logprobs[rows, None])
             of_logits = of_logits.mul_(ctx.scale).to(weight.dtype)
             of_hidden[rows] = of_logits @ weight
@@ -276,7 +272,7 @@ class _OverSmallSets(torch.autograd.Function):
             is_taken = counts & (of_set == ids[rows, None])
             taken = log_probabilities.masked_fill(~is_taken, float("-inf"))
             probabilities = log_probabilities.exp()
-            weighed = log_probabilities.clamp_(min=_LOWEST).mul_(probabilities)
+            weighed = log_probabilities.clamp_(min=LOWEST).mul_(probabilities)
             entropy = -weighed.sum(-1)
             logprobs[rows], entropies[rows], normalizers[rows] = taken.amax(-1), entropy, normalizer
             if kept is not None and expected is not None:
@@ -304,7 +300,7 @@ class _OverSmallSets(torch.autograd.Function):
             return of_hidden * ctx.scale, *[None] * 8
         of_logits = kept * for_expected.unsqueeze(-1)
         if ctx.entropy_gradient:
-            of_logits -= (torch.xlogy(kept, kept) + kept * entropies.unsqueeze(-1)) * for_entropies.unsqueeze(-1)
+            of_logits += _of_entropies(kept, entropies, for_entropies)
         gradients = _LayerGradients(weight, bias)
         for rows, width in _by_size(sizes, hidden.shape[1], hidden.is_cuda):
             gradients.add_at(tokens[rows, :width], of_logits[rows, :width] * ctx.scale, hidden[rows])
@@ -324,6 +320,12 @@ def _of_hidden(
     d log p(token) / d hidden is the token's row of the weight less the expected row, which is that of the normalizer.
     """
     return _product(for_logprobs, weight[ids]) + _product(for_expected, expected)
+
+
+def _of_entropies(probabilities: torch.Tensor, entropies: torch.Tensor, for_entropies: torch.Tensor) -> torch.Tensor:
+    """Gradient `(n, K)` of logits: d H / d logit(a) = -p(a) (log p(a) + H)."""
+    surprise = torch.xlogy(probabilities, probabilities).addcmul_(probabilities, entropies.unsqueeze(-1))
+    return surprise.mul_(-for_entropies.unsqueeze(-1))
 
 
 def _product(factors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -363,10 +365,6 @@ class _LayerGradients:
         """In the data types of weight and bias."""
         of_bias = None if bias is None or self.of_bias is None else self.of_bias.to(bias.dtype)
         return self.of_weight.to(weight.dtype), of_bias
-
-
-_LOWEST = -1e30
-"""In place of minus infinity where that is multiplied by a probability of 0."""
 
 
 def _chunks(num_rows: int, vocab_size: int, is_cuda: bool) -> list[slice]:

@@ -13,7 +13,7 @@ from ..functional.output_layer import PolicyOutput
 from ..records import TokenRows
 from .adapters import active_adapter, is_adapter_model, without_adapter
 from .copies import frozen_adapter, frozen_copy, swapped_weights, with_dtype
-from .policy_and_value import completion_logits, completion_output
+from .policy_and_value import completion_output
 
 
 class Reference:
@@ -60,11 +60,6 @@ class Reference:
         """Raw logits `(B, T, V)` of the completion tokens, or what they are computed from."""
         with self.weights():
             return completion_output(self.any_model, sequences, self.fuses_output_layer)
-
-    def logits(self, sequences: TokenRows) -> torch.Tensor:
-        """Raw logits `(B, T, V)` of the completion tokens."""
-        with self.weights():
-            return completion_logits(self.any_model, sequences)
 
     @property
     def any_model(self) -> Any:

@@ -39,7 +39,7 @@ from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
 from ..models.reference import Reference
 from ..prompts import PromptDataset, decoder
-from ..records import Completions, Estimates, PromptBatch, Rollout, Scores, UpdateStats, without_skipped
+from ..records import Completions, Estimates, PromptBatch, Rollout, Scores, TokenRows, UpdateStats, without_skipped
 from .best_metric import check_best_metric
 from .evaluator import Evaluator
 from .huggingface import HuggingFaceTrainer
@@ -207,7 +207,7 @@ class NLPOTrainer(HuggingFaceTrainer):
 
     def _settle_sampling(self, policy: Any) -> None:
         """Test the policy on a few tokens, and do without its cache in rollouts and evaluations if that is wrong."""
-        rows = trial_rows([ids for prompts in self.prompt_sets.all for ids in prompts.prompt_ids], policy)
+        rows = self._trial_rows(policy)
         with seeded(self.args.seed, self.accelerator.device), evaluation_mode(policy):
             if can_use_cache(policy, rows):
                 return
@@ -222,13 +222,16 @@ class NLPOTrainer(HuggingFaceTrainer):
                 setattr(self.args, name, {**(kwargs or {}), "use_cache": False})
         self.sampling = SamplingSettings.from_config(self.args, self.processing_class, policy)
 
+    def _trial_rows(self, policy: Any) -> TokenRows:
+        return trial_rows([ids for prompts in self.prompt_sets.all for ids in prompts.prompt_ids], policy)
+
     def _settle_output_layer(self, module: PolicyAndValue) -> None:
         """Leave the logits of policy and reference to be computed with their softmax, where that gives the same."""
         # A sharded weight is whole inside of its layer's forward pass only; second derivatives need the logits.
         if not self.args.fuse_output_layer or self.launch.is_sharded or self.trust_region is not None:
             return
         reference = self.reference
-        rows = trial_rows([ids for prompts in self.prompt_sets.all for ids in prompts.prompt_ids], module.policy)
+        rows = self._trial_rows(module.policy)
         with evaluation_mode(module):
             module.fuses_output_layer = can_fuse_output_layer(module.policy, rows)
             with reference.weights():

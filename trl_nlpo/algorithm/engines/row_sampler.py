@@ -146,7 +146,7 @@ class RowSampler:
         prompt_ids, prompt_mask = left_pad([self.prompts[row] for row in rows], 0)
         stops = self.sampling.stop_token_ids
         ids = right_pad([torch.tensor([tokens]) for tokens in completions], (*stops, 0)[0])
-        lengths, ended = completion_lengths(ids, stops)
+        _, ended = completion_lengths(ids, stops)
         lengths = torch.tensor([len(tokens) for tokens in completions])
         if not stops:
             ends = torch.tensor(self.settings.always_allowed, dtype=torch.long)
