@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from support import tiny
 from support.trainers import DEFAULTS
 from trl_nlpo import NLPOConfig, NLPOTrainer
+from trl_nlpo.algorithm.engines.generate import TransformersEngine
 from trl_nlpo.errors import UserError
 
 
@@ -58,3 +60,33 @@ def test_a_run_on_vllm_is_the_run_on_transformers(tmp_path, lora, sync_steps):
 def test_an_old_mask_without_lora_is_refused_before_training(tmp_path):
     with pytest.raises(UserError, match="mask_sync_steps"):
         trained(tmp_path, "vllm", False)
+
+
+class Foreign(TransformersEngine):
+    """Samples as transformers does, and says of every token that its log-probability was -1."""
+
+    def sample(self, *args):
+        for sample in super().sample(*args):
+            said = torch.full(sample.sequences.completion_ids.shape, -1.0)
+            yield dataclasses.replace(sample, engine_logprobs=said.masked_fill(~sample.sequences.completion_mask, 0.0))
+
+
+def test_the_log_says_how_far_a_foreign_engine_is_from_the_trainer(tmp_path):
+    subject = NLPOTrainer(
+        args=NLPOConfig(
+            output_dir=str(tmp_path),
+            **{**DEFAULTS, "total_episodes": 8, "logging_strategy": "steps", "logging_steps": 1},
+        ),
+        processing_class=tiny.tokenizer(),
+        model=tiny.policy(),
+        reward_funcs=tiny.length_reward,
+        train_dataset=tiny.prompts(),
+    )
+    subject.rollout_engine = Foreign()
+    rollouts, collect = [], subject.collect_rollout
+    subject.collect_rollout = lambda batch: rollouts.append(collect(batch)) or rollouts[-1]
+    subject.train()
+    real = rollouts[0].completion_mask
+    expected = (rollouts[0].old_logprobs[real] + 1.0).abs().mean().item()
+    logged = [row["nlpo/engine_deviation"] for row in subject.state.log_history if "nlpo/engine_deviation" in row]
+    assert logged[0] == pytest.approx(expected, rel=1e-4)
