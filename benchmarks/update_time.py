@@ -41,7 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lora", action="store_true", help="train adapters of rank 16 on all linear layers")
-    parser.add_argument("--only", help="cases whose names have this; the first is always there")
+    parser.add_argument("--only", nargs="*", help="cases whose names end with one of these; the first is always there")
     return parser.parse_args()
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     if not args.lora:
         cases["ours, PPO, value model"] = partial(nlpo_seconds, workload, True, settings["PPO"])
     if args.only:
-        cases = {name: run for name, run in cases.items() if args.only in name}
+        cases = {name: run for name, run in cases.items() if name.endswith(tuple(args.only))}
     if HAS_PPO:
         cases = {"TRL PPO, value model": partial(trl_seconds, workload), **cases}
     # Two updates: a mask that is never synced is old in the second one only, and the first warms everything up.

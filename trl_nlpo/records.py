@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .functional.masking import unpack_mask
+from .functional.token_sets import TokenSets
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Rollout(Completions):
         raw_logprobs (`(B, T)`): the same without the mask, for the KL penalty.
         ref_logprobs (`(B, T)`): of the reference policy, without the mask.
         values (`(B, T)`): V_t, of the state before token t.
-        packed_token_mask (`(B, T, ceil(V / 8))` uint8, *optional*): the tokens that were allowed at each position, a
-            bit a token (`functional.masking.pack_mask`); None: all were.
+        token_sets ([`TokenSets`] of shape `(B, T)`, *optional*): the tokens that were allowed at each position; None:
+            all were.
         vocab_size (`int`): V.
         is_encoder_decoder (`bool`): True where prompts go to an encoder of their own.
         anchor_log_mass (`(B, T)`, *optional*): log of the masking policy's probability of the allowed tokens; None
@@ -89,7 +89,7 @@ class Rollout(Completions):
     raw_logprobs: torch.Tensor
     ref_logprobs: torch.Tensor
     values: torch.Tensor
-    packed_token_mask: torch.Tensor | None
+    token_sets: TokenSets | None
     vocab_size: int
     is_encoder_decoder: bool = False
     anchor_log_mass: torch.Tensor | None = None
@@ -99,7 +99,7 @@ class Rollout(Completions):
     @property
     def token_mask(self) -> torch.Tensor | None:
         """The allowed tokens unpacked, `(B, T, V)` bool: V times the memory of a token. None: all are allowed."""
-        return None if self.packed_token_mask is None else unpack_mask(self.packed_token_mask, self.vocab_size)
+        return None if self.token_sets is None else self.token_sets.mask()
 
     def sequences(self, rows: torch.Tensor) -> TokenRows:
         """The token tensors of some rows, trimmed to the width that these rows need.
@@ -113,7 +113,7 @@ class Rollout(Completions):
             self.completion_ids[rows].masked_fill(~completion_mask, 0),
             completion_mask,
             self.is_encoder_decoder,
-            None if self.packed_token_mask is None else self.packed_token_mask[rows],
+            None if self.token_sets is None else self.token_sets[rows],
             self.vocab_size,
         ).trimmed()
 
@@ -127,7 +127,7 @@ class TokenRows:
     completion_ids: torch.Tensor
     completion_mask: torch.Tensor
     is_encoder_decoder: bool = False
-    packed_token_mask: torch.Tensor | None = None
+    token_sets: TokenSets | None = None
     vocab_size: int = 0
 
     def with_a_state_more(self) -> TokenRows:
@@ -149,7 +149,7 @@ class TokenRows:
             prompt_mask=self.prompt_mask[:, start:],
             completion_ids=self.completion_ids[:, :width],
             completion_mask=self.completion_mask[:, :width],
-            packed_token_mask=None if self.packed_token_mask is None else self.packed_token_mask[:, :width],
+            token_sets=None if self.token_sets is None else self.token_sets[:, :width],
         )
 
     @property

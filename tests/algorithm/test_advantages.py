@@ -28,7 +28,7 @@ def make_rollout(real=REAL, raw=None, ref=None, values=None, old=None) -> Rollou
         completion_ids=torch.full(real.shape, 3),
         completion_mask=real,
         ended=torch.ones(rows, dtype=torch.bool),
-        packed_token_mask=None,
+        token_sets=None,
         vocab_size=4,
         **dict(zip(names, tensors, strict=True)),
     )

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, MinPLogitsWarper, TopKLogitsWarper, T
 from support import tiny
 from trl_nlpo import NLPOConfig, UserError
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings, action_logprobs
-from trl_nlpo.functional.masking import pack_mask
+from trl_nlpo.functional.token_sets import TokenSets
 from trl_nlpo.records import TokenRows
 
 
@@ -158,11 +158,12 @@ def test_sampling_leaves_nothing_but_restrictions_and_lengths_to_generate():
         generation_kwargs={"top_k": 5, "temperature": 0.3, "min_new_tokens": 2, "repetition_penalty": 2.0}
     )
     left = subject.generation_config(pad_token_id=0, forced_tokens={"forced_bos_token_id": 5})
-    assert (left.temperature, left.top_k, left.top_p) == (1.0, 0, 1.0)
+    # One token is left to it, which it takes.
+    assert not left.do_sample
+    assert (left.temperature, left.top_k, left.top_p) == (None, None, None)
     assert left.repetition_penalty in (None, 1.0)
     assert (left.max_new_tokens, left.min_new_tokens, left.eos_token_id, left.pad_token_id) == (9, 2, [1], 0)
     assert left.forced_bos_token_id == 5
-    assert left.do_sample is True
 
 
 def test_greedy_evaluation_leaves_everything_to_generate():
@@ -241,7 +242,7 @@ def sequences(mask=None, is_encoder_decoder=False):
         torch.tensor([[4, 2, 4]]),
         torch.ones(1, 3, dtype=torch.bool),
         is_encoder_decoder,
-        None if mask is None else pack_mask(mask),
+        None if mask is None else TokenSets.of_mask(mask),
         10,
     )
 

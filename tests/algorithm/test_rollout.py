@@ -16,10 +16,9 @@ from transformers import AutoModelForCausalLM, Qwen2MoeConfig
 from support import markov, tiny
 from support.slow import slow_except
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings, action_logprobs
-from trl_nlpo.algorithm.draws import row_draws, seeded, tokens_at
+from trl_nlpo.algorithm.draws import seeded
 from trl_nlpo.algorithm.generation import sample_completions
 from trl_nlpo.algorithm.rollout import collect_rollout
-from trl_nlpo.functional.masking import unpack_mask
 from trl_nlpo.models.adapters import adapter_parameters
 from trl_nlpo.models.masking_policy import MaskingPolicy
 from trl_nlpo.models.modes import evaluation_mode
@@ -115,7 +114,7 @@ def test_everything_recorded_about_a_token_is_what_the_pencil_says(size):
 
 def test_without_a_mask_nothing_is_recorded_and_old_is_raw():
     rollout = collect(PROMPTS * 8, mask=NO_MASK)
-    assert rollout.packed_token_mask is None
+    assert rollout.token_sets is None
     assert torch.equal(rollout.old_logprobs, rollout.raw_logprobs)
     for row, place, last, token in steps(rollout):
         close(rollout.old_logprobs[row, place], math.log(TABLE[last][token]))
@@ -326,7 +325,7 @@ def test_chunks_of_different_lengths_are_joined_without_changing_a_number():
     assert rollouts[0].prompt_ids.tolist() == [[0, 0, 3], [0, 0, 2], [3, 3, 0], [0, 2, 2]]
     assert rollouts[0].prompt_mask.sum(-1).tolist() == [1, 1, 3, 2]
     for other in rollouts[1:]:
-        for name in ("completion_ids", "completion_mask", "ended", "values", "ref_logprobs", "packed_token_mask"):
+        for name in ("completion_ids", "completion_mask", "ended", "values", "ref_logprobs", "token_mask"):
             assert torch.equal(getattr(other, name), getattr(rollouts[0], name)), name
 
 
@@ -345,7 +344,7 @@ def test_a_setting_stored_in_the_model_does_not_leak_into_a_rollout(name):
     setattr(model.policy.generation_config, name, LEAKS[name])
     leaky = collect(PROMPTS * 8, model=model)
     assert torch.equal(leaky.completion_ids, plain.completion_ids)
-    assert torch.equal(leaky.packed_token_mask, plain.packed_token_mask)
+    assert torch.equal(leaky.token_mask, plain.token_mask)
     assert getattr(model.policy.generation_config, name) == LEAKS[name]
 
 
@@ -425,10 +424,9 @@ def check_masks(family, strategy, policy, masking_policy):
             ours = logits_alone(masking_model, prompt, completion) / 0.9
         for place in places:
             expected = reference_mask(ours[place], strategy)
-            recorded = sample.sequences.packed_token_mask[row, place]
-            bits = {token for token in range(tiny.VOCAB_SIZE) if recorded[token // 8] >> token % 8 & 1}
-            assert bits == expected, (row, place)
-            assert completion[place] in bits
+            recorded = set(sample.sequences.token_sets[row, place].mask().nonzero().flatten().tolist())
+            assert recorded == expected, (row, place)
+            assert completion[place] in recorded
             differing += expected != reference_mask(policys[place], strategy)
     assert differing, "the policy has not moved, so nothing is tested"
 
@@ -466,9 +464,9 @@ def test_tokens_that_an_encoder_decoder_model_is_made_to_produce_are_the_only_on
     assert sample.sequences.is_encoder_decoder
     assert sample.sequences.completion_ids[:, 0].tolist() == [5, 5]
     assert sample.sequences.completion_ids[:, 3].tolist() == [EOS, EOS]
-    packed = sample.sequences.packed_token_mask
-    assert packed[:, 0].tolist() == [[1 << 5, 0, 0, 0, 0, 0]] * 2
-    assert packed[:, 3].tolist() == [[1 << EOS, 0, 0, 0, 0, 0]] * 2
+    allowed = sample.sequences.token_sets.mask()
+    assert allowed[:, 0].nonzero().tolist() == [[0, 5], [1, 5]]
+    assert allowed[:, 3].nonzero().tolist() == [[0, EOS], [1, EOS]]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
@@ -546,24 +544,6 @@ def test_a_completion_depends_on_the_number_of_its_row_and_not_on_the_rows_besid
     assert collect(prompts[5:9], seed=1, model=model).completion_token_ids != whole[5:9]
 
 
-def test_draws_are_uniform_and_of_their_row():
-    draws = row_draws(3, range(400), 50)
-    assert torch.equal(draws[7:9], row_draws(3, [7, 8], 50))
-    assert not torch.equal(draws, row_draws(4, range(400), 50))
-    assert 0 <= float(draws.min()) < 1e-3 < 1 - 1e-3 < float(draws.max()) < 1
-    # 20,000 numbers: standard errors of 0.002 and 0.0007, and of 0.007 for correlations
-    assert abs(float(draws.mean()) - 1 / 2) < 0.01
-    assert abs(float(draws.var()) - 1 / 12) < 0.004
-    for first, second in ((draws[:-1], draws[1:]), (draws[:, :-1], draws[:, 1:])):
-        assert abs(float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])) < 0.03
-
-
-def test_a_draw_takes_the_token_at_which_the_probabilities_add_up_to_it():
-    logits = torch.tensor([0.5, 0.0, 0.2, 0.3, 0.0]).log()
-    draws = torch.tensor([0.0, 0.49, 0.51, 0.69, 0.71, 1 - 2.0**-32], dtype=torch.float64)
-    assert tokens_at(draws, logits.expand(6, 5)).flatten().tolist() == [0, 0, 2, 2, 3, 3]
-
-
 OF_ROWS = {
     "no_repeat_ngram_size": 1,
     "min_length": 6,
@@ -580,7 +560,7 @@ def test_what_a_row_may_produce_does_not_depend_on_the_padding_that_a_longer_pro
 
     def first_mask(prompts):
         sequences = sample_completions(policy, prompts, sampling, NO_MASK).sequences
-        return unpack_mask(sequences.packed_token_mask, sequences.vocab_size)[0, 0]
+        return sequences.token_sets.mask()[0, 0]
 
     assert torch.equal(first_mask([[7]]), first_mask([[7], [5, 6, 8, 9, 10, 11]]))
 
@@ -590,7 +570,7 @@ def test_a_restriction_of_rows_still_holds_and_counts_prompt_and_completion():
     policy = tiny.policy().eval()
     sampling = SamplingSettings(8, stop_token_ids=(1,), generation_fields={"min_length": 6, "no_repeat_ngram_size": 1})
     sample = sample_completions(policy, [[7, 8], [5, 6, 8, 9, 10, 11]], sampling, NO_MASK)
-    mask = unpack_mask(sample.sequences.packed_token_mask, sample.sequences.vocab_size)
+    mask = sample.sequences.token_sets.mask()
     assert mask[0, :, 1].tolist()[:5] == [False, False, False, False, True]
     for row, prompt in zip(sample.sequences.completion_ids.tolist(), ([7, 8], [5, 6, 8, 9, 10, 11]), strict=True):
         produced = row[: row.index(1)] if 1 in row else row

@@ -22,7 +22,6 @@ from trl_nlpo.algorithm.trust_region import (
     update_in_trust_region,
 )
 from trl_nlpo.algorithm.update import OptimizerSteps
-from trl_nlpo.functional.masking import unpack_mask
 from trl_nlpo.models.policy_and_value import PolicyAndValue
 
 
@@ -85,8 +84,7 @@ def test_the_fisher_product_is_that_of_the_dense_matrix(family):
     raw, microbatch = subject._logits(subject.rows)
     sequences = microbatch.sequences
     logits = action_logits(raw, sequences, sampling)
-    packed = sequences.packed_token_mask
-    allowed = unpack_mask(packed, logits.shape[-1])
+    allowed = sequences.token_sets.mask()
     p = logits.masked_fill(~allowed, -math.inf).softmax(-1).detach()
     for row, place in sequences.completion_mask.nonzero().tolist():
         kept = allowed[row, place].nonzero().flatten().tolist()

@@ -182,7 +182,7 @@ def test_more_padding_changes_nothing(family):
     module, rollout, estimates, sampling = real_example(family)
 
     def wider(tensor, value):
-        return torch.nn.functional.pad(tensor, (0, 0, 0, 3) if tensor.dim() == 3 else (0, 3), value=value)
+        return torch.nn.functional.pad(tensor, (0, 3), value=value)
 
     padded = dataclasses.replace(
         rollout,
@@ -190,7 +190,7 @@ def test_more_padding_changes_nothing(family):
         prompt_mask=torch.nn.functional.pad(rollout.prompt_mask, (2, 0), value=False),
         completion_ids=wider(rollout.completion_ids.masked_fill(~rollout.completion_mask, 17), 40),
         completion_mask=wider(rollout.completion_mask, False),
-        packed_token_mask=wider(rollout.packed_token_mask, 255),
+        token_sets=dataclasses.replace(rollout.token_sets, sizes=wider(rollout.token_sets.sizes, rollout.vocab_size)),
         **{name: wider(getattr(rollout, name), 0.0) for name in ("old_logprobs", "values")},
     )
     padded_estimates = make_estimates(padded, wider(estimates.advantages, 0.0), wider(estimates.returns, 0.0))
@@ -216,7 +216,7 @@ def test_a_distribution_other_than_the_sampled_one_is_seen_in_the_ratio():
     ):
         stats, _, _ = update(module, rollout, estimates, FULL, changed)
         assert stats.first_ratio_deviation > 1e-2
-    unmasked = dataclasses.replace(rollout, packed_token_mask=None)
+    unmasked = dataclasses.replace(rollout, token_sets=None)
     assert update(module, unmasked, estimates, FULL, sampling)[0].first_ratio_deviation > 1e-2
 
 
@@ -235,14 +235,14 @@ def test_a_microbatch_is_cut_to_the_width_that_its_rows_need():
     rollout = make_rollout([[2], [2, 3, 3]], [[3], [3, 3, 1]], torch.ones(2, 3, 4, dtype=torch.bool))
     first, both = rollout.sequences(torch.tensor([0])), rollout.sequences(torch.tensor([1, 0]))
     assert (first.prompt_ids.tolist(), first.completion_ids.tolist()) == ([[2]], [[3]])
-    assert first.packed_token_mask.shape == (1, 1, 1)
+    assert first.token_sets.shape == (1, 1)
     assert both.prompt_ids.tolist() == [[2, 3, 3], [0, 0, 2]]
     assert both.prompt_mask.tolist() == [[True, True, True], [False, False, True]]
     assert both.completion_ids.tolist() == [[3, 3, 1], [3, 0, 0]]
 
 
 PER_ROW = (
-    "prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "old_logprobs", "values", "packed_token_mask",
+    "prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "old_logprobs", "values", "token_sets",
 )  # fmt: skip
 
 

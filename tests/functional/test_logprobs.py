@@ -10,7 +10,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from support.slow import slow_except
 from trl_nlpo.functional import logprobs
-from trl_nlpo.functional.masking import pack_mask
+from trl_nlpo.functional.token_sets import TokenSets
 
 
 def example(masked: bool, dtype=torch.float64):
@@ -121,10 +121,12 @@ def test_asking_for_second_derivatives_changes_no_bit_of_the_first(masked):
     torch.testing.assert_close(gradients[0], plain, rtol=1e-5, atol=1e-6)
 
 
-def test_a_packed_mask_does_the_same():
+def test_token_sets_do_the_same():
     logits, token_ids, mask = example(masked=True)
     plain = logprobs.masked_logprobs_and_entropy(logits, token_ids, mask)
-    assert all(map(torch.equal, plain, logprobs.masked_logprobs_and_entropy(logits, token_ids, pack_mask(mask))))
+    assert all(
+        map(torch.equal, plain, logprobs.masked_logprobs_and_entropy(logits, token_ids, TokenSets.of_mask(mask)))
+    )
 
 
 def test_a_forbidden_token_gets_no_gradient():

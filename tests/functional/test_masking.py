@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_nlpo.functional.masking import allow_tokens, pack_mask, top_k_mask, top_p_mask, unpack_mask
+from trl_nlpo.functional.masking import allow_tokens, top_k_mask, top_p_mask
 
 
 def smallest_set(logits: list[float], top_p: float, min_tokens: int = 1) -> set[int]:
@@ -103,19 +103,3 @@ def test_stop_tokens_are_added():
     mask = torch.zeros(2, 4, dtype=torch.bool)
     assert allowed(allow_tokens(mask, (1, 3))) == [{1, 3}, {1, 3}]
     assert allowed(allow_tokens(mask.clone(), ())) == [{1, 3}, {1, 3}]
-
-
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(rows=st.integers(1, 4), vocabulary=st.integers(1, 70), seed=st.integers(0, 99))
-def test_packing_keeps_every_bit_in_an_eighth_of_the_bytes(rows, vocabulary, seed):
-    mask = torch.rand(rows, vocabulary, generator=torch.Generator().manual_seed(seed)) > 0.5
-    packed = pack_mask(mask)
-    assert packed.shape == (rows, math.ceil(vocabulary / 8))
-    assert packed.dtype is torch.uint8
-    assert torch.equal(unpack_mask(packed, vocabulary), mask)
-
-
-def test_token_v_is_bit_v_mod_8_of_byte_v_over_8():
-    mask = torch.zeros(12, dtype=torch.bool)
-    mask[[0, 3, 9]] = True
-    assert pack_mask(mask).tolist() == [1 + 8, 2]

@@ -7,8 +7,8 @@ import torch
 
 from trl_nlpo.functional import output_layer
 from trl_nlpo.functional.logprobs import masked_logprobs_entropy_and_mass
-from trl_nlpo.functional.masking import pack_mask, token_sets, unpack_mask
 from trl_nlpo.functional.output_layer import OutputStates, output_logprobs
+from trl_nlpo.functional.token_sets import TokenSets
 
 
 B, T, H, V = 3, 5, 6, 203
@@ -42,9 +42,9 @@ def plain(hidden, weight, bias, ids, real, allowed):
 
 
 def ours(hidden, weight, bias, ids, real, allowed, **options):
-    packed = None if allowed is None else pack_mask(allowed)
+    sets = None if allowed is None else TokenSets.of_mask(allowed)
     states = OutputStates(hidden, weight, bias, hidden.dtype)
-    return output_logprobs(states, ids, real, packed, TEMPERATURE, with_mass=True, **options)
+    return output_logprobs(states, ids, real, sets, TEMPERATURE, with_mass=True, **options)
 
 
 MASKS = ["none", "small", "large", "mixed"]
@@ -127,16 +127,3 @@ def test_a_second_derivative_is_refused_and_not_wrong():
     (gradient,) = torch.autograd.grad(logprobs.sum(), hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.autograd.grad(gradient.sum(), hidden)
-
-
-@pytest.mark.parametrize("vocab_size", [8, 203])
-def test_sets_are_read_from_packed_masks(vocab_size):
-    torch.manual_seed(0)
-    allowed = torch.rand(7, vocab_size) < torch.linspace(0.05, 0.9, 7)[:, None]
-    allowed[:, 3] = True
-    ids, sizes = token_sets(pack_mask(allowed), largest=vocab_size // 2)
-    for row, of_row in enumerate(allowed):
-        size = int(of_row.sum())
-        assert sizes[row] == (size if size <= vocab_size // 2 else 0)
-        assert ids[row, : sizes[row]].tolist() == of_row.nonzero().flatten().tolist()[: sizes[row]]
-    assert torch.equal(unpack_mask(pack_mask(allowed), vocab_size), allowed)

@@ -66,7 +66,7 @@ class Noting(NLPOTrainer):
     def estimate_advantages(self, rollout, scores):
         estimates = super().estimate_advantages(rollout, scores)
         for row, length in enumerate(rollout.completion_mask.sum(-1).tolist()):
-            allowed = rollout.packed_token_mask[row, :length]
+            allowed = rollout.token_sets[row, :length].mask()
             self.noted.append(
                 {
                     "update": self.num_updates_done,

@@ -10,8 +10,8 @@ import torch
 from support import tiny
 from trl_nlpo.algorithm.distribution import SamplingSettings, action_logprobs
 from trl_nlpo.algorithm.objective import Objective
-from trl_nlpo.functional.masking import pack_mask
 from trl_nlpo.functional.sequences import left_pad
+from trl_nlpo.functional.token_sets import TokenSets
 from trl_nlpo.launch.launch import Launch
 from trl_nlpo.models.dropout import disable_dropout
 from trl_nlpo.models.policy_and_value import PolicyAndValue
@@ -86,7 +86,7 @@ def make_rollout(prompts, completions, mask=None, vocab_size=4, **tensors) -> Ro
         completion_ids=ids,
         completion_mask=real,
         ended=torch.zeros(len(prompts), dtype=torch.bool),
-        packed_token_mask=None if mask is None else pack_mask(mask),
+        token_sets=None if mask is None else TokenSets.of_mask(mask),
         vocab_size=vocab_size,
         **{**zeros, **tensors},
     )
@@ -113,7 +113,7 @@ def real_example(family="gpt2", num_rows=8):
     mask.scatter_(-1, plain.completion_ids.unsqueeze(-1), True)
     mask |= ~real.unsqueeze(-1)
     plain = dataclasses.replace(
-        plain, packed_token_mask=pack_mask(mask), is_encoder_decoder=family in tiny.ENCODER_DECODER_FAMILIES
+        plain, token_sets=TokenSets.of_mask(mask), is_encoder_decoder=family in tiny.ENCODER_DECODER_FAMILIES
     )
     module = PolicyAndValue(tiny.policy(family))
     disable_dropout(module.policy)

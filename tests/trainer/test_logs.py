@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from trl_nlpo.functional.masking import pack_mask
+from trl_nlpo.functional.token_sets import TokenSets
 from trl_nlpo.records import Estimates, PromptBatch, Rollout, Scores, UpdateStats
 from trl_nlpo.trainer.logs import completion_rows, update_metrics
 
@@ -44,7 +44,7 @@ def make_rollout() -> Rollout:
         raw_logprobs=zeros_where_padding([[-1.0, -1.0, -2.0], [-2.0], [-0.6, -0.2]]),
         ref_logprobs=zeros_where_padding([[-1.0, -2.0, -3.0], [-4.0], [-5.0, -6.0]]),
         values=zeros_where_padding([[0.0, 1.0, 2.0], [1.0], [1.0, 1.0]]),
-        packed_token_mask=pack_mask(mask),
+        token_sets=TokenSets.of_mask(mask),
         vocab_size=20,
     )
 
@@ -124,7 +124,7 @@ def test_every_metric_by_hand():
 
 def test_without_a_mask_the_whole_vocabulary_is_its_size_and_its_mass_one():
     rollout = make_rollout()
-    rollout = dataclasses.replace(rollout, packed_token_mask=None, old_logprobs=rollout.raw_logprobs)
+    rollout = dataclasses.replace(rollout, token_sets=None, old_logprobs=rollout.raw_logprobs)
     actual = metrics(rollout)
     assert actual["nlpo/mask_size"] == 20
     assert actual["nlpo/mask_mass"] == pytest.approx(1.0)
@@ -141,14 +141,14 @@ def test_the_rows_of_all_processes_count():
 
 def test_padding_changes_no_metric():
     def wider(tensor, value=0):
-        return torch.nn.functional.pad(tensor, (0, 0, 0, 2) if tensor.dim() == 3 else (0, 2), value=value)
+        return torch.nn.functional.pad(tensor, (0, 2), value=value)
 
     rollout = make_rollout()
     names = ("old_logprobs", "raw_logprobs", "ref_logprobs", "values", "completion_mask")
     padded = dataclasses.replace(
         rollout,
         completion_ids=wider(rollout.completion_ids, 1),
-        packed_token_mask=wider(rollout.packed_token_mask, 255),
+        token_sets=dataclasses.replace(rollout.token_sets, sizes=wider(rollout.token_sets.sizes, 20)),
         **{name: wider(getattr(rollout, name)) for name in names},
     )
     estimates = make_estimates()
@@ -182,5 +182,5 @@ def test_a_table_has_a_row_per_completion():
 def test_the_mass_of_a_mask_is_not_confused_by_a_repetition_penalty():
     # Nothing is masked, so the allowed tokens hold all of the policy's probability; the penalty alone makes old and
     # raw log-probabilities differ.
-    rollout = dataclasses.replace(make_rollout(), packed_token_mask=None)
+    rollout = dataclasses.replace(make_rollout(), token_sets=None)
     assert metrics(rollout)["nlpo/mask_mass"] == pytest.approx(1.0)

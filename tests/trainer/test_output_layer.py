@@ -12,7 +12,7 @@ from support.slow import slow_except
 from support.trainers import DEFAULTS, one_update
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.algorithm.self_test import can_fuse_output_layer, trial_rows
-from trl_nlpo.functional import output_layer
+from trl_nlpo.functional import token_sets
 from trl_nlpo.functional.output_layer import OutputStates
 
 
@@ -38,9 +38,9 @@ SETTINGS = {
 @pytest.mark.parametrize("settings", list(SETTINGS))
 @pytest.mark.parametrize("with_lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("family", slow_except(["llama", "t5", "gpt2"], "llama", "t5"))
-@pytest.mark.parametrize("largest_set", [1, 8], ids=["over the vocabulary", "token by token"])
-def test_updates_are_those_of_logits_in_full(tmp_path, family, with_lora, settings, largest_set, monkeypatch):
-    monkeypatch.setattr(output_layer, "SMALL_SET", largest_set)
+@pytest.mark.parametrize("share", [tiny.VOCAB_SIZE, 5], ids=["over the vocabulary", "token by token"])
+def test_updates_are_those_of_logits_in_full(tmp_path, family, with_lora, settings, share, monkeypatch):
+    monkeypatch.setattr(token_sets, "IDS_UP_TO", share)
     rollouts, weights = [], []
     for fuses in (True, False):
         # In float64, as what is compared has to be more exact than one rounding of float32 after several updates.
@@ -63,15 +63,17 @@ def test_updates_are_those_of_logits_in_full(tmp_path, family, with_lora, settin
         torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-4)
 
 
-# In bfloat16 a T5 computes a row a little differently beside other rows, with logits in full too.
-@pytest.mark.parametrize(("family", "most"), [("llama", 1e-4), ("t5", 0.03)])
+@pytest.mark.parametrize("family", ["llama", "t5"])
 @pytest.mark.parametrize("with_lora", [False, True], ids=["full", "lora"])
-def test_the_ratio_is_one_in_lower_precision_too(tmp_path, family, most, with_lora):
-    subject = trainer(tmp_path, family, with_lora=with_lora, bf16=True)
-    assert subject.policy_and_value.fuses_output_layer
-    for _ in range(2):
-        _, stats = one_update(subject)
-        assert stats.first_ratio_deviation < most
+def test_in_lower_precision_too_the_ratio_is_as_near_to_one_as_with_logits_in_full(tmp_path, family, with_lora):
+    # In bfloat16 some processors compute a row a little differently beside other rows.
+    deviations = []
+    for fuses in (True, False):
+        subject = trainer(tmp_path, family, with_lora=with_lora, bf16=True, fuse_output_layer=fuses)
+        assert subject.policy_and_value.fuses_output_layer is fuses
+        deviations.append([one_update(subject)[1].first_ratio_deviation for _ in range(2)])
+    assert max(deviations[0]) < 1.5 * max(deviations[1]) + 1e-4
+    assert max(deviations[1]) < 0.03
 
 
 def test_an_update_never_has_the_logits_of_a_microbatch(tmp_path, monkeypatch):

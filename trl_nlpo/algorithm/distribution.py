@@ -164,14 +164,16 @@ class SamplingSettings:
         return processors
 
     def generation_config(self, pad_token_id: int, forced_tokens: Mapping[str, Any]) -> GenerationConfig:
-        """What `generate` is left to do: not what looks at rows; when sampling, no temperature, mask or warpers."""
-        left_to_generate: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        """What `generate` is left to do: nothing that looks at rows; and where this package samples, only to go on."""
+        # What is sampled here comes to `generate` as the only token that is left.
+        left_to_generate: dict[str, Any] = {"do_sample": False}
         if self.is_left_to_generate:
             warpers = {"temperature": self.temperature, "top_k": 0, **self.warpers} if self.do_sample else {}
-            left_to_generate = {"repetition_penalty": self.repetition_penalty, **warpers}
+            left_to_generate = {
+                "do_sample": self.do_sample, "repetition_penalty": self.repetition_penalty, **warpers
+            }  # fmt: skip
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
-            do_sample=self.do_sample,
             eos_token_id=list(self.stop_token_ids) or None,
             pad_token_id=pad_token_id,
             **left_to_generate,
@@ -331,7 +333,7 @@ def action_logprobs(
         log-probabilities, entropies and log Z (0 where that is not asked for), each `(B, T)`. What stands on padding
         means nothing.
     """
-    ids, mask = sequences.completion_ids, sequences.packed_token_mask
+    ids, mask = sequences.completion_ids, sequences.token_sets
     if isinstance(output, OutputStates) and sampling.repetition_penalty == 1.0:
         return output_logprobs(
             output, ids, sequences.completion_mask, mask, sampling.temperature, with_mass, entropy_gradient

@@ -32,6 +32,8 @@ def row_draws(seed: int, rows: Sequence[int], num_tokens: int) -> torch.Tensor:
 def tokens_at(draws: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
     """The token at which the cumulative distribution passes a number: uniform numbers give samples.
 
+    The number is looked up among blocks of tokens first and then in its block: one pass over the vocabulary.
+
     Args:
         draws (`torch.Tensor` of shape `(B,)`): in [0, 1).
         actions (`torch.Tensor` of shape `(B, V)`): logits, minus infinity for what is forbidden.
@@ -39,10 +41,26 @@ def tokens_at(draws: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(B, 1)`, long.
     """
-    cumulative = actions.softmax(-1, dtype=draws.dtype).cumsum(-1)
-    # A little below 1, so that rounding never moves past the last allowed token.
-    shares = draws.unsqueeze(-1).clamp(max=1.0 - torch.finfo(draws.dtype).eps)
-    return torch.searchsorted(cumulative, shares * cumulative[:, -1:], right=True)
+    probabilities = torch.nn.functional.pad(actions.softmax(-1), (0, -actions.shape[-1] % _BLOCK))
+    blocks = probabilities.view(len(actions), -1, _BLOCK)
+    masses = blocks.sum(-1).to(draws.dtype)
+    shares = draws.unsqueeze(-1)
+    block, ends = _passed(masses, shares)
+    # What is left of the share within its block, of the block's own mass.
+    rest = 1.0 + (shares * ends[:, -1:] - ends.gather(1, block)) / masses.gather(1, block)
+    of_block = blocks[torch.arange(len(actions), device=actions.device), block.squeeze(1)].to(draws.dtype)
+    return block * _BLOCK + _passed(of_block, rest.clamp(min=0.0))[0]
+
+
+_BLOCK = 256
+
+
+def _passed(masses: torch.Tensor, shares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where `(B, K)` masses, added up from the left, pass shares `(B, 1)` of their sum; and the sums `(B, K)`."""
+    ends = masses.cumsum(-1)
+    # A little below 1, so that rounding never moves past the last mass that is not 0.
+    below = shares.clamp(max=1.0 - torch.finfo(shares.dtype).eps)
+    return torch.searchsorted(ends, below * ends[:, -1:], right=True), ends
 
 
 @contextlib.contextmanager

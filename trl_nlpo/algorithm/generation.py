@@ -12,14 +12,13 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..functional.logprobs import first_occurrences
-from ..functional.masking import pack_mask
 from ..functional.sequences import completion_lengths, left_pad, mask_from_lengths
+from ..functional.token_sets import TokenSets
 from ..models.inputs import StepwiseLogits, forced_tokens, is_encoder_decoder, prompt_inputs
 from ..models.masking_policy import MaskingPolicy
 from ..records import TokenRows
-from .actions import allowed_actions
+from .actions import Actions, allowed_actions
 from .distribution import MaskSettings, SamplingSettings
-from .draws import tokens_at
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def sample_completions(
             [`row_draws`]. None: the global random state.
 
     Returns:
-        [`Sample`], whose `packed_token_mask` is None when every token was allowed everywhere.
+        [`Sample`], whose `token_sets` are None when every token was allowed everywhere.
     """
     device = next(policy.parameters()).device
     prompt_ids, prompt_mask = (tensor.to(device) for tensor in left_pad(prompts, 0))
@@ -98,9 +97,9 @@ def sample_completions(
     if mask is not None and not sampling.stop_token_ids:
         ended = torch.isin(completion_ids, torch.tensor(mask.always_allowed, dtype=torch.long, device=device)).any(-1)
     completion_mask = mask_from_lengths(lengths, completion_ids.shape[1])
-    packed = actions.recorded_masks(completion_mask)
+    sets = actions.recorded_sets(completion_mask)
     sequences = TokenRows(
-        prompt_ids, prompt_mask, completion_ids, completion_mask, encoder_decoder, packed, actions.vocab_size
+        prompt_ids, prompt_mask, completion_ids, completion_mask, encoder_decoder, sets, actions.vocab_size
     )
     return Sample(sequences, ended, actions.recorded_drift(completion_mask))
 
@@ -137,7 +136,8 @@ class _ActionSampler(LogitsProcessor):
     """Turns the policy's logits at a step into those of the allowed actions, and records what was allowed.
 
     `generate` has applied its own restrictions (minimum length, suppressed tokens, …) when this is called, and applies
-    nothing afterwards; so the recorded support is exactly the one sampled from.
+    nothing afterwards; so the recorded support is exactly the one sampled from. The token is drawn here and left as
+    the only one, so that `generate` has nothing to sample.
     """
 
     def __init__(
@@ -168,42 +168,40 @@ class _ActionSampler(LogitsProcessor):
         exactness = torch.float32 if prompt_ids.device.type == "mps" else torch.float64
         self.draws = None if draws is None else draws.to(exactness).to(prompt_ids.device)
         self.vocab_size = 0
-        self._packed: list[torch.Tensor] = []
+        self._sets: list[TokenSets] = []
         self._drift: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         if not self.doubled:
             actions = self._actions(input_ids, scores, None)
-            return actions if self.draws is None else self._only(self._drawn(input_ids, actions), scores)
+            return self._only(self._drawn(input_ids, actions), scores)
         # The second half of the rows is the masking policy's, which follows the first: the token is drawn here, and
         # left to both halves as the only one.
         policy_scores, masking_scores = scores.chunk(2)
         actions = self._actions(input_ids[: len(policy_scores)], policy_scores, masking_scores)
         return self._only(self._drawn(input_ids, actions).repeat(2, 1), scores)
 
-    def _drawn(self, input_ids: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    def _drawn(self, input_ids: torch.Tensor, actions: Actions) -> torch.Tensor:
         """A token for each row, `(B, 1)`."""
         if self.draws is None:
-            return torch.multinomial(actions.softmax(-1), num_samples=1)
-        return tokens_at(self.draws[:, input_ids.shape[1] - self.prefix_width], actions)
+            return torch.multinomial(actions.masked_logits.softmax(-1), num_samples=1)
+        return actions.drawn(self.draws[:, input_ids.shape[1] - self.prefix_width])
 
     @staticmethod
     def _only(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         return torch.full_like(scores, float("-inf")).scatter_(1, tokens, 0.0)
 
-    def _actions(
-        self, input_ids: torch.Tensor, scores: torch.Tensor, masking_scores: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _actions(self, input_ids: torch.Tensor, scores: torch.Tensor, masking_scores: torch.Tensor | None) -> Actions:
         self.vocab_size = scores.shape[-1]
         if masking_scores is None:
             masking_scores = self._masking_scores(input_ids, scores)
         seen = self._seen(input_ids) if self.sampling.repetition_penalty != 1.0 else None
         actions = allowed_actions(scores, masking_scores, seen, self.sampling, self.mask, self.warpers)
         if self.records:
-            self._packed.append(pack_mask(actions.allowed))
+            self._sets.append(actions.token_sets())
         if actions.mass_drift is not None:
             self._drift.append(actions.mass_drift)
-        return actions.logits
+        return actions
 
     def recorded_drift(self, completion_mask: torch.Tensor) -> torch.Tensor | None:
         """`mass_drift` of [`Sample`], 0 on padding."""
@@ -212,12 +210,11 @@ class _ActionSampler(LogitsProcessor):
         drift = torch.stack(self._drift[: completion_mask.shape[1]], dim=1)
         return torch.where(completion_mask, drift, 0.0)
 
-    def recorded_masks(self, completion_mask: torch.Tensor) -> torch.Tensor | None:
-        """Packed masks `(B, T, ceil(V / 8))`; padding allows everything."""
+    def recorded_sets(self, completion_mask: torch.Tensor) -> TokenSets | None:
+        """The allowed tokens, `(B, T)` sets; padding allows everything."""
         if not self.records:
             return None
-        packed = torch.stack(self._packed[: completion_mask.shape[1]], dim=1)
-        return packed.masked_fill(~completion_mask.unsqueeze(-1), 255)
+        return TokenSets.of_steps(self._sets[: completion_mask.shape[1]]).unrestricted_at(~completion_mask)
 
     def _seen(self, input_ids: torch.Tensor) -> torch.Tensor:
         completion_ids = input_ids[:, self.prefix_width :]

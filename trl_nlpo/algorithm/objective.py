@@ -136,7 +136,7 @@ class Microbatch:
     def _needs_mass(self, objective: Objective) -> bool:
         """Whether the loss depends on what the policy gives the allowed tokens together."""
         is_anchored = bool(objective.mask_anchor_coef) and self.anchor_log_mass is not None
-        return is_anchored or (self.positive is not None and self.sequences.packed_token_mask is not None)
+        return is_anchored or (self.positive is not None and self.sequences.token_sets is not None)
 
     def _value_loss(self, values: torch.Tensor, objective: Objective, totals: Totals) -> torch.Tensor:
         scale = self.returns_scale

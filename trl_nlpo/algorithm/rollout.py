@@ -13,6 +13,7 @@ import torch
 
 from ..functional.output_layer import PolicyOutput
 from ..functional.sequences import left_pad, right_pad
+from ..functional.token_sets import TokenSets
 from ..models.masking_policy import MaskingPolicy
 from ..models.modes import evaluation_mode
 from ..models.policy_and_value import PolicyAndValue
@@ -80,11 +81,11 @@ def collect_rollout(
     }
     if bootstraps:
         columns["final_values"] = torch.cat([found["final_values"] for found in evaluations])
-    masks = [sample.sequences.packed_token_mask for sample in samples]
+    sets = [sample.sequences.token_sets for sample in samples if sample.sequences.token_sets is not None]
     known: dict[str, Any] = {**vars(joined_completions(batch, samples, pad_token_id, decode)), **columns}
     return Rollout(
         **known,
-        packed_token_mask=None if masks[0] is None else right_pad([m for m in masks if m is not None], 255),
+        token_sets=TokenSets.concatenated(sets) if sets else None,
         vocab_size=samples[0].sequences.vocab_size,
         is_encoder_decoder=samples[0].sequences.is_encoder_decoder,
     )
@@ -140,7 +141,7 @@ def _evaluate(
     with_mass = sample.mass_drift is not None and is_penalized
     old, _, log_mass = action_logprobs(output, sequences, sampling, with_mass=with_mass, entropy_gradient=False)
     found = {"old_logprobs": old, "raw_logprobs": old}
-    if sequences.packed_token_mask is not None or is_penalized:
+    if sequences.token_sets is not None or is_penalized:
         found["raw_logprobs"] = raw_logprobs(output, sequences, sampling.temperature)
     if sample.mass_drift is not None:
         # Without a penalty, the allowed tokens' mass is what lies between the two: no other pass over the vocabulary.

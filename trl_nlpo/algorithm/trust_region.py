@@ -17,7 +17,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector
 
 from ..functional.divergences import masked_kl
-from ..functional.masking import unpack_mask
 from ..functional.quadratics import conjugate_gradient
 from ..models.policy_and_value import PolicyAndValue
 from ..records import Estimates, Rollout, UpdateStats
@@ -229,8 +228,7 @@ class _Policy:
     def _kl(self, logits: torch.Tensor, other: torch.Tensor, microbatch: Microbatch) -> torch.Tensor:
         """Divergence of the masked policies, summed over the tokens of some rows."""
         sequences, sampling = microbatch.sequences, self.steps.sampling
-        packed = sequences.packed_token_mask
-        mask = None if packed is None else unpack_mask(packed, logits.shape[-1])
+        mask = None if sequences.token_sets is None else sequences.token_sets.mask()
         before, after = (action_logits(each, sequences, sampling) for each in (logits, other))
         return torch.where(microbatch.learned, masked_kl(before, after, mask), 0.0).sum()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .masking import unpack_mask
+from .token_sets import TokenSets
 
 
 def scaled_logits(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -36,7 +36,7 @@ def token_logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tenso
 
 
 def masked_logprobs_and_entropy(
-    logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None = None
+    logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | TokenSets | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log p(token) and the entropy of p, the softmax over the allowed tokens; both with gradients of any order.
 
@@ -47,8 +47,8 @@ def masked_logprobs_and_entropy(
     Args:
         logits (`torch.Tensor` of shape `(B, T, V)`): after the temperature.
         token_ids (`torch.Tensor` of shape `(B, T)`): the tokens taken. One outside the mask has minus infinity.
-        token_mask (`torch.Tensor` of shape `(B, T, V)` bool, or packed `(B, T, ceil(V / 8))` uint8, *optional*): True
-            = allowed, at least one a position; None allows everything.
+        token_mask (`torch.Tensor` of shape `(B, T, V)` bool, or [`TokenSets`] `(B, T)`, *optional*): True = allowed,
+            at least one a position; None allows everything.
 
     Returns:
         log-probabilities and entropies in nats, both `(B, T)`. The entropy is finite: a forbidden token adds 0.
@@ -59,7 +59,7 @@ def masked_logprobs_and_entropy(
 
 
 def masked_logprobs_entropy_and_mass(
-    logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None = None
+    logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | TokenSets | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As [`masked_logprobs_and_entropy`], and log Z, Z the unmasked softmax's probability of the allowed tokens.
 
@@ -76,7 +76,11 @@ def masked_logprobs_entropy_and_mass(
 class _MaskedCategorical(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None, with_mass: bool
+        ctx: Any,
+        logits: torch.Tensor,
+        token_ids: torch.Tensor,
+        token_mask: torch.Tensor | TokenSets | None,
+        with_mass: bool,
     ) -> Any:
         ctx.set_materialize_grads(False)
         log_normalizer = torch.empty_like(token_ids, dtype=logits.dtype)
@@ -96,12 +100,14 @@ class _MaskedCategorical(torch.autograd.Function):
             logprobs[rows] = chosen - log_normalizer[rows]
             if with_mass and token_mask is not None:
                 log_mass[rows] = log_normalizer[rows] - logits[rows].logsumexp(-1)
-        ctx.save_for_backward(logits, token_ids, token_mask, log_normalizer, entropies, log_mass)
+        ctx.token_mask = token_mask
+        ctx.save_for_backward(logits, token_ids, log_normalizer, entropies, log_mass)
         return (logprobs, entropies, log_mass) if with_mass else (logprobs, entropies)
 
     @staticmethod
     def backward(ctx: Any, *for_outputs: torch.Tensor | None) -> Any:
-        logits, token_ids, token_mask, log_normalizer, entropies, log_mass = ctx.saved_tensors
+        logits, token_ids, log_normalizer, entropies, log_mass = ctx.saved_tensors
+        token_mask = ctx.token_mask
         apply: Callable[..., torch.Tensor] = _GradientOfLogits.apply
         for_mass = for_outputs[2] if len(for_outputs) == 3 and token_mask is not None else None
         inputs = logits, token_ids, token_mask, log_normalizer, entropies.detach(), log_mass.detach()
@@ -119,7 +125,7 @@ class _GradientOfLogits(torch.autograd.Function):
         ctx: Any,
         logits: torch.Tensor,
         token_ids: torch.Tensor,
-        token_mask: torch.Tensor | None,
+        token_mask: torch.Tensor | TokenSets | None,
         log_normalizer: torch.Tensor,
         entropies: torch.Tensor,
         log_mass: torch.Tensor,
@@ -144,13 +150,15 @@ class _GradientOfLogits(torch.autograd.Function):
                 gradient[rows] -= unmasked.mul_(for_mass[rows].unsqueeze(-1))
         if for_logprobs is not None:
             gradient.scatter_add_(-1, token_ids.unsqueeze(-1), for_logprobs.unsqueeze(-1))
-        ctx.save_for_backward(logits, token_ids, token_mask, for_logprobs, for_entropies, for_mass)
+        ctx.token_mask = token_mask
+        ctx.save_for_backward(logits, token_ids, for_logprobs, for_entropies, for_mass)
         return gradient
 
     @staticmethod
     def backward(ctx: Any, outer: torch.Tensor) -> Any:
         """Second derivatives: autograd's, of the plain formulas, which keep several tensors the size of the logits."""
-        logits, token_ids, token_mask, *weights = ctx.saved_tensors
+        logits, token_ids, *weights = ctx.saved_tensors
+        token_mask = ctx.token_mask
         places = range(_GradientOfLogits.FIRST_WEIGHT, _GradientOfLogits.FIRST_WEIGHT + len(weights))
         inputs = {0: logits, **dict(zip(places, weights, strict=True))}
         with torch.enable_grad():
@@ -180,7 +188,7 @@ def _difference(first: torch.Tensor | None, second: torch.Tensor | None, rows: s
 
 
 def _plain_statistics(
-    logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | None
+    logits: torch.Tensor, token_ids: torch.Tensor, token_mask: torch.Tensor | TokenSets | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`masked_logprobs_entropy_and_mass` as it is defined."""
     allowed = _allowed_logits(logits, token_mask, slice(None))
@@ -201,11 +209,11 @@ def _chunks(logits: torch.Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(logits), step)]
 
 
-def _allowed_logits(logits: torch.Tensor, token_mask: torch.Tensor | None, rows: slice) -> torch.Tensor:
+def _allowed_logits(logits: torch.Tensor, token_mask: torch.Tensor | TokenSets | None, rows: slice) -> torch.Tensor:
     if token_mask is None:
         return logits[rows]
     mask = token_mask[rows]
-    return apply_token_mask(logits[rows], mask if mask.dtype is torch.bool else unpack_mask(mask, logits.shape[-1]))
+    return apply_token_mask(logits[rows], mask.mask() if isinstance(mask, TokenSets) else mask)
 
 
 def first_occurrences(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .logprobs import LOWEST, apply_token_mask
-from .masking import token_sets, unpack_mask
+from .token_sets import TokenSets, unpack_mask
 
 
 LOGITS_AT_ONCE = 2**22
@@ -26,10 +26,6 @@ LOGITS_AT_ONCE = 2**22
 LOGITS_KEPT = 2**27
 """Of an output layer that is trained, at most this many logits (512 MiB) are kept for the backward pass, which
 otherwise computes them again."""
-
-SMALL_SET = 32
-"""A set of up to V / 32 tokens is looked up token by token. That reads scattered rows of the weight, which costs about
-as much as 32 columns of a matrix product, measured on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def output_logprobs(
     states: OutputStates,
     token_ids: torch.Tensor,
     real: torch.Tensor,
-    packed_mask: torch.Tensor | None = None,
+    allowed: TokenSets | None = None,
     temperature: float = 1.0,
     with_mass: bool = False,
     entropy_gradient: bool = True,
@@ -85,8 +81,8 @@ def output_logprobs(
         states ([`OutputStates`]): B rows of T states.
         token_ids (`torch.Tensor` of shape `(B, T)`): the tokens taken. One outside the mask has minus infinity.
         real (`torch.Tensor` of shape `(B, T)`, bool): False on padding, for which nothing is computed.
-        packed_mask (`torch.Tensor` of shape `(B, T, ceil(V / 8))`, uint8, *optional*): the allowed tokens, at least
-            one a position; None allows everything.
+        allowed ([`TokenSets`] of shape `(B, T)`, *optional*): the allowed tokens, at least one a position; None allows
+            everything.
         temperature (`float`): divides the logits.
         with_mass (`bool`): whether log Z is asked for; without, it is 0 everywhere.
         entropy_gradient (`bool`): whether entropies are differentiated: costs a matrix product where sets are large.
@@ -97,13 +93,12 @@ def output_logprobs(
     hidden, weight = states.hidden[real].to(states.precision), states.weight.to(states.precision)
     layer = _Layer(weight, None if states.bias is None else states.bias.to(states.precision), 1.0 / temperature)
     ids = token_ids[real]
-    packed = None if packed_mask is None else packed_mask[real]
-    if packed is None:
+    if allowed is None:
         logprobs, entropies, _ = _over_vocabulary(hidden, layer, ids, None, entropy_gradient)
     else:
-        logprobs, entropies, log_normalizer = _over_sets(hidden, layer, ids, packed, entropy_gradient)
+        logprobs, entropies, log_normalizer = _over_sets(hidden, layer, ids, allowed[real], entropy_gradient)
     log_mass = torch.zeros_like(logprobs)
-    if with_mass and packed is not None:
+    if with_mass and allowed is not None:
         log_mass = log_normalizer - _over_vocabulary(hidden, layer, ids, None, False)[2]
     return _placed(real, logprobs), _placed(real, entropies), _placed(real, log_mass)
 
@@ -146,19 +141,24 @@ def _over_vocabulary(
 
 
 def _over_sets(
-    hidden: torch.Tensor, layer: _Layer, ids: torch.Tensor, packed: torch.Tensor, entropy_gradient: bool
+    hidden: torch.Tensor, layer: _Layer, ids: torch.Tensor, allowed: TokenSets, entropy_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same over the allowed tokens: small sets token by token, large ones over the vocabulary."""
-    tokens, sizes = token_sets(packed, len(layer.weight) // SMALL_SET)
-    small, large = sizes > 0, sizes == 0
+    """The same over the allowed tokens: small sets token by token, large ones over the vocabulary.
+
+    A token by itself reads a scattered row of the weight, which costs about as much as 32 columns of a matrix product,
+    measured on a CPU: the very size up to which a set is kept as ids.
+    """
+    small, large = allowed.by_kind()
+    whole = ~(small | large)
     apply: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = _OverSmallSets.apply
     flags = entropy_gradient, torch.is_grad_enabled()
     parts = []
     if bool(small.any()):
-        inputs = layer.weight, layer.bias, layer.scale, ids[small], tokens[small], sizes[small]
+        inputs = layer.weight, layer.bias, layer.scale, ids[small], *allowed.padded_ids()
         parts.append((small, apply(hidden[small], *inputs, *flags)))
-    if bool(large.any()):
-        parts.append((large, _over_vocabulary(hidden[large], layer, ids[large], packed[large], entropy_gradient)))
+    for where, packed in ((large, allowed.bits), (whole, None)):
+        if bool(where.any()):
+            parts.append((where, _over_vocabulary(hidden[where], layer, ids[where], packed, entropy_gradient)))
     columns = [
         sum((_placed(where, found[index]) for where, found in parts), start=hidden.new_zeros(())) for index in range(3)
     ]

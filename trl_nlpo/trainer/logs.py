@@ -16,8 +16,6 @@ from ..records import Estimates, Rollout, Scores, UpdateStats, without_skipped
 _LATEST = ("lr", "critic_lr", "episode", "eps")
 """Names of which a log has the last value, not the average."""
 
-_BITS = torch.tensor([bin(byte).count("1") for byte in range(256)], dtype=torch.int32)
-
 
 def update_metrics(
     rollout: Rollout,
@@ -142,12 +140,10 @@ def _per_token(columns: dict[str, torch.Tensor], name: str) -> float:
 
 def _mask_sizes(rollout: Rollout) -> torch.Tensor:
     """`(B,)`: allowed tokens, added up over the real positions of each completion."""
-    packed = rollout.packed_token_mask
-    if packed is None:
-        return rollout.completion_mask.sum(-1) * rollout.vocab_size
-    bits = _BITS.to(packed.device)
-    rows = [bits[row[real].long()].sum() for row, real in zip(packed, rollout.completion_mask, strict=True)]
-    return torch.stack(rows)
+    real = rollout.completion_mask
+    if rollout.token_sets is None:
+        return real.sum(-1) * rollout.vocab_size
+    return torch.where(real, rollout.token_sets.sizes, 0).sum(-1)
 
 
 def _mask_mass(rollout: Rollout) -> torch.Tensor:
@@ -156,7 +152,7 @@ def _mask_mass(rollout: Rollout) -> torch.Tensor:
     p(token) = p(token | allowed) p(allowed); without a mask everything is allowed, whatever a repetition penalty does.
     """
     real = rollout.completion_mask
-    if rollout.packed_token_mask is None:
+    if rollout.token_sets is None:
         return real.sum(-1)
     return torch.where(real, (rollout.raw_logprobs - rollout.old_logprobs).exp(), 0.0).sum(-1)
 

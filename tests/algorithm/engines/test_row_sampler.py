@@ -8,7 +8,7 @@ import torch
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
 from trl_nlpo.algorithm.draws import row_draws
 from trl_nlpo.algorithm.engines.row_sampler import Place, RowSampler
-from trl_nlpo.functional.masking import top_p_mask, unpack_mask
+from trl_nlpo.functional.masking import top_p_mask
 
 
 V, T = 11, 3
@@ -44,7 +44,7 @@ def test_the_recorded_set_is_the_masking_policys_and_holds_the_token():
         step(subject, (0, True, position), (0, False, position))
     sequences = subject.sample([0], torch.device("cpu")).sequences
     masking = torch.stack([logits(0, True, position) for position in range(T)]) / SAMPLING.temperature
-    recorded = unpack_mask(sequences.packed_token_mask, V)[0]
+    recorded = sequences.token_sets.mask()[0]
     assert torch.equal(recorded, top_p_mask(masking, 0.6))
     assert recorded.gather(-1, sequences.completion_ids[0][:, None]).all()
 

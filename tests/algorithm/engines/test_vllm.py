@@ -90,9 +90,9 @@ def assert_equal_samples(engine, policy, masking_policy, mask, sampling=SAMPLING
         real = ours.sequences.completion_mask
         assert torch.equal(ours.sequences.completion_ids[real], theirs.sequences.completion_ids[real])
         assert torch.equal(ours.ended, theirs.ended)
-        assert (ours.sequences.packed_token_mask is None) == (theirs.sequences.packed_token_mask is None)
-        if ours.sequences.packed_token_mask is not None:
-            assert torch.equal(ours.sequences.packed_token_mask, theirs.sequences.packed_token_mask)
+        assert (ours.sequences.token_sets is None) == (theirs.sequences.token_sets is None)
+        if ours.sequences.token_sets is not None:
+            assert torch.equal(ours.sequences.token_sets.mask(), theirs.sequences.token_sets.mask())
     return found[1]
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ...functional.masking import pack_mask
 from ...functional.sequences import completion_lengths, left_pad, mask_from_lengths, right_pad
+from ...functional.token_sets import TokenSets
 from ...records import TokenRows
 from ..actions import Actions, allowed_actions
 from ..distribution import MaskSettings, SamplingSettings
-from ..draws import tokens_at
 from ..generation import Sample
 
 
@@ -35,11 +34,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Choice:
-    """A token that was sampled, and what was known at that moment; `packed` is `(ceil(V / 8),)` uint8."""
+    """A token that was sampled, and what was known at that moment: its set is number `index` of those of the step."""
 
     token: int
     logprob: float
-    packed: torch.Tensor | None
+    sets: TokenSets | None
+    index: int
     drift: float | None
 
 
@@ -97,10 +97,10 @@ class RowSampler:
         foreign = [masks[place.row, place.position] for place in whole] if self.in_pairs else own
         actions = self._actions(logits[own], logits[foreign], whole)
         draws = self.draws[[place.row for place in whole], [place.position for place in whole]].to(logits.device)
-        tokens = tokens_at(draws, actions.logits)
+        tokens = actions.drawn(draws)
         self._note(whole, actions, tokens)
         for indices in (own, foreign):
-            logits[indices] = torch.full_like(actions.logits, float("-inf")).scatter_(1, tokens, 0.0)
+            logits[indices] = torch.full_like(logits[indices], float("-inf")).scatter_(1, tokens, 0.0)
         return logits
 
     def _actions(self, scores: torch.Tensor, masking_scores: torch.Tensor, places: Sequence[Place]) -> Actions:
@@ -119,14 +119,15 @@ class RowSampler:
         return seen.to(device)
 
     def _note(self, places: Sequence[Place], actions: Actions, tokens: torch.Tensor) -> None:
-        logprobs = actions.logits.log_softmax(-1).gather(-1, tokens).squeeze(-1).tolist()
-        packed = pack_mask(actions.allowed).cpu() if self.records else None
+        logprobs = actions.logprobs(tokens).tolist()
+        sets = actions.token_sets().to("cpu") if self.records else None
         drifts = None if actions.mass_drift is None else actions.mass_drift.tolist()
         for index, (place, token) in enumerate(zip(places, tokens.squeeze(-1).tolist(), strict=True)):
             self._choices[place.row][place.position] = Choice(
                 token,
                 logprobs[index],
-                None if packed is None else packed[index],
+                sets,
+                index,
                 None if drifts is None else drifts[index],
             )
 
@@ -151,10 +152,6 @@ class RowSampler:
         if not stops:
             ends = torch.tensor(self.settings.always_allowed, dtype=torch.long)
             ended = (torch.isin(ids, ends) & mask_from_lengths(lengths, ids.shape[1])).any(-1)
-        packed = None
-        if self.records:
-            sets = [torch.stack([choice.packed for choice in row if choice.packed is not None]) for row in choices]
-            packed = right_pad([row[None] for row in sets], 255).to(device)
         logprobs = right_pad([torch.tensor([[choice.logprob for choice in row]]) for row in choices], 0.0)
         drift = None
         if self.mask is not None and self.mask.is_anchored:
@@ -165,7 +162,17 @@ class RowSampler:
             ids.to(device),
             mask_from_lengths(lengths, ids.shape[1]).to(device),
             False,
-            packed,
+            self._sets(choices).to(device) if self.records else None,
             self.vocab_size,
         )
         return Sample(sequences, ended.to(device), drift, logprobs.to(device))
+
+    def _sets(self, choices: Sequence[Sequence[Choice]]) -> TokenSets:
+        """What was allowed at each position of some rows; every token on padding."""
+        steps = {id(choice.sets): choice.sets for row in choices for choice in row if choice.sets is not None}
+        starts, start = {}, 0
+        for key, sets in steps.items():
+            starts[key], start = start, start + len(sets.sizes)
+        known = TokenSets.concatenated([*steps.values(), TokenSets.everything((1,), self.vocab_size)])
+        places = [torch.tensor([[starts[id(choice.sets)] + choice.index for choice in row]]) for row in choices]
+        return known[right_pad(places, start)]
