@@ -7,7 +7,8 @@
 
 Both take the same optimizer steps (no gradient accumulation: with it TRL takes fewer than it promises) in float32 with
 a value model of its own, which is the only kind that TRL has; ours is measured with a value head on the policy too,
-which with LoRA reads an adapter of its own. Prints a table of medians and of ratios to TRL.
+which with LoRA reads an adapter of its own. Prints a table of medians and of ratios to TRL; with `--floor` also how
+many matrix operations each does, and its time over what they take at the rate of a large matrix product here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, PreTrainedTokenizerFast
 
 from trl_nlpo import NLPOConfig, NLPOTrainer
@@ -41,6 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lora", action="store_true", help="train adapters of rank 16 on all linear layers")
+    parser.add_argument("--floor", action="store_true", help="count operations, in two more runs of each case")
     parser.add_argument("--only", nargs="*", help="cases whose names end with one of these; the first is always there")
     return parser.parse_args()
 
@@ -120,6 +123,24 @@ def seconds_of(train) -> float:
     return time.perf_counter() - start
 
 
+def operations(run, updates: int) -> float:
+    """Floating point operations of matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        run(updates)
+    return float(counter.get_total_flops())
+
+
+def matmul_rate(size: int = 2048) -> float:
+    """Operations a second of a large matrix product: the best of five."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds[1:])
+
+
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
@@ -150,6 +171,14 @@ def main() -> None:
     for name, values in times.items():
         median = statistics.median(values)
         print(f"{name:52s} {median:7.2f} {median / base:6.2f}   {' '.join(f'{value:.2f}' for value in values)}")
+    if not args.floor:
+        return
+    rate = matmul_rate()
+    print(f"\n{'a matrix product of 2,048 rows: GFLOP/s':52s} {rate / 1e9:7.1f}")
+    for name, run in cases.items():
+        count = (operations(run, 3) - operations(run, 1)) / 2
+        median = statistics.median(times[name])
+        print(f"{name:52s} {count / 1e9:7.0f} GFLOP, time / floor {median * rate / count:.2f}")
 
 
 if __name__ == "__main__":

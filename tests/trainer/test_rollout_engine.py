@@ -34,13 +34,13 @@ def llama():
     return AutoModelForCausalLM.from_config(config)
 
 
-def trained(folder, engine, lora, **settings):
+def trained(folder, engine, lora, resume=False, **settings):
     args = NLPOConfig(str(folder), rollout_engine=engine, **{**DEFAULTS, "logging_strategy": "steps", **settings})
     subject = NLPOTrainer(
         args, tiny.tokenizer(), llama(), reward_funcs=tiny.length_reward, train_dataset=tiny.prompts(),
         peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None,
     )  # fmt: skip
-    subject.train()
+    subject.train(resume_from_checkpoint=resume)
     return subject
 
 
@@ -55,6 +55,39 @@ def test_a_run_on_vllm_is_the_run_on_transformers(tmp_path, lora, sync_steps):
     assert all(row["nlpo/first_ratio_deviation"] < 1e-4 for row in logs[1])
     assert all(row["nlpo/engine_deviation"] < 1e-4 for row in logs[1])
     assert not any("nlpo/engine_deviation" in row for row in logs[0])
+
+
+def weights_of(subject) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in subject.policy_and_value.named_parameters()}
+
+
+@pytest.mark.slow
+def test_an_engine_that_dies_in_a_rollout_leaves_a_whole_checkpoint_that_resumes_to_the_same_weights(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip("vllm")
+    from trl_nlpo import _vllm
+
+    settings = {"mask_sync_steps": 20, "save_strategy": "steps", "save_steps": 1}
+    unbroken = weights_of(trained(tmp_path / "unbroken", "vllm", True, **settings))
+    sampled, calls = _vllm.generate, []
+
+    def dying(*args):
+        calls.append(args)
+        # The first is the trial at the start.
+        if len(calls) == 3:
+            raise RuntimeError("the engine is gone\nand this is a second line")
+        return sampled(*args)
+
+    monkeypatch.setattr(_vllm, "generate", dying)
+    with pytest.raises(UserError, match="resume the run") as raised:
+        trained(tmp_path / "broken", "vllm", True, **settings)
+    assert "\n" not in str(raised.value)
+    monkeypatch.setattr(_vllm, "generate", sampled)
+    resumed = trained(tmp_path / "broken", "vllm", True, resume=True, **settings)
+    assert len(calls) == 3
+    for name, weight in weights_of(resumed).items():
+        torch.testing.assert_close(weight, unbroken[name], rtol=0, atol=0)
 
 
 def test_an_old_mask_without_lora_is_refused_before_training(tmp_path):

@@ -10,11 +10,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from support import tiny
+from trl_nlpo import _vllm
 from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
 from trl_nlpo.algorithm.draws import row_draws
 from trl_nlpo.algorithm.engines.generate import TransformersEngine
 from trl_nlpo.algorithm.engines.vllm import VLLMEngine, check_engine
 from trl_nlpo.errors import UserError
+from trl_nlpo.functional.masking import top_p_mask
 from trl_nlpo.models.masking_policy import MaskingPolicy
 
 
@@ -129,6 +131,46 @@ def test_an_old_mask_gives_the_tokens_and_sets_of_the_transformers_engine(adapte
         assert_equal_samples(engine, policy, masking_policy, TOP_P, seed=seed)
     masking_policy.sync()
     assert_equal_samples(engine, policy, masking_policy, TOP_P)
+
+
+@pytest.mark.slow
+def test_frequencies_of_the_engine_follow_the_distribution_under_an_old_mask(adapted):
+    # 3,000 rows with the same prompt: chi-squared with at most 40 degrees of freedom, 99.99 % below 82.1.
+    policy, engine = adapted
+    masking_policy = MaskingPolicy(policy, None)
+    move(policy, 5)
+    masking_policy.policy_moved()
+    with masking_policy.model() as masking_model, torch.no_grad():
+        masks = masking_model(input_ids=torch.tensor([[5, 6]])).logits[0, -1] / 0.9
+    with torch.no_grad():
+        scaled = policy(input_ids=torch.tensor([[5, 6]])).logits[0, -1] / 0.9
+    allowed = top_p_mask(masks, 0.8)
+    allowed[1] = True
+    expected = scaled.masked_fill(~allowed, float("-inf")).softmax(-1) * 3000
+    sampling = SamplingSettings(1, 0.9, stop_token_ids=(1,))
+    engine.sync(policy, masking_policy)
+    samples = engine.sample([[5, 6]] * 3000, row_draws(0, range(3000), 1), sampling, TOP_P, 3000)
+    found = torch.cat([sample.sequences.completion_ids for sample in samples]).flatten().bincount(minlength=41)
+    inside = expected > 0
+    assert found[~inside].sum() == 0
+    assert 1 < int(inside.sum()) < 41
+    assert ((found - expected)[inside].square() / expected[inside]).sum() < 82.1
+
+
+@pytest.mark.slow
+def test_pairs_that_the_engine_splits_for_want_of_memory_are_sampled_again(monkeypatch):
+    pytest.importorskip("vllm")
+    start, groups = _vllm.start, []
+    # A cache for a few tokens: rows are thrown out in mid-completion and computed again later.
+    monkeypatch.setattr(_vllm, "start", lambda *args, **settings: start(*args, **settings, num_gpu_blocks_override=4))
+    policy = with_lora()
+    engine, generate = _engine(policy, "default"), VLLMEngine._generate
+    monkeypatch.setattr(VLLMEngine, "_generate", lambda self, rows: groups.append(rows) or generate(self, rows))
+    masking_policy = MaskingPolicy(policy, None)
+    move(policy)
+    masking_policy.policy_moved()
+    assert_equal_samples(engine, policy, masking_policy, TOP_P)
+    assert len(groups) > 1
 
 
 @pytest.mark.slow
