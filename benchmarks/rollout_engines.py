@@ -1,5 +1,8 @@
 """Rollouts with vLLM against `generate`, on the same machine with the same prompts and draws; prints the ratio.
 
+Completions that differ begin to do so where a draw lies at the edge between two tokens, or a set's mass at `top_p`, and
+the two compute logits that differ by rounding: it prints how near the edge each of them was.
+
 python benchmarks/rollout_engines.py [--model FOLDER] [--rows 32] [--tokens 48] [--rounds 3]
 """
 
@@ -17,6 +20,7 @@ from trl_nlpo.algorithm.distribution import MaskSettings, SamplingSettings
 from trl_nlpo.algorithm.draws import row_draws
 from trl_nlpo.algorithm.engines.generate import TransformersEngine
 from trl_nlpo.algorithm.engines.vllm import VLLMEngine
+from trl_nlpo.algorithm.generation import Sample
 from trl_nlpo.models.masking_policy import MaskingPolicy
 
 
@@ -60,6 +64,30 @@ def main() -> None:
             f"{name}: transformers {times['transformers']:.2f} s, vllm with its sync {times['vllm']:.2f} s, ratio "
             f"{times['vllm'] / times['transformers']:.2f}; {same:.0%} of the completions equal"
         )
+        apart = distances_from_edges(policy, samples["transformers"], samples["vllm"], draws, mask)
+        print("  from the edge, where they begin to differ:", " ".join(f"{value:.0e}" for value in apart))
+
+
+@torch.no_grad()
+def distances_from_edges(policy, ours: Sample, theirs: Sample, draws: torch.Tensor, mask: MaskSettings) -> list[float]:
+    """Of each pair of completions that differ, in probability: how far the draw is from the share of the other token,
+    or the mass of the likeliest tokens from `top_p`, whichever is nearer."""
+    first, second = ours.sequences, theirs.sequences
+    logits = policy(input_ids=torch.cat([first.prompt_ids, first.completion_ids], 1)).logits.double()
+    logits = logits[:, first.prompt_ids.shape[1] - 1 : -1]
+    found = []
+    for row in (first.completion_ids != second.completion_ids).any(-1).nonzero().flatten().tolist():
+        place = int((first.completion_ids[row] != second.completion_ids[row]).int().argmax())
+        actions, near = logits[row, place], []
+        if first.token_sets is not None:
+            masses = actions.softmax(-1).sort(descending=True).values.cumsum(-1)
+            near.append(float((masses - mask.top_p).abs().min()))
+            actions = actions.masked_fill(~first.token_sets[row, place].mask(), float("-inf"))
+        ends, other = actions.softmax(-1).cumsum(-1), int(second.completion_ids[row, place])
+        is_later = other > int(first.completion_ids[row, place])
+        near.append(abs(float((ends[other - 1] if is_later else ends[other]) - draws[row, place])))
+        found.append(min(near))
+    return found
 
 
 def _model(folder: str | None) -> torch.nn.Module:
