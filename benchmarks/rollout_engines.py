@@ -1,6 +1,6 @@
 """Rollouts with vLLM against `generate`, on the same machine with the same prompts and draws; prints the ratio.
 
-Completions that differ begin to do so where a draw lies at the edge between two tokens, or a set's mass at `top_p`, and
+Completions that differ begin to do so where a draw lies at the edge of two tokens, or a set's mass at `top_p`, and
 the two compute logits that differ by rounding: it prints how near the edge each of them was.
 
 python benchmarks/rollout_engines.py [--model FOLDER] [--rows 32] [--tokens 48] [--rounds 3]
