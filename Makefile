@@ -1,6 +1,7 @@
 # make quickstart: a small language model learns from a reward, in minutes, without network.
 # make test:       all tests.
 # make check:      format, lint, types and the fast tests, as before every commit.
+# make docs:       the site of the documents, in site/; a broken link fails.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ CPU_BUDGET ?= 120
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: quickstart test check format clean
+.PHONY: quickstart test check format docs clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/trl-nlpo run recipes/quickstart.yaml --overwrite
@@ -31,8 +32,11 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(INSTALLED)
+	$(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
 
 # PyTorch first: what the other packages would bring is another build of it.
 $(INSTALLED):

@@ -43,9 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lora", action="store_true", help="train adapters of rank 16 on all linear layers")
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="time of the processor, not of the clock"
-    )
+    parser.add_argument("--cpu-time", action="store_true", help="time of the processor, not of the clock")
     parser.add_argument("--floor", action="store_true", help="count operations, in two more runs of each case")
     parser.add_argument("--only", nargs="*", help="cases whose names end with one of these; the first is always there")
     return parser.parse_args()
