@@ -77,9 +77,11 @@ def resolves(name):
 
 def stale(text):
     """What a document names and the repository does not have."""
+    # Files that the document has its reader write.
+    written = {*WRITTEN_BY_A_RUN, *re.findall(r'^```\w+ title="(.+)"$', text, re.MULTILINE)}
     for name in quoted(text):
         if re.fullmatch(r"[\w./-]*\w\.py|[\w./-]+/", name):
-            if name not in WRITTEN_BY_A_RUN and not is_there(name):
+            if name not in written and not is_there(name):
                 yield name
         elif re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./-]+", name):
             if not is_there(name):
