@@ -79,7 +79,8 @@ def link(found: re.Match[str], source_folder: str, site_folder: str) -> str:
 
 def on_page_content(html: str, **_: Any) -> str:
     """Docstrings write names of classes in brackets, which here are no links."""
-    return re.sub(r"\[(<code>[^<]+</code>)\]", r"\1", html)
+    html = re.sub(r"\[(<code>[^<]+</code>)\]", r"\1", html)
+    return re.sub(r"<code>\[`~?([^`<]+)`\]", r"<code>\1", html)
 
 
 def settings() -> str:
