@@ -28,8 +28,8 @@ OURS: dict[str, set[str]] = {
     "__init__": {"config", "former_names", "trainer"},
     "__main__": {"cli"},
     "cli": {
-        "collection", "experiment", "grid", "human_study", "launch", "recipes", "reward_training",
-        "storage/json_lines", "tasks", "unexpected", "__version__",
+        "collection", "experiment", "grid", "human_study", "launch", "metrics", "recipes", "reward_training",
+        "rewards", "storage/json_lines", "tasks", "unexpected", "__version__",
     },
     # What the command line says of errors that are no `UserError`.
     "unexpected": set(),

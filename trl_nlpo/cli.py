@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 import warnings
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import Annotated, Any, Optional
 
 import typer
@@ -24,7 +26,7 @@ _INTERRUPTED = 130
 app = typer.Typer(
     name="trl-nlpo",
     help="Reinforcement learning of text generators with a critic: PPO and NLPO for TRL.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -133,6 +135,7 @@ def _print_error(message: str, code: int) -> int:
     "and overrides the file: trl-nlpo run quickstart --learning_rate 1e-4 --output_dir runs/faster",
 )
 def run(
+    context: typer.Context,
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="RECIPE [--KEY VALUE]...")] = None,  # noqa: UP045
     config: Annotated[Optional[str], typer.Option(help="The recipe, as in TRL's commands.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and print it resolved.")] = False,
@@ -141,7 +144,12 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in output_dir: its results, checkpoints and models.")
     ] = False,
+    help_all: Annotated[bool, typer.Option("--help-all", help="This help, with all keys of a recipe.")] = False,
 ) -> None:
+    if help_all:
+        typer.echo(context.get_help())
+        _print_keys([])
+        return
     from .recipes.recipe import load_recipe
 
     name, overrides = _recipe_and_overrides(arguments or [], config)
@@ -537,6 +545,26 @@ def analyse(
     typer.echo(f"The report is {folder / 'analysis.html'}; all numbers are in {folder / 'analysis.json'}.")
 
 
+@app.command(
+    help="Keys of a recipe: meaning, values, default, and what switches each off. NAMEs are parts of keys' names: "
+    "trl-nlpo keys kl",
+)
+def keys(names: Annotated[Optional[list[str]], typer.Argument(metavar="[NAME]...")] = None) -> None:  # noqa: UP045
+    _print_keys(names or [])
+
+
+def _print_keys(names: list[str]) -> None:
+    from .recipes.key_list import key_lines, keys_named
+
+    for line, is_heading in key_lines(keys_named(names), _width()):
+        typer.secho(line, bold=is_heading)
+
+
+def _width() -> int:
+    """Of the screen, in characters; 80 where there is none. Longer lines are hard to read."""
+    return min(get_terminal_size().columns, 100)
+
+
 @app.command(help="Tasks that recipes can name: GRUE's seven and those of installed packages.")
 def tasks() -> None:
     from .tasks import get_task, task_names
@@ -544,6 +572,34 @@ def tasks() -> None:
     names = task_names()
     for name in names:
         typer.echo(f"{name:<{max(map(len, names))}}  {get_task(name).summary}")
+
+
+@app.command(
+    help="Rewards that recipes can name: range, needs and options. NAMEs are parts of names: trl-nlpo rewards rouge"
+)
+def rewards(names: Annotated[Optional[list[str]], typer.Argument(metavar="[NAME]...")] = None) -> None:  # noqa: UP045
+    from .rewards.listing import ANYTHING_ELSE, reward_entries
+
+    _print_entries("reward", reward_entries(), names or [], ANYTHING_ELSE)
+
+
+@app.command(
+    help="Metrics that recipes can name: range, direction, needs and options. NAMEs are parts of names: trl-nlpo "
+    "metrics bleu"
+)
+def metrics(names: Annotated[Optional[list[str]], typer.Argument(metavar="[NAME]...")] = None) -> None:  # noqa: UP045
+    from .metrics.listing import ANYTHING_ELSE, metric_entries
+
+    _print_entries("metric", metric_entries(), names or [], ANYTHING_ELSE)
+
+
+def _print_entries(what: str, entries: list[Any], names: list[str], anything_else: str) -> None:
+    from .metrics.listing import entries_named, entry_lines
+
+    for line in entry_lines(entries_named(what, entries, names), _width(), explains=bool(names)):
+        typer.echo(line)
+    if not names:
+        typer.echo(f"\n{fill(anything_else, _width())}")
 
 
 @app.command(help="Recipes that ship with the package.")

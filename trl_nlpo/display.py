@@ -25,6 +25,19 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def in_yamls_words(text: str) -> str:
+    """Text about Python's values in the words of YAML, which recipes are written in.
+
+    Example:
+        >>> in_yamls_words("None: as True; a function that returned None")
+        'null: as true; a function that returned None'
+    """
+    for python, ours in (("None", "null"), ("True", "true"), ("False", "false")):
+        # What a function returns is Python's.
+        text = re.sub(rf"(?<!returned )\b{python}\b", ours, text)
+    return text
+
+
 def markdown(text: str) -> str:
     r"""Text that Markdown shows as it is, in one line, in a cell of a table too.
 

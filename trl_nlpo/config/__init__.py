@@ -1,6 +1,6 @@
 """The settings of training: ours, what each inherited one does here, and what other trainers call them."""
 
-from .nlpo import NLPOConfig, described_fields
+from .nlpo import NLPOConfig, described_fields, range_of
 
 
-__all__ = ["NLPOConfig", "described_fields"]
+__all__ = ["NLPOConfig", "described_fields", "range_of"]

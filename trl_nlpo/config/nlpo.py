@@ -517,6 +517,11 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Any], bool], str], ...] = (
 """Settings that contradict each other, and how that is said."""
 
 
+def range_of(name: str) -> str | None:
+    """What is checked of the value of a setting, in words: `"a number in (0, 1]"`; None where only its type is."""
+    return next((wanted for names, _, wanted in _RULES if name in names), None)
+
+
 def _recomputes(args: Any) -> bool:
     return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 

@@ -77,6 +77,11 @@ def metric_class(name: str) -> type[Metric]:
     return found
 
 
+def fixed_options(name: str) -> dict[str, Any]:
+    """The options that a built-in metric's name decides: of `bleu3`, how long n-grams are. Nothing for other metrics."""
+    return dict(_METRICS.get(name, ("", {}))[1])
+
+
 def get_metric(name: str, **options: Any) -> Metric:
     """A metric by its name or by the dotted path of a subclass of [`metrics.base.Metric`].
 
@@ -87,8 +92,7 @@ def get_metric(name: str, **options: Any) -> Metric:
     Raises:
         UserError: nothing of that name, no such option, or a package or model that is not there.
     """
-    _, fixed = _METRICS.get(name, ("", {}))
-    return instantiate(metric_class(name), name, options, fixed, "metric")
+    return instantiate(metric_class(name), name, options, fixed_options(name), "metric")
 
 
 def check_metric(name: str, options: dict[str, Any]) -> None:
@@ -100,8 +104,7 @@ def check_metric(name: str, options: dict[str, Any]) -> None:
     if "." in name and name not in _METRICS:
         check_attribute(name, f"metric {name!r}")
         return
-    _, fixed = _METRICS.get(name, ("", {}))
-    check_options(metric_class(name), name, options, fixed, "metric")
+    check_options(metric_class(name), name, options, fixed_options(name), "metric")
 
 
 def load(name: str, **options: Any) -> Any:

@@ -192,8 +192,9 @@ class RecipeArguments:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} is {value}, but must be positive.")
-        if self.supervised_weight_decay < 0:
-            raise UserError(f"supervised_weight_decay is {self.supervised_weight_decay}, but must not be negative.")
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}, but must not be negative.")
 
     def reward_functions(self) -> list[Any]:
         """The functions that `rewards` names. A name with a slash is a classifier's and stays one: trainers load it.
@@ -243,3 +244,11 @@ _POSITIVE = (
     "num_attention_heads",
     "max_position_embeddings",
 )
+_NOT_NEGATIVE = ("supervised_weight_decay",)
+
+
+def range_of(name: str) -> str | None:
+    """What is checked of the value of one of the fields, in words; None where only its type is."""
+    if name in _POSITIVE:
+        return "greater than 0"
+    return "0 or more" if name in _NOT_NEGATIVE else None

@@ -11,7 +11,7 @@ from ..naming import did_you_mean
 from .values import WrongValueError, convert
 
 
-_REFUSED = {
+COMPUTED = {
     "sft_model_path": "model_name_or_path",
     "reward_model_path": "rewards",
     "batch_size": "per_device_train_batch_size and gradient_accumulation_steps",
@@ -26,7 +26,7 @@ _REFUSED = {
 """Fields of `NLPOConfig` that are computed or that only other scripts read, and what to set instead."""
 
 
-def recipe_fields(classes: Sequence[type], refused: Container[str] = _REFUSED) -> dict[str, tuple[Any, Any]]:
+def recipe_fields(classes: Sequence[type], refused: Container[str] = COMPUTED) -> dict[str, tuple[Any, Any]]:
     """Every key that a recipe may have: its type, and the values it is restricted to (or None)."""
     fields = {}
     for cls in reversed(classes):
@@ -49,9 +49,11 @@ def converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, Any
     Raises:
         UserError: an unknown key, one that a recipe may not set, or a value of another type.
     """
-    if key in _REFUSED and key not in fields:
-        raise UserError(f"{where}: {key!r} is not a key of a recipe; set {_REFUSED[key]} instead.")
+    if key in COMPUTED and key not in fields:
+        raise UserError(f"{where}: {key!r} is not a key of a recipe; set {COMPUTED[key]} instead.")
     if key not in fields:
+        if (there := name_here(key)) and there.rpartition(" ")[2] in fields:
+            raise UserError(f"{where}: unknown key {key!r}: {there}.")
         hint = did_you_mean(key, fields) or f": it is not one of the {len(fields)} keys of a recipe."
         raise UserError(f"{where}: unknown key {key!r}{hint}")
     hint, choices = fields[key]
@@ -59,3 +61,28 @@ def converted(key: str, value: Any, where: str, fields: dict[str, tuple[Any, Any
         return convert(value, hint, choices)
     except WrongValueError as error:
         raise UserError(f"{where}: {key} is {value!r}, but must be {error}.") from None
+
+
+def name_here(key: str) -> str | None:
+    """What a recipe has instead of a key that it may not set, or of a name that another trainer has; None for others.
+
+    Returns:
+        `"use kl_coef"`.
+    """
+    from ..config.names_elsewhere import SETTINGS
+
+    if key in COMPUTED:
+        return f"set {COMPUTED[key]} instead"
+    there = _ELSEWHERE.get(key) or SETTINGS.get(key)
+    return there if there and there.startswith("use ") else None
+
+
+_ELSEWHERE = {
+    "model": "use model_name_or_path",
+    "model_name": "use model_name_or_path",
+    "dataset": "use dataset_name",
+    "reward_funcs": "use rewards",
+    "reward_fn": "use rewards",
+    "tokenizer": "use model_name_or_path, whose tokenizer is taken",
+}
+"""Names that are no trainer's setting but a recipe's key: what to write instead."""

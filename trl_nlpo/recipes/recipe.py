@@ -133,7 +133,7 @@ def _build(path: Path, given: _Given, environment: dict[str, str]) -> Recipe:
 
     from ..config import NLPOConfig
 
-    fields = recipe_fields(_classes())
+    fields = recipe_fields(classes_of_keys())
     values = {key: converted(key, value, where, fields) for key, (value, where) in given.items()}
     values |= _defaults(values, path)
     # Resuming is not part of the recipe that reproduces a run.
@@ -156,12 +156,12 @@ def _build(path: Path, given: _Given, environment: dict[str, str]) -> Recipe:
 def _with_key(error: Exception, path: Path, given: _Given, values: dict[str, Any]) -> str:
     """What is wrong, with the key that it is about: where the error names none, found by leaving out one at a time."""
     text = one_line(error)
-    if any(key in text for key in recipe_fields(_classes())):
+    if any(key in text for key in recipe_fields(classes_of_keys())):
         return f"{_where(path)}: {text}"
     for key, (value, where) in given.items():
         rest = {name: kept for name, kept in values.items() if name != key}
         try:
-            for cls in _classes():
+            for cls in classes_of_keys():
                 _instance(cls, rest)
         except Exception:
             continue
@@ -169,7 +169,8 @@ def _with_key(error: Exception, path: Path, given: _Given, values: dict[str, Any
     return f"{_where(path)}: {text} (it is about one of {', '.join(given)})"
 
 
-def _classes() -> tuple[type, ...]:
+def classes_of_keys() -> tuple[type, ...]:
+    """The dataclasses whose fields are the keys of a recipe; a name that two have is the first one's."""
     from trl import ModelConfig
 
     from ..config import NLPOConfig
@@ -179,20 +180,24 @@ def _classes() -> tuple[type, ...]:
 
 def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Values that recipes have unless they say otherwise, and those that the algorithm decides."""
-    defaults: dict[str, Any] = {
-        "output_dir": str(Path("runs") / path.stem),
-        "report_to": "none",
-        "save_steps": 0.25,
-        "save_total_limit": 2,
-        "num_sample_generations": 0,
-    }
+    defaults: dict[str, Any] = {"output_dir": str(Path("runs") / path.stem), **RECIPE_DEFAULTS}
     if values.get("load_best_model_at_end"):
         # transformers wants a checkpoint at every evaluation that may turn out the best.
         defaults["save_steps"] = values.get("eval_steps", 500)
-    if values.get("stop_token_id") is None:
-        defaults["stop_token"] = "eos"
+    if values.get("stop_token_id") is not None:
+        del defaults["stop_token"]
     found = {key: value for key, value in defaults.items() if values.get(key) is None}
     return found | Algorithm.parse(values.get("algorithm", RecipeArguments.algorithm)).settings
+
+
+RECIPE_DEFAULTS: dict[str, Any] = {
+    "report_to": "none",
+    "save_steps": 0.25,
+    "save_total_limit": 2,
+    "num_sample_generations": 0,
+    "stop_token": "eos",
+}
+"""Defaults of recipes that are not the trainer's, besides `output_dir`, which is named for the recipe."""
 
 
 def _check_together(arguments: RecipeArguments, model: ModelConfig, training: NLPOConfig) -> None:

@@ -15,6 +15,7 @@ from .arguments import RecipeArguments
 from .files import read_yaml
 from .recipe import Recipe
 from .specs import parse_rewards
+from .values import as_yaml
 
 
 _FREE = (
@@ -118,9 +119,4 @@ def _defaults() -> dict[str, Any]:
 
 
 def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
-    return "; ".join(f"{key}: {_shown(old)} -> {_shown(new)}" for key, (old, new) in changes.items())
-
-
-def _shown(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return "; ".join(f"{key}: {as_yaml(old)} -> {as_yaml(new)}" for key, (old, new) in changes.items())

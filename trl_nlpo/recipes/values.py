@@ -10,6 +10,8 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+import yaml
+
 
 _MOST_NAMED = 12
 """Choices that an error message lists; thirty optimizers would fill the screen."""
@@ -69,6 +71,27 @@ def expected(members: Sequence[Any], choices: Sequence[Any]) -> str:
             dict.fromkeys(_WORDS[kind] for member in members if (kind := get_origin(member) or member) in _WORDS)
         )
     return " or ".join([*words, "null"] if type(None) in members else words)
+
+
+def described(hint: Any, choices: Sequence[str] | None = None, most: int = _MOST_NAMED) -> str:
+    """What a type takes, in words.
+
+    Args:
+        hint, choices: as for [`convert`].
+        most (`int`): where there are more choices than these, their number is given instead.
+    """
+    members = _members(hint)
+    every = list(choices) if choices else _choices(members)
+    if len(every) <= most:
+        return expected(members, every)
+    return f"one of {len(every)} names{' or null' if type(None) in members else ''}"
+
+
+def as_yaml(value: Any) -> str:
+    """A value in one line of YAML."""
+    plain = value.value if isinstance(value, enum.Enum) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

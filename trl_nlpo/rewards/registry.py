@@ -29,6 +29,12 @@ def built_in_names() -> list[str]:
     return sorted({*_BUILT_IN, *metric_names()})
 
 
+def reward_class(name: str) -> type:
+    """The class of a built-in reward that is no metric."""
+    found: type = import_attribute(_BUILT_IN[name], f"reward {name!r}")
+    return found
+
+
 def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
     """A reward function by its name or dotted path.
 
@@ -50,7 +56,7 @@ def get_reward(name: str, **options: Any) -> Callable[..., list[float | None]]:
         [0.6666666666666666]
     """
     if name in _BUILT_IN:
-        return _from_class(import_attribute(_BUILT_IN[name], f"reward {name!r}"), name, options)
+        return _from_class(reward_class(name), name, options)
     if name in metric_names():
         return MetricReward(get_metric(name, **options))
     if name.startswith(_EVALUATE):
@@ -68,7 +74,7 @@ def check_reward(name: str, options: dict[str, Any]) -> None:
         UserError: nothing of that name, or a built-in has no such option.
     """
     if name in _BUILT_IN:
-        check_options(import_attribute(_BUILT_IN[name], f"reward {name!r}"), name, options, {}, "reward")
+        check_options(reward_class(name), name, options, {}, "reward")
     elif name in metric_names():
         check_metric(name, options)
     elif not name.startswith(_EVALUATE):
