@@ -13,7 +13,7 @@ from accelerate import PartialState
 from ..algorithm.batch_plan import BatchPlan
 from ..data.splits import Splits
 from ..errors import UserError
-from ..recipes.recipe import Recipe
+from ..recipes.recipe import Recipe, placing_mistakes
 from ..storage.run_folder import check_free
 from ..storage.run_lock import check_not_taken
 from ..trainer.checkpoints import check_checkpoint
@@ -31,15 +31,17 @@ def check_before_start(recipe: Recipe, overwrite: bool = False) -> None:
     Raises:
         UserError: the first that cannot work.
     """
-    recipe.arguments.check_functions()
+    with placing_mistakes(recipe):
+        recipe.arguments.check_functions()
     _check_folder(recipe, overwrite)
-    _check_paths(recipe)
-    _check_trackers(recipe.training.report_to)
-    _check_ranges(recipe)
-    for name in _critic(recipe).values():
-        SavedCritic(name)
-    if recipe.algorithm.reinforces:
-        check_optimizer_settings(recipe.training)
+    with placing_mistakes(recipe):
+        _check_paths(recipe)
+        _check_trackers(recipe.training.report_to)
+        _check_ranges(recipe)
+        for name in _critic(recipe).values():
+            SavedCritic(name)
+        if recipe.algorithm.reinforces:
+            check_optimizer_settings(recipe.training)
 
 
 def check_batches(recipe: Recipe, splits: Splits) -> None:

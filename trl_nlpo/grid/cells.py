@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..recipes import algorithms
 from ..recipes.algorithms import Algorithm
 from ..recipes.files import find_recipe
+from ..recipes.overrides import parse_overrides, without_keys
 from ..recipes.recipe import load_recipe
 from ..recipes.stages_of_keys import decide_the_start
 from ..secrets import is_secret_name, redacted_words
@@ -168,7 +169,9 @@ def parse_variant(text: str) -> Variant:
 
 def keys_of(grid: Grid, cell: Cell) -> list[str]:
     """Words for the keys by which a cell's recipe differs from the task's; the same in whatever folder the grid is."""
-    words = [*grid.overrides, *cell.variant.overrides]
+    own = parse_overrides(cell.variant.overrides)
+    # A list that both have is the variant's, not both together.
+    words = [*without_keys(grid.overrides, own), *cell.variant.overrides]
     return [*words, "--algorithm", cell.variant.algorithm.name, "--seed", str(cell.seed)]
 
 

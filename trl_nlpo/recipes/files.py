@@ -53,6 +53,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: a syntax error (with its line), a key that occurs twice, or no mapping.
     """
+    return read_yaml_with_lines(path)[0]
+
+
+def read_yaml_with_lines(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The mapping in a YAML file, read safely, and the line that each of its keys is in, counted from 1.
+
+    Raises:
+        UserError: as [`read_yaml`].
+    """
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -61,7 +70,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}.") from None
     try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
+        loader = _UniqueKeyLoader(text)
+        node = loader.get_single_node()
+        content = None if node is None else loader.construct_document(node)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"{path}, line {line}: the character {text[error.position]!a} is not allowed.") from None
@@ -72,7 +83,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not readable as YAML: {one_line(error)}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping of keys to values, not {type(content).__name__}.")
-    return {str(key): value for key, value in content.items()}
+    lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+    return {str(key): value for key, value in content.items()}, lines
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

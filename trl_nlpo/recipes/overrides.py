@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, TypeVar
 
 import yaml
 
 from ..errors import UserError, one_line
 from .keys import converted, recipe_fields
+from .values import Repeated, Words
 
 
 T = TypeVar("T")
@@ -17,26 +18,43 @@ T = TypeVar("T")
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """`--key value`, `--key=value`, `--key a b c` (a list) and a lone `--key` (true); hyphens are underscores.
 
-    A list's words may be mappings: `--metrics rouge '{"name": "bleu", "lowercase": true}'`.
+    A list's words may be mappings: `--metrics rouge '{"name": "bleu", "lowercase": true}'`. A key that is there
+    several times has all its values, as [`Repeated`].
 
     Raises:
         UserError: a word that belongs to no key, or that begins as a mapping and is none.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, list[list[str]]] = {}
     key = None
     for word in words:
         if word.startswith("--") and len(word) > 2:
             key, equals, value = word[2:].partition("=")
             key = key.replace("-", "_")
-            found[key] = [value] if equals else []
+            found.setdefault(key, []).append([value] if equals else [])
         elif key is None:
             raise UserError(f"unexpected {word!r}: recipe keys are given as `--key value`.")
         else:
-            found[key].append(word)
-    return {
-        key: True if not words else words[0] if len(words) == 1 else [_entry(key, word) for word in words]
-        for key, words in found.items()
-    }
+            found[key][-1].append(word)
+    values = {key: [_value(key, given) for given in times] for key, times in found.items()}
+    return {key: given[0] if len(given) == 1 else Repeated(given) for key, given in values.items()}
+
+
+def _value(key: str, words: list[str]) -> Any:
+    if len(words) < 2:
+        return words[0] if words else True
+    return Words(_entry(key, word) for word in words)
+
+
+def without_keys(words: Sequence[str], keys: Container[str]) -> list[str]:
+    """The words of a command line but those of some keys."""
+    kept: list[str] = []
+    keeps = True
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            keeps = word[2:].partition("=")[0].replace("-", "_") not in keys
+        if keeps:
+            kept.append(word)
+    return kept
 
 
 def words_of(cls: type, words: Sequence[str]) -> tuple[list[str], list[str]]:

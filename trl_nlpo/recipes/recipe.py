@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,11 @@ from ..secrets import note_secrets, without_secret_keys
 from ..tasks.registry import get_task
 from .algorithms import Algorithm
 from .arguments import RecipeArguments
-from .files import find_recipe, read_yaml
+from .files import find_recipe, read_yaml_with_lines
 from .keys import converted, recipe_fields
 from .overrides import parse_overrides
 from .presets import preset_values
+from .values import last
 
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
     from ..config import NLPOConfig
 
+
+COMMAND_LINE = "command line"
+"""Where a value was given, for messages."""
 
 _Given = dict[str, tuple[Any, str]]
 """Values by key, each with where it was given: a file, the command line, a task or a preset."""
@@ -44,6 +50,8 @@ class Recipe:
         model (`trl.ModelConfig`): which model, quantization and adapters.
         resolved (`dict`): every key that was given or that differs from the defaults, in the file's order, without
             secrets; a recipe that reproduces the run.
+        places (`dict[str, str]`): where each key was given, for messages: a line of the file, `"command line"`, or a
+            task.
     """
 
     name: str
@@ -52,6 +60,7 @@ class Recipe:
     training: NLPOConfig
     model: ModelConfig
     resolved: dict[str, Any]
+    places: dict[str, str] = field(default_factory=dict)
 
     @property
     def algorithm(self) -> Algorithm:
@@ -70,16 +79,18 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: whatever is wrong with either, in one line.
     """
     path = find_recipe(name)
-    values = read_yaml(path)
+    values, lines = read_yaml_with_lines(path)
     note_secrets(values)
-    environment = _environment(values.pop("env", None), path)
+    environment = _environment(values.pop("env", None), _line(path, lines.get("env")))
     try:
         # Before torch and transformers are imported: they read some of these then.
         os.environ.update(environment)
     except (OSError, ValueError) as error:
-        raise UserError(f"{_where(path)}: env has a name or value that cannot be set ({error}).") from None
-    in_file = {key: (value, _where(path)) for key, value in values.items()}
-    in_words = {key: (value, "command line") for key, value in parse_overrides(overrides).items()}
+        raise UserError(
+            f"{_line(path, lines.get('env'))}: env has a name or value that cannot be set ({error})."
+        ) from None
+    in_file = {key: (value, _line(path, lines.get(key))) for key, value in values.items()}
+    in_words = {key: (value, COMMAND_LINE) for key, value in parse_overrides(overrides).items()}
     note_secrets({key: value for key, (value, _) in in_words.items()})
     return _build(path, _with_task_and_preset(in_file, in_words), environment)
 
@@ -92,6 +103,7 @@ def _with_task_and_preset(in_file: _Given, in_words: _Given) -> _Given:
     together = {**in_file, **in_words}
     name, where = together.get("task", (None, ""))
     preset, preset_where = together.get("preset", (None, ""))
+    name, preset = last(name), last(preset)
     of_task: _Given = {}
     of_preset: _Given = {}
     if name is not None:
@@ -134,6 +146,7 @@ def _build(path: Path, given: _Given, environment: dict[str, str]) -> Recipe:
     from ..config import NLPOConfig
 
     fields = recipe_fields(classes_of_keys())
+    places = {key: where for key, (_, where) in given.items()}
     values = {key: converted(key, value, where, fields) for key, (value, where) in given.items()}
     values |= _defaults(values, path)
     # Resuming is not part of the recipe that reproduces a run.
@@ -150,15 +163,16 @@ def _build(path: Path, given: _Given, environment: dict[str, str]) -> Recipe:
     except Exception as error:
         # transformers and TRL check fields with every kind of exception; all of them are about the values.
         raise UserError(_with_key(error, path, given, values)) from error
-    return Recipe(path.stem, path, arguments, training, model, resolved)
+    return Recipe(path.stem, path, arguments, training, model, resolved, places)
 
 
 def _with_key(error: Exception, path: Path, given: _Given, values: dict[str, Any]) -> str:
     """What is wrong, with the key that it is about: where the error names none, found by leaving out one at a time."""
     text = one_line(error)
     if any(key in text for key in recipe_fields(classes_of_keys())):
-        return f"{_where(path)}: {text}"
-    for key, (value, where) in given.items():
+        return _placed(text, {key: where for key, (_, where) in given.items()}, _where(path))
+    # Of several without which all would be well, what the command line added is the likelier mistake.
+    for key, (value, where) in sorted(given.items(), key=lambda item: item[1][1] != COMMAND_LINE):
         rest = {name: kept for name, kept in values.items() if name != key}
         try:
             for cls in classes_of_keys():
@@ -167,6 +181,33 @@ def _with_key(error: Exception, path: Path, given: _Given, values: dict[str, Any
             continue
         return f"{where}: {key} is {value!r}: {text}"
     return f"{_where(path)}: {text} (it is about one of {', '.join(given)})"
+
+
+def _placed(text: str, places: Mapping[str, str], otherwise: str) -> str:
+    """A message behind the place of the keys that it is about: whose value it has, or else the first that it names."""
+    named = {key: found.end() for key in places if (found := re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text))}
+    in_order = sorted(named, key=lambda key: named[key])
+    has_value = [key for key in in_order if re.match(r" (is |has )?['\"\[{\d.-]", text[named[key] :])]
+    about = list(dict.fromkeys(places[key] for key in has_value or in_order[:1]))
+    for number, place in enumerate(about[1:], start=1):
+        # "own.yaml, line 4 and line 5"
+        file, comma, line = place.rpartition(", line ")
+        if comma and about[0].startswith(f"{file}, line "):
+            about[number] = f"line {line}"
+    return f"{' and '.join(about) or otherwise}: {text}"
+
+
+@contextlib.contextmanager
+def placing_mistakes(recipe: Recipe) -> Iterator[None]:
+    """Put before the message of a `UserError` where the key was given that it is about.
+
+    Args:
+        recipe ([`Recipe`])
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(_placed(str(error), recipe.places, _where(recipe.path))) from error
 
 
 def classes_of_keys() -> tuple[type, ...]:
@@ -222,12 +263,16 @@ def _instance(cls: type, values: dict[str, Any]) -> Any:
     return cls(**_own(cls, values))
 
 
-def _environment(env: Any, path: Path) -> dict[str, str]:
+def _environment(env: Any, where: str) -> dict[str, str]:
     if env is None:
         return {}
     if not isinstance(env, dict):
-        raise UserError(f"{_where(path)}: env must be a mapping of environment variables to values, not {env!r}.")
+        raise UserError(f"{where}: env must be a mapping of environment variables to values, not {env!r}.")
     return {str(key): str(value) for key, value in env.items()}
+
+
+def _line(path: Path, number: int | None) -> str:
+    return _where(path) if number is None else f"{_where(path)}, line {number}"
 
 
 def _where(path: Path) -> str:

@@ -6,6 +6,7 @@ import difflib
 import enum
 import json
 import math
+import re
 import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
@@ -24,6 +25,19 @@ class WrongValueError(ValueError):
     """A value that does not fit; the message says what would: "a whole number"."""
 
 
+class Words(list[Any]):
+    """What a command line gives for a key in several words: texts, or mappings."""
+
+
+class Repeated(list[Any]):
+    """What a command line gives for a key that it has several times, once each."""
+
+
+def last(value: Any) -> Any:
+    """The value that counts where a key has only one."""
+    return value[-1] if isinstance(value, Repeated) else value
+
+
 def convert(value: Any, hint: Any, choices: Sequence[str] | None = None) -> Any:
     """`value` as the type `hint`.
 
@@ -31,7 +45,8 @@ def convert(value: Any, hint: Any, choices: Sequence[str] | None = None) -> Any:
     and YAML 1.1 takes `1e-4` for text. Its `no`, which it takes for false, is "no" where that is a choice.
 
     Args:
-        value: what was given; a list of texts from several words on the command line.
+        value: what was given; [`Words`] and [`Repeated`] from a command line. A list may be spelled `a,b`,
+            `[a, b]`, as several words, or by giving the key again; of a key without a list the last counts.
         hint: a type: `int`, `float`, `bool`, `str`, `Literal`, an enum, `list[...]`, `dict`, or a union of these.
         choices (`Sequence[str]`, *optional*): the only values allowed.
 
@@ -41,14 +56,16 @@ def convert(value: Any, hint: Any, choices: Sequence[str] | None = None) -> Any:
     members = _members(hint)
     choices = list(choices) if choices else _choices(members)
     optional = type(None) in members
+    takes_list = any((get_origin(member) or member) is list for member in members)
+    value = value if takes_list else last(value)
     if value is None or (isinstance(value, str) and value.lower() == "null"):
         return _required(None, optional, members, choices)
     if choices:
         return _choice(value, choices, optional, members)
     if isinstance(value, str) and value.lower() == "none" and optional and str not in members:
         return None
-    if str not in members and any((get_origin(member) or member) is list for member in members):
-        value = _as_list(value)
+    if takes_list:
+        value = _as_list(value, members, choices)
     for member in sorted(members, key=_strictness):
         converter = _CONVERTERS.get(get_origin(member) or member)
         if converter is None:
@@ -168,33 +185,65 @@ def _str(value: Any, _: Any) -> str:
 
 
 def _list(value: Any, hint: Any) -> list[Any]:
-    items = _json(value, "[")
-    if not isinstance(items, list):
+    if not isinstance(value, list):
         raise WrongValueError
     arguments = get_args(hint)
-    return [convert(item, arguments[0]) for item in items] if arguments else items
+    return [convert(item, arguments[0]) for item in value] if arguments else list(value)
 
 
-def _as_list(value: Any) -> Any:
-    """A single value where only a list will do, unless it is a list in JSON (or an attempt at one)."""
-    is_list = isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
-    return value if is_list else [value]
+def _as_list(value: Any, members: Sequence[Any], choices: Sequence[Any]) -> Any:
+    """The list that a value spells, where a list fits; a value that spells none and may be one is left as it is."""
+    takes_text = str in members or dict in members
+    if isinstance(value, (Words, Repeated)):
+        return [item for word in value for item in _items_of(word, members, choices)]
+    if isinstance(value, str):
+        items = _items_of(value, members, choices)
+        is_one = len(items) == 1 and not value.lstrip().startswith("[")
+        return items[0] if is_one and takes_text else items
+    return value if isinstance(value, list) or takes_text else [value]
+
+
+def _items_of(word: Any, members: Sequence[Any], choices: Sequence[Any]) -> list[Any]:
+    """The entries that a word of a list stands for: `a`, `a,b`, `[a, b]`, `{name: a},{name: b}`."""
+    if isinstance(word, (Words, list)):
+        return [item for inner in word for item in _items_of(inner, members, choices)]
+    if not isinstance(word, str):
+        return [word]
+    is_bracketed = word.lstrip().startswith("[")
+    # A regular expression may have commas too.
+    if not is_bracketed and ("," not in word or _PATTERN.search(word)) and not word.lstrip().startswith("{"):
+        return [word]
+    text = word if is_bracketed else f"[{word}]"
+    try:
+        # Of texts the spelling counts (`no`, `1e-4`), and only what is in mappings has types of its own.
+        plain, typed = yaml.load(text, Loader=yaml.BaseLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        plain, typed = None, None
+    if not isinstance(plain, list) or not isinstance(typed, list) or "" in plain:
+        raise WrongValueError(expected(members, choices))
+    return [mean if isinstance(mean, (dict, list)) else said for said, mean in zip(plain, typed, strict=True)]
+
+
+_PATTERN = re.compile(r"[()\\|*^$+?]")
 
 
 def _dict(value: Any, _: Any) -> dict[str, Any]:
-    parsed = _json(value, "{")
+    parsed = _mapping_in(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
     if not isinstance(parsed, dict):
         raise WrongValueError
     return parsed
 
 
-def _json(value: Any, opening: str) -> Any:
-    if isinstance(value, str) and value.lstrip().startswith(opening):
-        try:
-            return json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
-            raise WrongValueError from None
-    return value
+def _mapping_in(text: str) -> Any:
+    """What is written as JSON, or else as YAML, which needs fewer quotes."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        pass
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise WrongValueError from None
 
 
 def _strictness(member: Any) -> int:

@@ -70,7 +70,9 @@ class RewardModelArguments:
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter, which is merged in the end."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapter."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapter, times 1 / lora_r."})
-    lora_target_modules: str = field(default="all-linear", metadata={"help": "Layers that get an adapter."})
+    lora_target_modules: str | list[str] = field(
+        default="all-linear", metadata={"help": "Layers that get an adapter: 'all-linear', or names."}
+    )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for more time."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
     vocab_size: int = field(default=4000, metadata={"help": "Of the tokenizer that is trained with random weights."})
