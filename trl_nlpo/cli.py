@@ -611,6 +611,28 @@ def recipes() -> None:
         typer.echo(f"{name:<{max(map(len, shipped))}}  {summary(path)}")
 
 
+@app.command(
+    help="Make a recipe of a YAML file of RL4LMs, key by key, and say what has no counterpart: trl-nlpo convert "
+    "old.yml --out recipe.yaml",
+)
+def convert(
+    file: Annotated[str, typer.Argument(metavar="FILE")],
+    out: Annotated[Optional[str], typer.Option(help="The recipe's file. Default: print it.")] = None,  # noqa: UP045
+) -> None:
+    from pathlib import Path
+
+    from .recipes.rl4lms import convert_file
+
+    made = convert_file(Path(file))
+    for note in made.notes:
+        typer.echo(f"trl-nlpo: {printable(note)}.", err=True)
+    if out is None:
+        typer.echo(made.text(), nl=False)
+        return
+    made.write(Path(out))
+    typer.echo(f"The recipe is {out}. Check it: trl-nlpo run {out} --dry-run")
+
+
 @app.callback(invoke_without_command=True)
 def _no_command(
     context: typer.Context,

@@ -32,7 +32,7 @@ def test_values_are_read_as_the_type_of_their_key(tmp_path, key, given, value):
 @pytest.mark.parametrize(
     ("keys", "parts"),
     [
-        ({"learnin_rate": 1}, ["own.yaml: unknown key 'learnin_rate', did you mean 'learning_rate'?"]),
+        ({"learnin_rate": 1}, ["own.yaml, line 3: unknown key 'learnin_rate', did you mean 'learning_rate'?"]),
         ({"zzzz": 1}, ["unknown key 'zzzz'"]),
         ({"metrics": [{"name": "bleu", "weight": 2.0}]}, ["metrics: 'bleu' has a weight, but metrics are"]),
         ({"learning_rate": "fast"}, ["learning_rate is 'fast', but must be a number"]),
@@ -44,7 +44,7 @@ def test_values_are_read_as_the_type_of_their_key(tmp_path, key, given, value):
         ({"eval_strategy": "often"}, ["eval_strategy is 'often', but must be one of 'no', 'steps', 'epoch'"]),
         ({"optim": "adamv"}, ["optim is 'adamv', but must be one of ", " names (did you mean 'ada"]),
         ({"dtype": "float8"}, ["dtype is 'float8', but must be one of 'auto', 'bfloat16'"]),
-        ({"mask_top_p": 2.0}, ["own.yaml: mask_top_p is 2.0, but must be a number in (0, 1]"]),
+        ({"mask_top_p": 2.0}, ["own.yaml, line 4: mask_top_p is 2.0, but must be a number in (0, 1]"]),
         ({"generation_kwargs": "{top_k: 50"}, ["generation_kwargs is not valid JSON"]),
         ({"reward_weights": [1.0]}, ["'reward_weights' is not a key of a recipe; set rewards: [{name"]),
         ({"batch_size": 8}, ["'batch_size' is not a key of a recipe; set per_device_train_batch_size"]),

@@ -158,6 +158,6 @@ def test_garbage_in_a_recipe_is_a_users_mistake_and_nothing_else(tmp_path_factor
 
 def test_a_complaint_of_transformers_that_names_no_key_gets_the_one_it_is_about(tmp_path):
     path = recipe_file(tmp_path, seed=1, accelerator_config="no_such_file.json")
-    assert "own.yaml: accelerator_config is 'no_such_file.json': " in message(path)
+    assert "own.yaml, line 5: accelerator_config is 'no_such_file.json': " in message(path)
     path = recipe_file(tmp_path, seed=1)
     assert message(path, "--accelerator_config", "none.json").startswith("command line: accelerator_config is ")

@@ -78,7 +78,7 @@ def metric_class(name: str) -> type[Metric]:
 
 
 def fixed_options(name: str) -> dict[str, Any]:
-    """The options that a built-in metric's name decides: of `bleu3`, how long n-grams are. Nothing for other metrics."""
+    """The options that a built-in metric's name decides: of `bleu3`, the n-grams' length. Nothing for others."""
     return dict(_METRICS.get(name, ("", {}))[1])
 
 

@@ -15,8 +15,8 @@ INHERITED_HELP: dict[str, str] = {
     "model_revision": "Branch, tag or commit of a model on the Hub.",
     "dtype": "Type of the weights in memory; 'auto' is that of the saved model. Mixed precision (bf16) computes in "
     "another type than it stores.",
-    "attn_implementation": "Which implementation of attention to use, such as 'sdpa' or 'flash_attention_2' (a package "
-    "of its own). null: transformers chooses.",
+    "attn_implementation": "Which implementation of attention to use, such as 'sdpa' or 'flash_attention_2' (a "
+    "package of its own). null: transformers chooses.",
     # Adapters and quantization.
     "use_peft": "Train a LoRA adapter instead of all weights. Policy, reference, mask and value function then share "
     "one base model.",

@@ -104,7 +104,8 @@ NEVER_OFF = frozenset({
     "completion_column", "bnb_4bit_quant_storage", "attn_implementation", "data_seed", "eval_steps", "hub_model_id",
     "hub_revision", "hub_token", "run_name", "bf16", "mask_top_k", "ddp_backend", "ddp_bucket_cap_mb",
     "lora_target_modules", "model_adapter_name", "ref_adapter_name", "total_episodes", "trackio_bucket_id",
-    "hub_private_repo", "stop_token", "tf32", "critic_lam", "critic_learning_rate", "cliprange_high", "vllm_max_model_length",
+    "hub_private_repo", "stop_token", "tf32", "critic_lam", "critic_learning_rate", "cliprange_high",
+    "vllm_max_model_length",
     "kl_horizon", "eval_generation_kwargs", "positive_nll_threshold", "dataset_config", "stop_token_id",
     "logging_dir",
 })  # fmt: skip

@@ -107,7 +107,7 @@ def described(hint: Any, choices: Sequence[str] | None = None, most: int = _MOST
 def as_yaml(value: Any) -> str:
     """A value in one line of YAML."""
     plain = value.value if isinstance(value, enum.Enum) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
