@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -158,6 +159,37 @@ def test_help_is_quick_because_it_imports_neither_torch_nor_transformers():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment, check=True)
     assert loaded.stdout.strip() == "set()"
+
+
+def commands(group, before=()):
+    """The words of every command."""
+    for name, found in group.commands.items():
+        yield (*before, name)
+        if hasattr(found, "commands"):
+            yield from commands(found, (*before, name))
+
+
+@pytest.mark.parametrize("words", [(), *commands(typer.main.get_command(cli.app))], ids=" ".join)
+def test_help_is_there_under_both_names_for_every_command(words):
+    short, long = (runner.invoke(cli.app, [*words, option]) for option in ("-h", "--help"))
+    assert (short.exit_code, long.exit_code) == (0, 0)
+    assert short.output == long.output
+    assert "Usage: " in short.output
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "found"), [("trl-nlpo re", 1, ["rewards", "recipes"]), ("trl-nlpo study an", 2, ["analyse"])]
+)
+def test_a_shell_completes_commands(line, number, found):
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "_TRL_NLPO_COMPLETE": "complete_bash", "COMP_WORDS": line,
+        "COMP_CWORD": str(number),
+    }  # fmt: skip
+    code = "import sys; sys.argv = ['trl-nlpo']; from trl_nlpo.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60, check=True
+    )
+    assert result.stdout.split() == found
 
 
 def test_version_and_env_tell_what_is_installed():

@@ -161,3 +161,60 @@ def test_a_complaint_of_transformers_that_names_no_key_gets_the_one_it_is_about(
     assert "own.yaml, line 5: accelerator_config is 'no_such_file.json': " in message(path)
     path = recipe_file(tmp_path, seed=1)
     assert message(path, "--accelerator_config", "none.json").startswith("command line: accelerator_config is ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "words", "says"),
+    [
+        ({"max_steps": 1.5}, [], "own.yaml, line 3: max_steps is 1.5"),
+        ({}, ["--max_steps", "1.5"], "command line: max_steps is '1.5'"),
+        ({"max_steps": 1.5}, ["--max_steps", "2.5"], "command line: max_steps is '2.5'"),
+        ({"mask_top_p": 2}, [], "own.yaml, line 3: mask_top_p is 2.0"),
+        ({}, ["--mask_top_p", "2"], "command line: mask_top_p is 2.0"),
+        (
+            {"num_train_epochs": 1},
+            ["--max_steps", "-5"],
+            "command line: max_steps is -5, but must be at least 1, or -1",
+        ),
+        (
+            {"critic_warmup_steps": 5},
+            ["--max_steps", "3"],
+            "own.yaml, line 3 and command line: critic_warmup_steps is 5",
+        ),
+        ({"critic_warmup_steps": 5, "max_steps": 3}, [], "own.yaml, line 3 and line 4: critic_warmup_steps is 5"),
+        ({"load_in_8bit": True}, ["--load_in_4bit", "true"], "command line: load_in_4bit is True: "),
+        ({"use_peft": True, "algorithm": "ppo"}, [], "own.yaml, line 3: use_peft needs a model"),
+        ({"beta": 0.1}, [], "own.yaml, line 3: unknown key 'beta': use kl_coef."),
+        ({}, ["--model_name", "x"], "command line: unknown key 'model_name': use model_name_or_path."),
+        ({"task": "imdbb"}, [], "own.yaml, line 3: unknown task 'imdbb', did you mean 'imdb'?"),
+        ({}, ["--task", "imdbb"], "command line: unknown task 'imdbb', did you mean 'imdb'?"),
+        ({"env": ["A=1"]}, [], "own.yaml, line 3: env must be a mapping"),
+        ({"metrics": [{"name": "bleu", "weight": 2}]}, [], "own.yaml, line 3: metrics: 'bleu' has a weight"),
+        ({}, ["--rewards", '{"weight": 2}'], "command line: rewards has the entry {'weight': 2}"),
+    ],
+)
+def test_a_mistake_is_blamed_on_the_line_of_the_file_or_the_command_line(tmp_path, monkeypatch, keys, words, says):
+    monkeypatch.chdir(tmp_path)
+    text = "dataset_name: quickstart\nrewards: [pleasant_sentence]\n" + "".join(
+        yaml.safe_dump({key: value}, default_flow_style=True).strip("{}\n") + "\n" for key, value in keys.items()
+    )
+    assert message(recipe_file(tmp_path, text), *words).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words", "says"),
+    [
+        ({"rewards": ["rougel"]}, [], "own.yaml, line 2: rewards: unknown reward 'rougel', did you mean 'rougeL'?"),
+        ({}, ["--rewards", "rougel"], "command line: rewards: unknown reward 'rougel', did you mean 'rougeL'?"),
+        ({"judge_model": "./none"}, [], "own.yaml, line 3: judge_model './none' is not there"),
+        ({}, ["--report_to", "wandbb"], "command line: report_to has 'wandbb'; take none, all, or some of "),
+    ],
+)
+def test_what_is_found_before_the_run_begins_is_blamed_on_it_too(tmp_path, monkeypatch, keys, words, says):
+    from trl_nlpo.experiment.before_start import check_before_start
+
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(recipe_file(tmp_path, **keys), words)
+    with pytest.raises(UserError) as caught:
+        check_before_start(recipe)
+    assert str(caught.value).startswith(says)

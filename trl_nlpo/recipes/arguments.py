@@ -155,9 +155,13 @@ class RecipeArguments:
         default=4096,
         metadata={"help": "Without model_name_or_path: size of the vocabulary of a tokenizer trained for the run."},
     )
-    hidden_size: int = field(default=256, metadata={"help": "Without model_name_or_path: width."})
-    num_hidden_layers: int = field(default=4, metadata={"help": "Without model_name_or_path: layers."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Without model_name_or_path: attention heads."})
+    hidden_size: int = field(
+        default=256, metadata={"help": "Without model_name_or_path: width of the model's states."}
+    )
+    num_hidden_layers: int = field(default=4, metadata={"help": "Without model_name_or_path: number of layers."})
+    num_attention_heads: int = field(
+        default=4, metadata={"help": "Without model_name_or_path: number of attention heads."}
+    )
     max_position_embeddings: int = field(
         default=256,
         metadata={"help": "Without model_name_or_path: maximum number of tokens of prompt and completion together."},

@@ -81,7 +81,7 @@ def read_yaml_with_lines(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise UserError(f"{path}, line {line}: {error.problem or 'not YAML'}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable as YAML: {one_line(error)}.") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path} must hold a mapping of keys to values, not {type(content).__name__}.")
     lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
     return {str(key): value for key, value in content.items()}, lines

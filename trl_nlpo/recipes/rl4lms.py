@@ -200,7 +200,14 @@ def _lengths(source: _Source, made: Conversion) -> None:
         ]
     if source.take("env.args.terminate_on_eos", True) is not True:
         made.notes.append("env.args.terminate_on_eos false: a completion ends at its EOS token always")
-    made.entries.append(("response_length", source.response_length(), "Most tokens of a completion."))
+    length = source.response_length()
+    made.entries.append(("response_length", length, "Most tokens of a completion."))
+    episode = source.whole("env.args.max_episode_length", 100)
+    if episode != length or not source.has("alg.policy.args.generation_kwargs.max_new_tokens"):
+        made.notes.append(
+            f"max_new_tokens and env.args.max_episode_length {episode}: one length, {length}; in RL4LMs a completion "
+            "that ended without EOS before the episode earned nothing"
+        )
 
 
 def _rewards(source: _Source, made: Conversion) -> None:
@@ -346,19 +353,20 @@ def _kl(source: _Source, made: Conversion) -> None:
 
 
 def _mask(source: _Source, made: Conversion) -> None:
-    def take(name: str, default: Any) -> Any:
-        """A setting of the mask, which is the algorithm's or the policy's."""
-        found = [source.take(f"alg.{part}.{name}", _MISSING) for part in ("args", "policy.args")]
-        return next((value for value in found if value is not _MISSING), default)
+    def at(name: str) -> str:
+        """Where the file has a setting of the mask, which is the algorithm's or the policy's."""
+        places = [f"alg.{part}.{name}" for part in ("args", "policy.args")]
+        return next((place for place in places if source.has(place)), places[0])
 
-    kind, top = take("mask_type", "learned_top_k"), take("top_mask", None)
-    least, updates = take("min_tokens_to_keep", 100), take("target_update_iterations", 1000)
+    kind, top = source.take(at("mask_type"), "learned_top_k"), source.number(at("top_mask"), None)
+    least, updates = source.whole(at("min_tokens_to_keep"), 100), source.whole(at("target_update_iterations"), 1000)
     if source.text("alg.id") != "nlpo":
         return
     if kind == "learned_top_p":
         made.entries += [("mask_strategy", "top_p", ""), ("mask_top_p", 0.9 if top is None else top, "")]
     else:
-        made.entries += [("mask_strategy", "top_k", ""), ("mask_top_k", 100 if top is None else int(top), "")]
+        number = source.whole(at("top_mask"), 100)
+        made.entries += [("mask_strategy", "top_k", ""), ("mask_top_k", number, "")]
         if kind != "learned_top_k":
             made.notes.append(
                 f"mask_type {kind!r}: there is no mask by the policy's own scores (top_k in generation_kwargs is "
