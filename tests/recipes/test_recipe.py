@@ -182,7 +182,7 @@ def test_a_complaint_of_transformers_that_names_no_key_gets_the_one_it_is_about(
             "own.yaml, line 3 and command line: critic_warmup_steps is 5",
         ),
         ({"critic_warmup_steps": 5, "max_steps": 3}, [], "own.yaml, line 3 and line 4: critic_warmup_steps is 5"),
-        ({"load_in_8bit": True}, ["--load_in_4bit", "true"], "command line: load_in_4bit is True: "),
+        ({"load_in_8bit": True}, ["--load_in_4bit", "true"], "command line: load_in_4bit is 'true': "),
         ({"use_peft": True, "algorithm": "ppo"}, [], "own.yaml, line 3: use_peft needs a model"),
         ({"beta": 0.1}, [], "own.yaml, line 3: unknown key 'beta': use kl_coef."),
         ({}, ["--model_name", "x"], "command line: unknown key 'model_name': use model_name_or_path."),
@@ -206,7 +206,7 @@ def test_a_mistake_is_blamed_on_the_line_of_the_file_or_the_command_line(tmp_pat
     [
         ({"rewards": ["rougel"]}, [], "own.yaml, line 2: rewards: unknown reward 'rougel', did you mean 'rougeL'?"),
         ({}, ["--rewards", "rougel"], "command line: rewards: unknown reward 'rougel', did you mean 'rougeL'?"),
-        ({"judge_model": "./none"}, [], "own.yaml, line 3: judge_model './none' is not there"),
+        ({"judge_model": "./none"}, [], "own.yaml, line 4: judge_model './none' is not there"),
         ({}, ["--report_to", "wandbb"], "command line: report_to has 'wandbb'; take none, all, or some of "),
     ],
 )

@@ -175,9 +175,12 @@ def test_no_setting_is_dropped_silently(tmp_path):
 
     base = converted(tmp_path)
     # Values that two places give, of which one counts, and those whose meaning is what is done anyway.
-    alike = {"env.args.prompt_truncation_side", "alg.policy.args.prompt_truncation_side", "alg.policy.args.generation_kwargs.do_sample",
-             "env.args.terminate_on_eos", "tokenizer.model_name", "alg.policy.id", "reward_fn.args.shaping_fn",
-             "train_evaluation.metrics", "reward_fn.id", "datapool.id", "alg.id"}  # fmt: skip
+    alike = {
+        "alg.id", "alg.policy.id", "alg.policy.args.generation_kwargs.do_sample", "alg.policy.args.mask_type",
+        "alg.policy.args.prompt_truncation_side", "datapool.id", "env.args.prompt_truncation_side",
+        "env.args.terminate_on_eos", "reward_fn.id", "reward_fn.args.shaping_fn", "tokenizer.model_name",
+        "train_evaluation.metrics", "train_evaluation.generation_kwargs.max_new_tokens",
+    }  # fmt: skip
     for dotted in leaves(OLD):
         without = converted(tmp_path, (dotted, None)) if dotted not in alike | {"alg.policy.args.model_name"} else None
         assert without is None or (values(without), without.notes) != (values(base), base.notes), dotted
@@ -187,6 +190,7 @@ def test_no_setting_is_dropped_silently(tmp_path):
         ("alg.policy.args.generation_kwargs.do_sample", False),
         ("env.args.terminate_on_eos", False),
         ("tokenizer.model_name", "another"),
+        ("train_evaluation.generation_kwargs.max_new_tokens", 30),
         ("alg.policy.id", "my_policy"),
         ("reward_fn.args.shaping_fn", "my_shape"),
     ]:
