@@ -57,6 +57,10 @@ OURS: dict[str, set[str]] = {
         "algorithm", "config", "evaluation", "functional", "hub", "launch", "models", "prompts", "records", "storage",
         "_trl",
     },
+    # Another face over the same rooms, for old scripts.
+    "legacy": {
+        "algorithm", "config", "functional", "launch", "models", "records", "trainer/setup",
+    },
     # The trainer pushes, and a recipe prints the line that loads what was saved or pushed.
     "hub": set(),
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
@@ -162,6 +166,7 @@ PACKAGES: dict[str, set[str]] = {
     "config/inherited_settings": set(),
     "config/names_elsewhere": set(),
     "launch": {"torch", "accelerate", "transformers", "deepspeed"},
+    "legacy": {"accelerate", "huggingface_hub", "numpy", "peft", "safetensors", "torch", "transformers"},
     "launch/library_output": {"datasets", "transformers"},
     "trainer": {"torch", "accelerate", "transformers", "numpy", "peft", "rich", "safetensors", "wandb"},
     "cli": {"typer", "yaml", "accelerate"},
@@ -190,7 +195,7 @@ PACKAGES: dict[str, set[str]] = {
 }  # fmt: skip
 """Part -> packages, besides the standard library."""
 
-OPTIMIZERS = {"trainer", "algorithm/update"}
+OPTIMIZERS = {"trainer", "algorithm/update", "legacy"}
 """Parts that may import `torch.optim`."""
 
 OF_TRL = {

@@ -6,7 +6,7 @@ Nothing here takes a gradient, knows a reward or an optimizer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -68,26 +68,62 @@ def collect_rollout(
     Returns:
         [`Rollout`], on the policy's device.
     """
-    samples, evaluations = [], []
     sampled = _samples(model, batch, masking_policy, sampling, mask, seed, forward_batch_size, engine, first_row)
     # Closed at once if an evaluation fails: what comes then, such as a checkpoint, is outside of its modes.
     with contextlib.closing(sampled):
-        for sample in sampled:
-            samples.append(sample)
-            evaluations.append(_evaluate(model, sample, reference, sampling, bootstraps))
+        return evaluate_samples(
+            model,
+            batch,
+            sampled,
+            reference=reference,
+            sampling=sampling,
+            pad_token_id=pad_token_id,
+            decode=decode,
+            bootstraps=bootstraps,
+        )
+
+
+@torch.no_grad()
+def evaluate_samples(
+    model: PolicyAndValue,
+    batch: PromptBatch,
+    samples: Iterable[Sample],
+    *,
+    reference: Output,
+    sampling: SamplingSettings,
+    pad_token_id: int,
+    decode: Decode,
+    bootstraps: bool = False,
+) -> Rollout:
+    """What policy, reference and value function say of completions, whoever sampled them.
+
+    Args:
+        model ([`PolicyAndValue`]): the policy and its value function, in evaluation mode.
+        batch ([`PromptBatch`]): B prompts.
+        samples: completions of some of them at a time, in their order.
+        sampling ([`SamplingSettings`]): as the completions were sampled.
+        reference, pad_token_id, decode, bootstraps: as in [`collect_rollout`].
+
+    Returns:
+        [`Rollout`], on the policy's device.
+    """
+    seen, evaluations = [], []
+    for sample in samples:
+        seen.append(sample)
+        evaluations.append(_evaluate(model, sample, reference, sampling, bootstraps))
     names = [name for name in evaluations[0] if name != "final_values"]
     columns: dict[str, Any] = {
         name: right_pad([evaluation[name] for evaluation in evaluations], 0.0) for name in names
     }
     if bootstraps:
         columns["final_values"] = torch.cat([found["final_values"] for found in evaluations])
-    sets = [sample.sequences.token_sets for sample in samples if sample.sequences.token_sets is not None]
-    known: dict[str, Any] = {**vars(joined_completions(batch, samples, pad_token_id, decode)), **columns}
+    sets = [sample.sequences.token_sets for sample in seen if sample.sequences.token_sets is not None]
+    known: dict[str, Any] = {**vars(joined_completions(batch, seen, pad_token_id, decode)), **columns}
     return Rollout(
         **known,
         token_sets=TokenSets.concatenated(sets) if sets else None,
-        vocab_size=samples[0].sequences.vocab_size,
-        is_encoder_decoder=samples[0].sequences.is_encoder_decoder,
+        vocab_size=seen[0].sequences.vocab_size,
+        is_encoder_decoder=seen[0].sequences.is_encoder_decoder,
     )
 
 

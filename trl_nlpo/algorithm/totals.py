@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -86,10 +86,15 @@ class Totals:
         self.num_skipped += 1
         self.skipped_in_a_row += 1
 
-    def stats(self, all_sum: AllSum) -> UpdateStats:
-        """The averages over all processes; NaN of what there was nothing to average over."""
+    def means(self, all_sum: AllSum) -> dict[str, float]:
+        """The averages over all processes, by the names of `OVER`; NaN of what there was nothing to average over."""
         sums = dict(zip(self.NAMES, all_sum(self.sums).tolist(), strict=True))
-        means = {name: sums[name] / (sums[count] or math.nan) for count, names in self.OVER.items() for name in names}
+        return {name: sums[name] / (sums[count] or math.nan) for count, names in self.OVER.items() for name in names}
+
+    def stats(self, all_sum: AllSum) -> UpdateStats:
+        """The record of the update, of the averages over all processes."""
+        found = self.means(all_sum)
+        means: dict[str, Any] = {name: found[name] for names in Totals.OVER.values() for name in names}
         deviation = means.pop("ratio")
         squares = means.pop("ratio_squares")
         anchor, positive = (

@@ -214,14 +214,14 @@ def completion_logits(model: Any, sequences: TokenRows) -> torch.Tensor:
 
 def completion_logits_and_hidden(model: Any, sequences: TokenRows) -> tuple[torch.Tensor, torch.Tensor]:
     """The same logits, and the hidden states `(B, T, H)` that the output layer read; no others are kept."""
-    with _inputs_of(output_layer(model)) as captured:
+    with inputs_of(output_layer(model)) as captured:
         logits = completion_logits(model, sequences)
     return logits, captured[-1][:, -sequences.width :]
 
 
 def completion_hidden_states(model: Any, sequences: TokenRows) -> torch.Tensor:
     """The hidden states `(B, T, H)` alone: the pass is left before the output layer, which costs more than a layer."""
-    with _inputs_of(output_layer(model), leave=True) as captured, contextlib.suppress(_Left):
+    with inputs_of(output_layer(model), leave=True) as captured, contextlib.suppress(_Left):
         completion_logits(model, sequences)
     return captured[-1][:, -sequences.width :]
 
@@ -274,7 +274,8 @@ class _Left(Exception):  # noqa: N818
 
 
 @contextlib.contextmanager
-def _inputs_of(layer: nn.Module, leave: bool = False) -> Iterator[list[torch.Tensor]]:
+def inputs_of(layer: nn.Module, leave: bool = False) -> Iterator[list[torch.Tensor]]:
+    """What a layer reads in the passes inside of the `with`, which it is left to fill; `leave` ends them there."""
     captured: list[torch.Tensor] = []
 
     def capture(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
