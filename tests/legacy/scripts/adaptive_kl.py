@@ -17,7 +17,7 @@ tokenizer = AutoTokenizer.from_pretrained(config.model_name)
 ppo_trainer = PPOTrainer(config, model, tokenizer=tokenizer)
 query_tensors = [torch.tensor([3 + row, 4]) for row in range(32)]
 means, expected = [], config.init_kl_coef
-for _ in range(15):
+for _ in range(10):
     response_tensors = ppo_trainer.generate(
         query_tensors, return_prompt=False, batch_size=32, do_sample=True, max_new_tokens=5, eos_token_id=-1
     )

@@ -16,7 +16,7 @@ ppo_trainer = PPOTrainer(config=config, model=model, ref_model=ref_model, tokeni
 queries = [torch.tensor(tokenizer(" ".join(["w4", "w9", "w21"] * (1 + row % 3)))["input_ids"]) for row in range(16)]
 
 means = []
-for _ in range(18):
+for _ in range(8):
     outputs = ppo_trainer.generate(queries, batch_size=5, do_sample=True, top_p=0.8, max_new_tokens=5)
     responses = [output[len(query) :] for query, output in zip(queries, outputs)]
     rewards = [(response > 20).float().mean() for response in responses]

@@ -11,8 +11,8 @@ from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTra
 
 parser = HfArgumentParser(PPOConfig)
 (ppo_config,) = parser.parse_args_into_dataclasses(
-    ["--model_name", sys.argv[1], "--learning_rate", "2e-2", "--batch_size", "16", "--mini_batch_size", "16",
-     "--optimize_cuda_cache", "true", "--seed", "5", "--ppo_epochs", "2"]
+    ["--model_name", sys.argv[1], "--learning_rate", "3e-2", "--batch_size", "16", "--mini_batch_size", "16",
+     "--optimize_cuda_cache", "true", "--seed", "5", "--ppo_epochs", "4", "--init_kl_coef", "0.02"]
 )  # fmt: skip
 set_seed(ppo_config.seed)
 tokenizer = AutoTokenizer.from_pretrained(ppo_config.model_name)
@@ -24,7 +24,7 @@ ppo_trainer = PPOTrainer(ppo_config, model, ref_model=None, tokenizer=tokenizer,
 
 before = {name: weight.clone() for name, weight in model.named_parameters() if not weight.requires_grad}
 means = []
-for step in range(16):
+for step in range(12):
     query_tensors = [tokenizer(f"w{row} w3", return_tensors="pt").input_ids.squeeze() for row in range(16)]
     response_tensors, ref_response_tensors = ppo_trainer.generate(
         query_tensors, return_prompt=False, generate_ref_response=True, batch_size=16, do_sample=True,

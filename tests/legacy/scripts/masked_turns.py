@@ -10,13 +10,13 @@ from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTra
 
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 model = AutoModelForCausalLMWithValueHead.from_pretrained(sys.argv[1])
-config = PPOConfig(batch_size=16, mini_batch_size=8, learning_rate=1e-2, ppo_epochs=2)
+config = PPOConfig(batch_size=16, mini_batch_size=8, learning_rate=1e-2, ppo_epochs=2, init_kl_coef=0.02)
 trainer = PPOTrainer(config, model, None, tokenizer)
 generation_kwargs = {"do_sample": True, "top_k": 20, "eos_token_id": -1, "max_new_tokens": 3, "return_prompt": False}
 observation = torch.tensor(tokenizer("w0 w1")["input_ids"])
 
 means = []
-for _ in range(18):
+for _ in range(8):
     queries, responses, masks, rewards = [], [], [], []
     for row in range(16):
         query = torch.tensor([3 + row, 8])

@@ -18,7 +18,7 @@ config = PPOConfig(
 trainer = PPOTrainer(config, model, None, tokenizer)
 queries = [torch.tensor([3 + row, 9, 4]) for row in range(16)]
 means = []
-for _ in range(20):
+for _ in range(10):
     responses = trainer.generate(
         queries, return_prompt=False, batch_size=16, do_sample=True, max_new_tokens=5, eos_token_id=-1
     )

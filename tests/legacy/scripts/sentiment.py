@@ -17,15 +17,17 @@ config = PPOConfig(
     batch_size=16,
     mini_batch_size=8,
     ppo_epochs=2,
+    init_kl_coef=0.02,
+    adap_kl_ctrl=False,
     log_with=None,
 )
-POSITIVE = {f"w{i}" for i in range(0, 12)}
+POSITIVE = {f"w{i}" for i in range(12)}
 
 
 def build_dataset(config, input_min_text_length=2, input_max_text_length=6):
     tokenizer = AutoTokenizer.from_pretrained(config.model_name)
     tokenizer.pad_token = tokenizer.eos_token
-    reviews = [" ".join(f"w{(row * 7 + place * 3) % 38}" for place in range(8)) for row in range(128)]
+    reviews = [" ".join(f"w{(row * 7 + place * 3) % 38}" for place in range(8)) for row in range(64)]
     ds = Dataset.from_dict({"review": reviews})
     input_size = LengthSampler(input_min_text_length, input_max_text_length)
 
@@ -50,7 +52,7 @@ tokenizer = AutoTokenizer.from_pretrained(config.model_name)
 tokenizer.pad_token = tokenizer.eos_token
 ppo_trainer = PPOTrainer(config, model, ref_model, tokenizer, dataset=dataset, data_collator=collator)
 
-output_length_sampler = LengthSampler(4, 7)
+output_length_sampler = LengthSampler(3, 6)
 generation_kwargs = {
     "min_length": -1,
     "top_k": 0.0,

@@ -12,7 +12,7 @@ from trl_nlpo.legacy import respond_to_batch
 model = AutoModelForCausalLMWithValueHead.from_pretrained(sys.argv[1])
 model_ref = create_reference_model(model)
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-ppo_config = PPOConfig(batch_size=1, mini_batch_size=1, learning_rate=5e-3)
+ppo_config = PPOConfig(batch_size=1, mini_batch_size=1, learning_rate=5e-3, init_kl_coef=0.02)
 ppo_trainer = PPOTrainer(ppo_config, model, model_ref, tokenizer)
 
 query_tensor = tokenizer.encode("w5 w6 w7", return_tensors="pt")

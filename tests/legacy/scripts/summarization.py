@@ -18,7 +18,7 @@ tokenizer = AutoTokenizer.from_pretrained(config.model_name)
 model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(config.model_name)
 ref_model = create_reference_model(model)
 
-articles = [" ".join(f"w{(row + place) % 12}" for place in range(5)) for row in range(96)]
+articles = [" ".join(f"w{(row + place) % 12}" for place in range(5)) for row in range(64)]
 dataset = Dataset.from_dict({"query": articles})
 dataset = dataset.map(lambda row: {"input_ids": tokenizer(row["query"])["input_ids"]})
 dataset.set_format(type="torch", columns=["input_ids", "query"], output_all_columns=True)
@@ -32,7 +32,7 @@ ppo_trainer = PPOTrainer(config, model, ref_model, tokenizer, dataset=dataset, d
 generation_kwargs = {"top_k": 0.0, "top_p": 1.0, "do_sample": True, "eos_token_id": -1, "max_new_tokens": 5}
 
 means = []
-for epoch in range(3):
+for epoch in range(2):
     for batch in ppo_trainer.dataloader:
         query_tensors = batch["input_ids"]
         response_tensors = ppo_trainer.generate(
