@@ -274,9 +274,7 @@ def test_greedy_tokens_are_said(caplog):
 
 def test_sampled_tokens_are_passed_over_in_silence(caplog):
     trainer = small_trainer(ppo_epochs=1)
-    assert not messages_of(
-        caplog, lambda: trainer.step(queries(), trainer.generate(queries(), **SAMPLING), [1.0] * 4)
-    )
+    assert not messages_of(caplog, lambda: trainer.step(queries(), trainer.generate(queries(), **SAMPLING), [1.0] * 4))
 
 
 def test_several_temperatures_in_a_step_are_refused():

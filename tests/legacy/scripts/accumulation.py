@@ -11,8 +11,8 @@ from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTra
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 model = AutoModelForCausalLMWithValueHead.from_pretrained(sys.argv[1])
 config = PPOConfig(
-    batch_size=16, mini_batch_size=2, gradient_accumulation_steps=4, ppo_epochs=2, learning_rate=1e-2, max_grad_norm=1.0,
-    gradient_checkpointing=True, init_kl_coef=0.02,
+    batch_size=16, mini_batch_size=2, gradient_accumulation_steps=4, ppo_epochs=2, learning_rate=1e-2,
+    max_grad_norm=1.0, gradient_checkpointing=True, init_kl_coef=0.02,
 )  # fmt: skip
 optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
 lr_scheduler = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=0, num_training_steps=40)

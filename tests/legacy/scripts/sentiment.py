@@ -7,8 +7,13 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer, create_reference_model
-from trl_nlpo.legacy import LengthSampler
+from trl_nlpo.legacy import (
+    AutoModelForCausalLMWithValueHead,
+    LengthSampler,
+    PPOConfig,
+    PPOTrainer,
+    create_reference_model,
+)
 
 
 config = PPOConfig(

@@ -2,11 +2,15 @@
 
 import sys
 
-import torch
 from transformers import AutoTokenizer
 
-from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer, create_reference_model
-from trl_nlpo.legacy import respond_to_batch
+from trl_nlpo.legacy import (
+    AutoModelForCausalLMWithValueHead,
+    PPOConfig,
+    PPOTrainer,
+    create_reference_model,
+    respond_to_batch,
+)
 
 
 model = AutoModelForCausalLMWithValueHead.from_pretrained(sys.argv[1])

@@ -6,8 +6,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from trl_nlpo.legacy import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer
-from trl_nlpo.legacy import create_reference_model
+from trl_nlpo.legacy import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer, create_reference_model
 
 
 config = PPOConfig(
@@ -35,9 +34,7 @@ means = []
 for epoch in range(2):
     for batch in ppo_trainer.dataloader:
         query_tensors = batch["input_ids"]
-        response_tensors = ppo_trainer.generate(
-            query_tensors, return_prompt=False, batch_size=8, **generation_kwargs
-        )
+        response_tensors = ppo_trainer.generate(query_tensors, return_prompt=False, batch_size=8, **generation_kwargs)
         batch["response"] = tokenizer.batch_decode(response_tensors, skip_special_tokens=True)
         rewards = []
         for source, summary in zip(batch["query"], batch["response"]):
