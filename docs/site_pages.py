@@ -13,7 +13,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from trl_nlpo.config import NLPOConfig, described_fields
+from trl_nlpo.recipes.key_list import all_keys
 
 
 ROOT = Path(__file__).parent.parent
@@ -84,12 +84,16 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def settings() -> str:
-    """A section per field of `NLPOConfig` that is not inherited unchanged, with its whole help."""
-    lines = ["# Settings", "", "Fields of `NLPOConfig` beside those of `TrainingArguments` and TRL's `PPOConfig`.", ""]
-    for item in described_fields(NLPOConfig):
-        help_text = item.metadata["help"].replace("%%", "%")
-        lines += [f"## `{item.name}`", "", f"Default: `{item.default!r}`", "", help_text, ""]
-    return "\n".join(lines)
+    """A table per theme of what `trl-nlpo keys` says."""
+    lines = ["# Settings", "", "Keys of a recipe; those of training are the fields of `NLPOConfig` too."]
+    theme = ""
+    for key in all_keys():
+        if key.theme != theme:
+            theme = key.theme
+            lines += ["", f"## {theme}", "", "| key | default | values | off | meaning |", "|---|---|---|---|---|"]
+        cells = [f"`{key.name}`", f"`{key.default}`", key.values, f"`{key.off}`" if key.off else "", key.help]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def classes() -> str:
