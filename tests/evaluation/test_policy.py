@@ -195,6 +195,19 @@ def test_an_encoder_decoder_model_is_evaluated_too():
     assert len(evaluation.samples) == 3
 
 
+@pytest.mark.parametrize(
+    ("family", "kwargs"),
+    [
+        ("t5", {"do_sample": False}), ("t5", {"do_sample": False, "num_beams": 3, "min_new_tokens": 2}),
+        ("gpt2", {"do_sample": False, "min_new_tokens": 2}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_restrictions_and_forced_tokens_hold_in_greedy_and_beam_search(family, kwargs):
+    evaluation = evaluate(model=tiny.policy(family).eval(), eval_generation_kwargs=kwargs)
+    assert evaluation.metrics["completions/mean_length"] >= kwargs.get("min_new_tokens", 0)
+
+
 @pytest.mark.parametrize("name", ["score", "num_tokens", "ended", "completion", "prompt"])
 def test_a_reward_function_may_have_any_name(name):
     def reward(completions, **kwargs):

@@ -162,7 +162,9 @@ class _ActionSampler(LogitsProcessor):
         self.masking_policy = masking_policy if moved else None
         self.doubled = masking_policy is not None and moved and masking_policy.in_one_batch
         self.masking_logits = StepwiseLogits(prompt_ids, prompt_mask, sampling.uses_cache)
-        self.records = mask is not None and (self.mask is not None or sampling.restricts_tokens or forces_tokens)
+        is_restricted = self.mask is not None or sampling.restricts_tokens or forces_tokens
+        # What `generate` decides alone (greedy and beam search) passes nothing through here.
+        self.records = mask is not None and is_restricted and not sampling.is_left_to_generate
         self.warpers = sampling.logits_warpers(prompt_ids.device)
         # Apple's GPUs have no float64.
         exactness = torch.float32 if prompt_ids.device.type == "mps" else torch.float64
