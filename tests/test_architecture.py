@@ -38,7 +38,7 @@ OURS: dict[str, set[str]] = {
     "grid": {"data", "launch", "metrics", "recipes", "storage"},
     "experiment": {
         "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
-        "storage", "trainer", "_trl",
+        "storage", "tasks", "trainer", "_trl",
     },
     "collection": {
         "algorithm/draws", "experiment", "human_study", "metrics", "prompts", "recipes", "reward_training", "storage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -90,6 +91,9 @@ def write_recipe(folder, name):
         "model_name_or_path": f"me/start-{family}", "push_to_hub": True, "hub_model_id": f"me/{name}",
         "eval_strategy": "no", "save_strategy": "no", "temperature": 1.0,
     }  # fmt: skip
+    if algorithm != "nlpo":
+        # What is greedy can be asked for again, one prompt at a time; and a template has something to say.
+        keys |= {"eval_generation_kwargs": {"do_sample": False}, "prompt_template": "My aunt: {prompt}"}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(keys))
 
 
@@ -138,15 +142,75 @@ def test_an_adapter_of_a_supervised_model_names_a_base_that_is_pushed_beside_it(
         assert not [path for path in hub.files(f"me/{name}") if path.startswith(("supervised", "_", "checkpoint"))]
 
 
+def code_of(card, language="python"):
+    return re.search(rf"^```{language}\n(.*?)^```", card, re.MULTILINE | re.DOTALL)[1]
+
+
 @pytest.mark.slow
-def test_the_code_of_a_pushed_card_runs(world, tmp_path):
+@pytest.mark.parametrize("name", [name for name in KINDS if name.endswith("supervised-nlpo")])
+def test_the_code_of_a_pushed_card_prints_what_the_run_evaluated(world, tmp_path, name):
+    hub, folder, _ = world
+    code = code_of(hub.files(f"me/{name}")["README.md"].decode())
+    ran = python(code, cwd=tmp_path, environment=hub.environment(tmp_path / "home"))
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    row = json.loads((folder / "runs" / name / "samples.jsonl").read_text().splitlines()[0])
+    assert row["prompt"].startswith("My aunt: ")
+    assert row["supervised+nlpo"]["completion"].strip()
+    assert ran.stdout.strip() == row["supervised+nlpo"]["completion"].strip()
+
+
+@pytest.mark.slow
+def test_the_code_of_all_other_cards_runs_too(world, tmp_path):
     hub, *_ = world
-    codes = []
-    for name, (family, adaptation, _) in KINDS.items():
-        card = hub.files(f"me/{name}")["README.md"].decode()
+    cards = [hub.files(f"me/{name}")["README.md"].decode() for name in KINDS if not name.endswith("supervised-nlpo")]
+    ran = python("\n".join(map(code_of, cards)), cwd=tmp_path, environment=hub.environment(tmp_path / "home"))
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_a_pushed_card_says_what_is_true_of_its_kind_and_no_path(world):
+    hub, folder, _ = world
+    for name, (family, adaptation, algorithm) in KINDS.items():
+        files = hub.files(f"me/{name}")
+        card = files["README.md"].decode()
         assert "None" not in card
         assert ("encoder-decoder" in card) == (family == "t5")
         assert ("PEFT adapter" in card) == (adaptation == "lora")
-        codes.append(card.split("```python\n")[1].split("```")[0])
-    ran = python("\n".join(codes), cwd=tmp_path, environment=hub.environment(tmp_path / "home"))
+        # The model that all began with, also where the reinforced one started from a folder of this machine.
+        assert f"[me/start\\-{family}]" in card
+        base = f"me/{name}-base" if adaptation == "lora" and "+" in algorithm else f"me/start-{family}"
+        data = yaml.safe_load(card.split("---\n")[1])
+        assert data["base_model"] == base
+        assert "datasets" not in data
+        assert str(folder) not in card
+        results = json.loads(files["results.json"])["stages"][algorithm]
+        (entry,) = data["model-index"][0]["results"]
+        found = {metric["type"]: metric["value"] for metric in entry["metrics"]}
+        assert found.keys() == results.keys() - {"seconds"}
+        assert all(value == pytest.approx(results[column], rel=1e-5) for column, value in found.items())
+        assert "2 updates with 8 completions in all" in card
+        assert "![Learning curve](learning_curve.png)" in card
+        assert files["learning_curve.png"].startswith(b"\x89PNG")
+        assert "_card.json" not in files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2-full-supervised-nlpo", "t5-lora-supervised-nlpo"])
+def test_the_commands_of_a_pushed_card_train_it_further(world, tmp_path, name):
+    hub, *_ = world
+    code = code_of(hub.files(f"me/{name}")["README.md"].decode(), "bash")
+    (tmp_path / "trl-nlpo").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m trl_nlpo "$@"\n')
+    (tmp_path / "trl-nlpo").chmod(0o755)
+    environment = hub.environment(tmp_path / "home")
+    environment["PATH"] = os.pathsep.join([str(tmp_path), os.path.dirname(sys.executable), environment["PATH"]])
+    num_commits = len(hub.repositories[f"me/{name}"].commits)
+    ran = subprocess.run(
+        ["bash", "-e", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
+    results = json.loads((tmp_path / f"{name}-further" / "results.json").read_text())["stages"]
+    before = json.loads(hub.files(f"me/{name}")["results.json"])["stages"]
+    # It starts where the run ended.
+    assert results["zero-shot"]["reward"] == pytest.approx(before["supervised+nlpo"]["reward"])
+    assert results.keys() == {"zero-shot", "nlpo"}
+    assert len(hub.repositories[f"me/{name}"].commits) == num_commits

@@ -6,6 +6,7 @@ import copy
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,7 @@ from rich.markup import escape
 from ..data.splits import Splits, load_splits
 from ..display import printable
 from ..evaluation.policy import evaluate_policy
+from ..hub.card import CardFacts
 from ..hub.loading import loading_of
 from ..hub.upload import HubUpload
 from ..launch.kinds import check_launch
@@ -31,12 +33,14 @@ from ..recipes.recipe import Recipe, write_resolved
 from ..recipes.resumed import check_resumed_recipe
 from ..storage.checkpoint_folder import newest_complete_checkpoint
 from ..storage.files import explain_full_disk
+from ..storage.results import RunResults
 from ..storage.run_folder import RunFolder
 from ..storage.run_lock import lock_on
 from ..trainer.best_metric import check_best_metric
 from ..trainer.nlpo import NLPOTrainer
 from .before_start import check_batches, check_before_start
 from .callbacks import MetricsLog, showing_progress
+from .card import with_recipe, with_results
 from .starting_model import adapter_config, starting_model, starting_tokenizer
 from .summary import load_command, results_table
 from .supervised import train_supervised
@@ -179,7 +183,7 @@ def _conclude(run: _Run) -> None:
 
 def _push(run: _Run, trainer: NLPOTrainer) -> None:
     """Push the model, last of all: what the Hub does or does not do, the run is finished and whole."""
-    trainer.push_to_hub(dataset_name=run.recipe.arguments.dataset_name)
+    trainer.push_to_hub()
     name = trainer.hub.repo_id
     # Only the first process pushes.
     if name is not None:
@@ -258,6 +262,7 @@ def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> NLPOTrainer:
     if recipe.algorithm.supervised and trainer.is_peft_model:
         trainer.hub.base = run.supervised_model
     trainer.checkpoints.run_id = run.folder.run
+    trainer.complete_card = partial(with_recipe, recipe=recipe, test=run.splits.test)
     with showing_progress(trainer, name):
         trainer.train(resume_from_checkpoint=_checkpoint(run))
     with explain_full_disk(run.folder.path, "the final model", trainer.run.newest_checkpoint):
@@ -267,7 +272,13 @@ def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> NLPOTrainer:
     judge = _judge(run, _reference(run, trainer))
     with trainer.gathered_weights() as module:
         _evaluate(run, name, module.policy, judge=judge, training_seconds=seconds)
+    trainer.complete_card = partial(_finished_card, run)
+    trainer.create_model_card()
     return trainer
+
+
+def _finished_card(run: _Run, facts: CardFacts) -> CardFacts:
+    return with_results(with_recipe(facts, run.recipe, run.splits.test), RunResults.read(run.folder.path))
 
 
 def _reference(run: _Run, trainer: NLPOTrainer) -> Any:

@@ -22,6 +22,8 @@ class Loading:
         tokenizer_call (`str`): one that gives its tokenizer; `AutoTokenizer` is transformers'.
         is_encoder_decoder (`bool`)
         is_adapter (`bool`)
+        name (`str`): the folder or the repository.
+        revision (`str`, *optional*): of the repository.
     """
 
     imports: tuple[str, ...]
@@ -29,6 +31,8 @@ class Loading:
     tokenizer_call: str
     is_encoder_decoder: bool
     is_adapter: bool
+    name: str
+    revision: str | None = None
 
     @property
     def line(self) -> str:
@@ -70,7 +74,7 @@ def loading(
         imports = ("from peft import PeftModel", f"from transformers import {auto_model}")
         made_base = f"{auto_model}.from_pretrained({_quoted(base or 'BASE MODEL')})"
         call = f"PeftModel.from_pretrained({made_base}, {', '.join(words)})"
-    return Loading(imports, call, tokenizer_call, is_encoder_decoder, adapter is not None)
+    return Loading(imports, call, tokenizer_call, is_encoder_decoder, adapter is not None, name, revision)
 
 
 def loading_of(folder: Path, name: str | None = None, revision: str | None = None) -> Loading:
@@ -83,7 +87,7 @@ def loading_of(folder: Path, name: str | None = None, revision: str | None = Non
         revision (`str`, *optional*): of the repository.
     """
     name = name or str(folder.resolve())
-    adapter = _adapter_folder(folder)
+    adapter = adapter_folder(folder)
     if adapter is None:
         return loading(name, bool(_read(folder / CONFIG_FILE).get("is_encoder_decoder")), revision=revision)
     config = _read(adapter / ADAPTER_CONFIG_FILE)
@@ -97,7 +101,7 @@ def loading_of(folder: Path, name: str | None = None, revision: str | None = Non
     )
 
 
-def _adapter_folder(folder: Path) -> Path | None:
+def adapter_folder(folder: Path) -> Path | None:
     """Where the adapter is; PEFT writes one that is not called "default" into a folder of its name."""
     if (folder / ADAPTER_CONFIG_FILE).is_file():
         return folder

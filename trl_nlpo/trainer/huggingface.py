@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from .._trl import TrainerBase, init_transformers_trainer
 from ..algorithm.batch_plan import BatchPlan
 from ..config import NLPOConfig
 from ..errors import UserError
-from ..hub.card import CardFacts, hub_id, model_card
+from ..hub.card import CARD_NAME, RECORD_NAME, CardFacts, hub_id, model_card
 from ..hub.loading import Loading, loading
 from ..hub.upload import HubRefusal, HubUpload, check_repository
 from ..launch.environment import versions
@@ -42,6 +42,7 @@ from ..records import Estimates, Rollout, Scores, UpdateStats
 from ..secrets import HIDDEN, note_secrets, redacted
 from ..storage.files import replace_file
 from .callback_states import restore_callbacks, with_state
+from .card_settings import method_of, reading_of, reward_weights, settings_of
 from .checkpoints import VALUE_FOLDER, Checkpoints, load_value_function, save_value_function
 from .completions_table import append_completions, log_to_wandb, print_completions
 from .evaluator import Evaluator
@@ -81,6 +82,8 @@ class HuggingFaceTrainer(TrainerBase):
         note_secrets(vars(args))
         check_repository(args)
         self.hub = HubUpload(args)
+        self.complete_card: Callable[[CardFacts], CardFacts] = lambda facts: facts
+        """Adds what a run knows beyond its trainer to what the model card says."""
         self._dataset_name: str | None = None
         options["callbacks"] = [_in_notebooks(callback) for callback in options.get("callbacks") or []]
         init_transformers_trainer(self, model=model, args=args, data_collator=collate_prompts, **options)
@@ -462,11 +465,11 @@ class HuggingFaceTrainer(TrainerBase):
         tags: str | list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the model card (`README.md`) into `output_dir`.
+        """Write the model card (`README.md`) into `output_dir`, and `_card.json`, the record of what it says.
 
         Args:
             model_name (`str`, *optional*): its title; by default the repository's or the folder's name.
-            dataset_name (`str`, *optional*): of the training data.
+            dataset_name (`str`, *optional*): of the training data on the Hub.
             tags (`str` or `list[str]`, *optional*)
             kwargs: of other trainers' cards, without effect.
         """
@@ -475,22 +478,28 @@ class HuggingFaceTrainer(TrainerBase):
         folder = Path(self.args.output_dir)
         if dataset_name is not None:
             self._dataset_name = dataset_name
-        base = self.hub.base_name if self.hub.base else starting_name(self.policy_and_value.policy)
         tracker = getattr(sys.modules.get("wandb"), "run", None)
+        is_pushed = self.args.push_to_hub or self.hub.repo_id is not None
         facts = CardFacts(
             model_name=model_name or self.hub.name.split("/")[-1],
-            loading=self._loading(base),
-            base_model=hub_id(base),
-            dataset_name=self._dataset_name,
-            method="PPO" if self.args.mask_strategy == "none" else self._name,
+            method=method_of(self.args, self._name),
             paper=self._paper,
             tags=[*self._tag_names, *([tags] if isinstance(tags, str) else tags or [])],
             versions={package: version for package, version in versions().items() if version},
-            has_template=getattr(self.processing_class, "chat_template", None) is not None,
-            new_tokens=self.args.response_length,
+            base_model=None if self.hub.base else hub_id(starting_name(self.policy_and_value.policy)),
+            adapter_base=self.hub.base_name if self.hub.base and is_pushed else None,
+            dataset_name=hub_id(self._dataset_name),
+            reading=reading_of(self.args, self.processing_class, self.policy_and_value.policy, self.prompt_sets.train),
+            settings=settings_of(self.args),
+            num_updates=self.state.global_step,
+            num_completions=self.state.episode,
+            rewards=reward_weights(self.reward_functions, self.reward_weights),
             run_url=getattr(tracker, "url", None),
         )
-        replace_file(folder / "README.md", model_card(facts))
+        facts = self.complete_card(facts)
+        replace_file(folder / RECORD_NAME, facts.as_json())
+        base = self.hub.base_name if self.hub.base else starting_name(self.policy_and_value.policy)
+        replace_file(folder / CARD_NAME, model_card(facts, self._loading(base)))
 
     def _loading(self, base: str | None) -> Loading:
         """How the model is loaded from the Hub, or from `output_dir` where it does not go there."""
@@ -595,7 +604,7 @@ class HuggingFaceTrainer(TrainerBase):
             self.hub.push_checkpoint(
                 checkpoint,
                 f"Training in progress, update {self.state.global_step}",
-                Path(self.args.output_dir) / "README.md",
+                Path(self.args.output_dir) / CARD_NAME,
                 names.get(strategy),
             )
         except HubRefusal as error:
