@@ -20,7 +20,7 @@ from transformers import Trainer
 PACKAGE = Path(__file__).parent.parent / "trl_nlpo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"display", "errors", "naming", "pictures", "secrets"}
+GROUND = {"display", "errors", "naming", "pictures", "secrets", "serving"}
 """Parts that all others stand on."""
 
 OURS: dict[str, set[str]] = {
@@ -28,7 +28,7 @@ OURS: dict[str, set[str]] = {
     "__init__": {"config", "former_names", "trainer"},
     "__main__": {"cli"},
     "cli": {
-        "collection", "experiment", "grid", "human_study", "launch", "metrics", "recipes", "reward_training",
+        "collection", "demo", "experiment", "grid", "human_study", "launch", "metrics", "recipes", "reward_training",
         "rewards", "storage/json_lines", "tasks", "unexpected", "__version__",
     },
     # What the command line says of errors that are no `UserError`.
@@ -44,6 +44,7 @@ OURS: dict[str, set[str]] = {
         "algorithm/draws", "experiment", "human_study", "metrics", "prompts", "recipes", "reward_training", "storage",
     },
     "human_study": {"data", "metrics/texts", "storage"},
+    "demo": {"algorithm", "data", "evaluation", "experiment", "hub", "metrics", "recipes", "storage"},
     # A reward model is trained on what it will read as a reward.
     "reward_training": {
         "algorithm/reward_models", "data", "functional", "launch/library_output", "metrics", "models", "recipes",
@@ -134,6 +135,7 @@ OURS: dict[str, set[str]] = {
     "storage": set(),
     "display": set(),
     "pictures": set(),
+    "serving": set(),
     "naming": set(),
     "errors": set(),
     "secrets": set(),
@@ -145,7 +147,9 @@ OURS: dict[str, set[str]] = {
 PACKAGES: dict[str, set[str]] = {
     "__init__": set(), "__main__": set(), "former_names": set(), "display": set(), "errors": set(), "naming": set(),
     "secrets": set(), "unexpected": set(), "pictures": {"matplotlib"},
+    "serving": set(),
     "hub": {"huggingface_hub"},
+    "demo": {"gradio", "torch"},
     "functional": {"torch"},
     "records": {"torch"},
     "models": {"torch", "transformers", "peft", "safetensors", "tokenizers"},

@@ -434,6 +434,49 @@ def train_reward(
     typer.echo(f"Numbers are in {out}/reward_model.json. Use it as a reward: {{name: {reward_name(out)}}}")
 
 
+@app.command(
+    help="Push a finished run to the Hub: its model or adapter, model card, recipe and results: trl-nlpo push "
+    "runs/commongen --hub_model_id owner/name. Errors of the Hub's own are waited out; where that does not help, the "
+    "last line says what to run to finish.",
+)
+def push(
+    folder: Annotated[str, typer.Argument(metavar="RUN")],
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--hub_model_id", help="The repository, owner/name. Default: the recipe's."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+) -> None:
+    from pathlib import Path
+
+    from .experiment.push import push_run
+
+    url = push_run(Path(folder), name, private, lambda line: typer.echo(line, err=True))
+    typer.echo(f"The run is at {url}")
+
+
+@app.command(
+    help="Serve a page where one types a prompt and sees completions of a run's models before and after reinforcement "
+    "side by side, with their rewards: trl-nlpo demo runs/quickstart.",
+)
+def demo(
+    folder: Annotated[str, typer.Argument(metavar="RUN")],
+    host: Annotated[str, typer.Option(help="Address; any but this machine's own needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    token: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(envvar="TRL_NLPO_DEMO_TOKEN", help="What people must know to get in."),
+    ] = None,
+) -> None:
+    from pathlib import Path
+
+    from .demo.page import serve as serve_demo
+
+    page = serve_demo(Path(folder), host, port, token, waits=False)
+    typer.echo(f"The models answer at {page.local_url} (Ctrl-C ends it).")
+    page.block_thread()
+
+
 study = typer.Typer(help="What people say of a run's completions.", pretty_exceptions_enable=False)
 app.add_typer(study, name="study")
 

@@ -51,6 +51,7 @@ class LoopbackHub:
         repositories (`dict[str, Repository]`)
         refusals (`list[tuple[str, int]]`): a pattern of "METHOD /path" and the status it is answered with; 0: the
             connection is cut.
+        passing_refusals (`int`, *optional*): how many requests are refused before all go well; None: no end to it.
         calls (`list[str]`): "METHOD /path" of every request.
     """
 
@@ -58,6 +59,7 @@ class LoopbackHub:
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.refusals: list[tuple[str, int]] = []
+        self.passing_refusals: int | None = None
         self.calls: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -120,7 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
         call = f"{self.command} {path}"
         self.hub.calls.append(call)
         for pattern, status in self.hub.refusals:
-            if re.search(pattern, call):
+            if self.hub.passing_refusals != 0 and re.search(pattern, call):
+                if self.hub.passing_refusals is not None:
+                    self.hub.passing_refusals -= 1
                 if status == 0:
                     self.connection.close()
                     self.close_connection = True

@@ -21,12 +21,13 @@ from transformers.trainer_callback import ExportableState
 from ..algorithm.draws import random_state, set_random_state
 from ..errors import UserError
 from ..experiment.experiment import run_experiment
-from ..human_study.page import check_address
+from ..human_study.page import TOKEN_VARIABLE
 from ..metrics.classifier import SequenceClassifier
 from ..prompts import collate_prompts
 from ..reward_training.comparisons import Comparison
 from ..reward_training.reliability import advice
 from ..reward_training.reward_model import RewardModelArguments, hold_out, rewards_of, train_on
+from ..serving import check_address
 from ..storage.files import read_json, replace_file
 from ..storage.json_lines import json_line, read_json_lines
 from .arguments import CollectionArguments
@@ -304,8 +305,8 @@ def _asker(recipe: Recipe, settings: CollectionArguments, folder: Path, report: 
     if settings.asker == "files":
         return Files(folder / QUESTIONS_NAME, report)
     if settings.asker == "people":
-        token = os.environ.get("TRL_NLPO_STUDY_TOKEN") or None
-        check_address(settings.host, token)
+        token = os.environ.get(TOKEN_VARIABLE) or None
+        check_address(settings.host, token, TOKEN_VARIABLE)
         return People(folder / QUESTIONS_NAME, report, settings.question, settings.host, settings.port, token)
     functions = recipe.arguments.reward_functions()
     if any(isinstance(function, str) or inspect.iscoroutinefunction(function) for function in functions):

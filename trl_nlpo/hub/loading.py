@@ -77,7 +77,7 @@ def loading(
     return Loading(imports, call, tokenizer_call, is_encoder_decoder, adapter is not None, name, revision)
 
 
-def loading_of(folder: Path, name: str | None = None, revision: str | None = None) -> Loading:
+def loading_of(folder: Path, name: str | None = None, revision: str | None = None, base: str | None = None) -> Loading:
     """How the model in a folder is loaded, by what its files say.
 
     Args:
@@ -85,6 +85,7 @@ def loading_of(folder: Path, name: str | None = None, revision: str | None = Non
         name (`str`, *optional*): of the repository on the Hub that holds the same files. None: the folder itself, by
             its complete path, which holds in every working directory.
         revision (`str`, *optional*): of the repository.
+        base (`str`, *optional*): an adapter's base model. None: the one that it names.
     """
     name = name or str(folder.resolve())
     adapter = adapter_folder(folder)
@@ -95,7 +96,7 @@ def loading_of(folder: Path, name: str | None = None, revision: str | None = Non
         name,
         config.get("task_type") == "SEQ_2_SEQ_LM",
         "default" if adapter == folder else adapter.name,
-        config.get("base_model_name_or_path"),
+        base or config.get("base_model_name_or_path"),
         revision,
         config.get("task_type") is not None,
     )
@@ -111,6 +112,12 @@ def adapter_folder(folder: Path) -> Path | None:
         path.parent for path in folder.glob(f"*/{ADAPTER_CONFIG_FILE}") if path.parent.name != "value_model"
     )
     return found[0] if found else None
+
+
+def adapter_base(folder: Path) -> str | None:
+    """The base model that the adapter in a folder names; None for a complete model, or where it names none."""
+    found = adapter_folder(folder)
+    return None if found is None else _read(found / ADAPTER_CONFIG_FILE).get("base_model_name_or_path")
 
 
 def _quoted(text: str) -> str:

@@ -8,10 +8,13 @@ name that the base has on the Hub. That folder stays where an upload fails, so t
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from ..secrets import note_secrets, redacted
 from .loading import ADAPTER_CONFIG_FILE
 
 
+logger = logging.getLogger(__name__)
+
 STAGE = "_upload"
 """Folder in `output_dir` for what is uploaded. Uploads leave out names with this first letter."""
 
@@ -37,6 +42,9 @@ NOT_THE_MODEL = (
     "pytorch_model_fsdp*",
 )  # fmt: skip
 """Of a checkpoint, what only resuming needs."""
+
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds before each further try of what may go well the next time."""
 
 _REASONS = {
     401: "it does not know the token (401): log in with `hf auth login`, or set HF_TOKEN",
@@ -61,6 +69,9 @@ class HubUpload:
         base (`Path`, *optional*): the folder of the adapter's base model, where that was trained by the same run: it
             is pushed beside the adapter, into `<repository>-base`.
         left_out (`tuple[str, ...]`): patterns of names at the top of `output_dir` that are not uploaded.
+        waits (`Sequence[float]`): seconds to wait before each further try, when the Hub has an error of its own or
+            does not answer; empty while something else would have to wait too. The last push of all waits [`WAITS`].
+        report (`Callable`): is told, in a line, of each failed try that is followed by another.
     """
 
     def __init__(self, args: Any):
@@ -68,6 +79,8 @@ class HubUpload:
         self.repo_id: str | None = None
         self.base: Path | None = None
         self.left_out: tuple[str, ...] = LEFT_OUT
+        self.waits: Sequence[float] = ()
+        self.report: Callable[[str], None] = logger.warning
         self._api = HfApi()
         self._running: list[tuple[Any, Path]] = []
         self._num_stages = 0
@@ -82,6 +95,20 @@ class HubUpload:
     def base_name(self) -> str:
         """The name of the repository with the adapter's base model."""
         return f"{self.name}-base"
+
+    @property
+    def url(self) -> str:
+        """Where the repository is shown, at the Hub that is pushed to (`HF_ENDPOINT`)."""
+        return f"{self._api.endpoint}/{self.name}"
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Wait and try again for a while, see `waits`."""
+        own, self.waits = self.waits, WAITS
+        try:
+            yield
+        finally:
+            self.waits = own
 
     def create(self, token: str | None = None, private: bool | None = None) -> str:
         """Make the repository unless it is there; returns its complete name.
@@ -125,12 +152,13 @@ class HubUpload:
         """
         stage = self._staged(Path(self.args.output_dir), self.left_out)
         try:
-            if self.repo_id is None:
-                self.create(token, private)
-            options = {"token": self._token(token), "revision": self._branch(revision, token)}
-            if self.base is not None:
-                _name_base(stage, self.base_name, self._push_base(options["token"], private))
-            found = self._uploaded(stage, message, in_background, **options)
+            with nullcontext() if in_background else self.patient():
+                if self.repo_id is None:
+                    self.create(token, private)
+                options = {"token": self._token(token), "revision": self._branch(revision, token)}
+                if self.base is not None:
+                    _name_base(stage, self.base_name, self._push_base(options["token"], private))
+                found = self._uploaded(stage, message, in_background, **options)
         except HubRefusal as error:
             raise NotPushedError(
                 f"The model was not pushed to the Hub: {error}. It is whole in {self.args.output_dir}; push it by "
@@ -260,11 +288,24 @@ class HubUpload:
         return stage
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
-        try:
-            return ask()
-        except Exception as error:
-            # Whatever happens on the way to the Hub, the model is whole on this machine.
+        # Whatever happens on the way to the Hub, the model is whole on this machine.
+        answer, error = _tried(ask)
+        for wait in self.waits:
+            if error is None or not _may_pass(error):
+                break
+            self.report(f"{self.name}: {reason(error)}. Trying again in {wait:g} s.")
+            time.sleep(wait)
+            answer, error = _tried(ask)
+        if error is not None:
             raise HubRefusal(reason(error)) from error
+        return answer
+
+
+def _tried(ask: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return ask(), None
+    except Exception as error:
+        return None, error
 
 
 def check_repository(args: Any) -> None:
@@ -290,8 +331,7 @@ def check_repository(args: Any) -> None:
 
 def reason(error: BaseException) -> str:
     """Why the Hub did not do something, as a part of a sentence."""
-    response = getattr(error, "response", None)
-    code = getattr(response, "status_code", None)
+    code = _status(error)
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so that it is not asked"
     if isinstance(error, LocalTokenNotFoundError):
@@ -301,6 +341,23 @@ def reason(error: BaseException) -> str:
     if code is not None and code >= 500:
         return f"it has an error of its own ({code})"
     return f"{type(error).__name__}: {redacted(one_line(error, 300)).rstrip('.')}"
+
+
+def _status(error: BaseException) -> int | None:
+    """What the Hub answered; None where it did not."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same may go well a little later: errors of the Hub's own, too many requests, no answer."""
+    if isinstance(error, (OfflineModeIsEnabled, LocalTokenNotFoundError)):
+        return False
+    code = _status(error)
+    if code is not None:
+        return code in (408, 429) or code >= 500
+    # Which of them asks the Hub depends on the version of huggingface_hub.
+    of_client = type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests", "urllib3")
+    return of_client or isinstance(error, (ConnectionError, TimeoutError))
 
 
 def _name_base(stage: Path, name: str, commit: str | None = None) -> None:

@@ -5,11 +5,10 @@ Written against Gradio 6.31; only its public names are used. A model's text is s
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
 from ..naming import require_package
+from ..serving import check_address, launch
 from .study import TIE, Study
 
 
@@ -185,17 +184,8 @@ class _Page:
         return begin
 
 
-def check_address(host: str, token: str | None) -> None:
-    """Refuse to serve to other machines without a token.
-
-    Raises:
-        UserError: so it is.
-    """
-    if host not in ("127.0.0.1", "localhost", "::1") and not token:
-        raise UserError(
-            f"serving on {host} needs a token, so that not everybody on the network can judge: give --token, or the "
-            "environment variable TRL_NLPO_STUDY_TOKEN."
-        )
+TOKEN_VARIABLE = "TRL_NLPO_STUDY_TOKEN"
+"""Of the environment: the token that lets people judge."""
 
 
 def serve(
@@ -214,27 +204,8 @@ def serve(
     Raises:
         UserError: another address without a token, a port that is taken, or Gradio is not installed.
     """
-    check_address(host, token)
+    check_address(host, token, TOKEN_VARIABLE)
     page = make_page(study, has_login=token is not None)
-
-    def knows(name: str, word: str) -> bool:
-        return bool(name.strip()) and hmac.compare_digest(word.encode(), str(token).encode())
-
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            auth=None if token is None else knows,
-            auth_message=None if token is None else "Any name of your own, which keeps your place, and the token.",
-            prevent_thread_lock=not waits,
-            quiet=True,
-            share=False,
-            show_error=True,
-            footer_links=[],
-            ssr_mode=False,
-            head=_KEYS,
-            css=_STYLE,
-        )
-    except OSError as error:
-        raise UserError(f"port {port} of {host} cannot be used: {error}.") from error
+    welcome = "Any name of your own, which keeps your place, and the token."
+    launch(page, host, port, token, waits, welcome, head=_KEYS, css=_STYLE)
     return page
