@@ -68,6 +68,7 @@ def test_long_samples_are_truncated_before_they_are_escaped():
     shown = in_cell("<" * 1000)
     assert shown == "&lt;" * 400 + "…"
     assert in_cell(" ") == "*(nothing)*"
+    assert "\x1b" not in in_cell("\x1b[31mred")
 
 
 def test_metadata_names_only_what_can_be_on_the_hub(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..hub.card import CardFacts, hub_id
+from ..hub.card import LOCAL_DATA, CardFacts, hub_id
 from ..hub.snippet import PLACEHOLDER, Reading
 from ..metrics.texts import completion_text, prompt_text
 from ..recipes.algorithms import Algorithm
@@ -126,7 +126,7 @@ def _data(recipe: Recipe) -> tuple[str | None, str | None]:
     if _quickstart(recipe):
         return None, "sentences that trl-nlpo makes up"
     found = hub_id(name)
-    return found, None if found else "rows that are not on the Hub"
+    return found, None if found else LOCAL_DATA
 
 
 def _quickstart(recipe: Recipe) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..display import printable
 from ..errors import UserError, one_line
 from ..secrets import redacted
 from .loading import Loading
@@ -26,6 +27,9 @@ from .snippet import Reading, snippet
 CARD_NAME = "README.md"
 RECORD_NAME = "_card.json"
 """Of [`CardFacts`], in `output_dir`. Uploads leave out names with this first letter."""
+
+LOCAL_DATA = "rows that are not on the Hub"
+"""Instead of the path of training data."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -141,7 +145,7 @@ def escaped(text: Any) -> str:
 def in_cell(text: str) -> str:
     """A model's text, truncated, for a cell of a table: nothing in it becomes a link, a picture or an emoji either."""
     is_long = len(text) > _LONGEST_TEXT
-    shown = escaped(text[:_LONGEST_TEXT] + ("…" if is_long else ""))
+    shown = escaped(printable(" ".join(text[:_LONGEST_TEXT].split())) + ("…" if is_long else ""))
     # What GitHub and the Hub make links and emoji of, besides Markdown's own.
     shown = shown.replace(":", "&#58;").replace("@", "&#64;")
     shown = re.sub(r"(www)\.", r"\1&#46;", shown, flags=re.IGNORECASE)
@@ -299,7 +303,7 @@ def _further(facts: CardFacts, loading: Loading) -> Iterator[str]:
         "```",
         "",
     )
-    if facts.dataset_name is None:
+    if facts.data == LOCAL_DATA:
         yield from ("Where the data is elsewhere than in the recipe, add `--dataset_name`.", "")
 
 

@@ -41,7 +41,10 @@ class Reading:
 def snippet(loading: Loading, reading: Reading) -> list[str]:
     """Lines of Python that load a model, complete an example and print the completion."""
     options = 'return_tensors="pt"' + ("" if reading.messages is None else ", add_special_tokens=False")
-    lines = [*loading.imports, "from transformers import AutoTokenizer", "", f"model = {loading.call}"]
+    *imports, last = loading.imports
+    is_transformers = last.startswith("from transformers import ")
+    imports += [f"{last}, AutoTokenizer"] if is_transformers else [last, "from transformers import AutoTokenizer"]
+    lines = [*imports, "", f"model = {loading.call}"]
     lines.append(f"tokenizer = {loading.tokenizer_call}")
     if reading.max_length is not None:
         options += f", truncation=True, max_length={reading.max_length}"

@@ -26,7 +26,10 @@ _MODEL_FILES = (
     "model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin", "adapter_model.*",
     "adapter_config.json", "config.json",
 )  # fmt: skip
-_OF_A_RUN = (*_MODEL_FILES, "generation_config.json", "value_model", "completions", "supervised", "training_args.bin")
+_OF_A_RUN = (
+    *_MODEL_FILES, "generation_config.json", "value_model", "completions", "supervised", "training_args.bin",
+    "learning_curve.png", "_card.json",
+)  # fmt: skip
 """Names that a run writes besides its logs and checkpoints, as patterns."""
 
 

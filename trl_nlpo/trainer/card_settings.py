@@ -52,6 +52,8 @@ def settings_of(args: Any) -> dict[str, Any]:
     idle |= {"cliprange"} if args.policy_update == "trust_region" else set()
     names = [name for name in (*of_masks, *_ALWAYS, *sorted(changed)) if name not in idle]
     found = {name: _plain(getattr(args, name)) for name in names if getattr(args, name) is not None}
+    if not found.get("bf16", True):
+        del found["bf16"]
     if of_masks and args.mask_sync_steps is None:
         found["mask_sync_steps"] = "never"
     return found
