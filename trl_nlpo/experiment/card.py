@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ..hub.card import LOCAL_DATA, CardFacts, hub_id
 from ..hub.snippet import PLACEHOLDER, Reading
 from ..metrics.texts import completion_text, prompt_text
 from ..recipes.algorithms import Algorithm
+from ..recipes.files import read_yaml
 from ..recipes.presets import MINIATURE
 from ..recipes.recipe import Recipe
 from ..storage.results import RECIPE_NAME, RunResults
@@ -139,12 +138,9 @@ def _starting_model(recipe: Recipe) -> str | None:
     given = recipe.arguments.supervised_model
     if given is None:
         return hub_id(recipe.model.model_name_or_path)
-    # Another run's; only its recipe knows.
-    try:
-        values = yaml.safe_load((Path(given).parent / RECIPE_NAME).read_text(encoding="utf-8"))
-        return hub_id(values.get("model_name_or_path"))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
-        return None
+    # Another run's; only its recipe knows, where it is beside the model.
+    path = Path(given).parent / RECIPE_NAME
+    return hub_id(read_yaml(path).get("model_name_or_path")) if path.is_file() else None
 
 
 def _reading(reading: Reading, recipe: Recipe, test: Dataset) -> Reading:

@@ -14,6 +14,7 @@ from ..errors import NotPushedError, UserError
 from ..hub.card import CARD_NAME, CardFacts, hub_id, model_card
 from ..hub.loading import CONFIG_FILE, adapter_base, adapter_folder, loading_of
 from ..hub.upload import HubRefusal, HubUpload, check_repository
+from ..recipes.algorithms import Algorithm
 from ..storage.checkpoint_folder import checkpoints_by_age
 from ..storage.files import replace_file
 from ..storage.results import RECIPE_NAME, RunResults
@@ -52,7 +53,7 @@ def push_run(folder: Path, name: str | None, private: bool, report: Callable[[st
     facts = CardFacts.read(folder)
     hub = HubUpload(args)
     hub.report = report
-    hub.base = _base(folder)
+    hub.base = _base(folder, run, report)
     hub.left_out += (_SUPERVISED,)
     if get_token() is None:
         raise UserError("there is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN.")
@@ -89,16 +90,19 @@ def _finished_run(folder: Path) -> RunResults:
     return RunResults.read(folder)
 
 
-def _base(folder: Path) -> Path | None:
-    """The folder of an adapter's base model; None for a complete model, and where the base is on the Hub."""
+def _base(folder: Path, run: RunResults, report: Callable[[str], None]) -> Path | None:
+    """The folder of an adapter's base model where the run has trained it; None for all other models."""
     base, supervised = adapter_base(folder), folder / _SUPERVISED
     if base is None:
         return None
-    if Path(base).is_dir():
+    is_trained = Algorithm.parse(str((run.recipe or {}).get("algorithm", "nlpo"))).supervised
+    if is_trained and Path(base).is_dir():
         return Path(base)
-    if Path(base).name == _SUPERVISED and supervised.is_dir():
+    if is_trained and supervised.is_dir():
         # The run was moved.
         return supervised
-    if hub_id(base) is None:
+    if Path(base).is_dir():
+        report(f"The adapter names {base} as its base, a folder of this machine: elsewhere it cannot be loaded.")
+    elif hub_id(base) is None:
         raise UserError(f"the adapter in {folder} names {base} as its base model, which is not there: bring it back.")
     return None
