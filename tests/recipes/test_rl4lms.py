@@ -244,6 +244,21 @@ def test_what_the_file_leaves_out_is_rl4lms_default_and_not_ours(tmp_path):
     assert (made["num_ppo_epochs"], made["mask_sync_steps"]) == (10, 1000)
 
 
+def test_each_algorithm_has_the_defaults_that_it_has_in_rl4lms(tmp_path):
+    made = {name: converted(tmp_path, ("alg.id", name), ("alg.args", {})) for name in ("ppo", "a2c", "trpo")}
+    found = {name: values(one) for name, one in made.items()}
+    assert {name: one["learning_rate"] for name, one in found.items()} == {"ppo": 3e-4, "a2c": 7e-4, "trpo": 1e-3}
+    assert {name: one["lam"] for name, one in found.items()} == {"ppo": 0.95, "a2c": 1.0, "trpo": 0.95}
+    assert (found["trpo"]["trpo_kl"], found["trpo"]["trpo_cg_steps"]) == (0.01, 15)
+    assert "num_ppo_epochs" not in found["a2c"]
+    # 4 x 5 tokens are about one completion.
+    assert found["a2c"]["gradient_accumulation_steps"] * found["a2c"]["per_device_train_batch_size"] <= 4
+    # A mask in a file without one is left out, and that is said.
+    assert [note for note in made["ppo"].notes if note.startswith("alg.policy.args.top_mask 0.8: not known")]
+    for one in made.values():
+        loaded(tmp_path, one)
+
+
 @pytest.mark.parametrize("name", sorted(REWARDS))
 def test_every_reward_is_one_that_a_recipe_can_name_or_is_said_to_need_more(tmp_path, name):
     args = {"model_name": "my/classifier"} if name == "learned_reward" else {}

@@ -31,6 +31,12 @@ _TASKS = {
 
 _ALGORITHMS = ("ppo", "nlpo", "a2c", "trpo", "supervised")
 
+_DEFAULTS: dict[str, dict[str, float]] = {
+    "a2c": {"n_steps": 5, "learning_rate": 7e-4, "gae_lambda": 1.0},
+    "trpo": {"learning_rate": 1e-3, "batch_size": 128},
+}
+"""RL4LMs' defaults of `alg.args` by algorithm, where they are not PPO's."""
+
 _NOT_HERE: dict[str, str] = {
     "tokenizer.padding_side": "prompts are padded as the model needs it",
     "tokenizer.pad_token_as_eos_token": "a tokenizer without a padding token pads with what cannot be mistaken",
@@ -282,9 +288,11 @@ def _evaluated(keywords: dict[str, Any], made: Conversion) -> dict[str, Any]:
 
 
 def _batches(source: _Source, made: Conversion) -> None:
-    environments, steps = source.whole("env.n_envs", 1), source.whole("alg.args.n_steps", 2048)
+    algorithm = source.text("alg.id")
+    defaults = {"n_steps": 2048, "batch_size": 64, **_DEFAULTS.get(algorithm, {})}
+    environments, steps = source.whole("env.n_envs", 1), source.whole("alg.args.n_steps", int(defaults["n_steps"]))
     tokens, length = environments * steps, source.response_length()
-    minibatch = source.whole("alg.args.batch_size", 64)
+    minibatch = source.whole("alg.args.batch_size", int(defaults["batch_size"]))
     rows = max(1, round(minibatch / length))
     batches = max(1, -(-tokens // (length * rows)))
     made.entries += [
@@ -301,15 +309,21 @@ def _batches(source: _Source, made: Conversion) -> None:
             f"n_envs x n_steps = {environments} x {steps} = {tokens:,} tokens of a rollout are about "
             f"{batches * rows} completions.",
         ),
-        ("num_mini_batches", batches, "Optimizer steps of a pass."),
-        ("num_ppo_epochs", source.whole("alg.args.n_epochs", 10), ""),
     ]
+    # A2C takes one step a batch.
+    if algorithm != "a2c":
+        made.entries.append(("num_mini_batches", batches, "Optimizer steps of a pass."))
+        made.entries.append(("num_ppo_epochs", source.whole("alg.args.n_epochs", 10), ""))
 
 
 def _optimization(source: _Source, made: Conversion) -> None:
     alg = "alg.args."
     default = "RL4LMs' default, which the file does not change."
-    made.entries.append(("learning_rate", source.number(f"{alg}learning_rate", 3e-4), ""))
+    algorithm = source.text("alg.id")
+    defaults = {"learning_rate": 3e-4, "gae_lambda": 0.95, **_DEFAULTS.get(algorithm, {})}
+    made.entries.append(("learning_rate", source.number(f"{alg}learning_rate", defaults["learning_rate"]), ""))
+    if algorithm == "a2c":
+        made.notes.append("the optimizer: RL4LMs' A2C has RMSprop where the file does not say otherwise; see optim")
     made.entries.append(("lr_scheduler_type", "constant", ""))
     optimizer = source.mapping("alg.policy.args.optimizer_kwargs")
     made.entries.append(("weight_decay", optimizer.pop("weight_decay", 1e-6), ""))
@@ -319,7 +333,7 @@ def _optimization(source: _Source, made: Conversion) -> None:
     ]
     for key, theirs, value in (
         ("gamma", "gamma", 0.99),
-        ("lam", "gae_lambda", 0.95),
+        ("lam", "gae_lambda", defaults["gae_lambda"]),
         ("cliprange", "clip_range", 0.2),
         ("vf_coef", "vf_coef", 0.5),
         ("max_grad_norm", "max_grad_norm", 0.5),
@@ -334,7 +348,12 @@ def _optimization(source: _Source, made: Conversion) -> None:
     made.entries.append(unlimited if clip is None else ("cliprange_value", clip, ""))
     if (seed := source.number(f"{alg}seed", None)) is not None:
         made.entries.append(("seed", int(seed), ""))
-    if (limit := source.take(f"{alg}target_kl", None)) is not None:
+    if algorithm == "trpo":
+        for key, theirs, value in (
+            ("trpo_kl", "target_kl", 0.01), ("trpo_cg_steps", "cg_max_steps", 15), ("trpo_damping", "cg_damping", 0.1),
+        ):  # fmt: skip
+            made.entries.append((key, source.number(alg + theirs, value), ""))
+    elif (limit := source.take(f"{alg}target_kl", None)) is not None:
         made.notes.append(
             f"alg.args.target_kl {limit!r}: no pass over a batch is cut short; kl_target is something else"
         )
@@ -353,6 +372,9 @@ def _kl(source: _Source, made: Conversion) -> None:
 
 
 def _mask(source: _Source, made: Conversion) -> None:
+    if source.text("alg.id") != "nlpo":
+        return
+
     def at(name: str) -> str:
         """Where the file has a setting of the mask, which is the algorithm's or the policy's."""
         places = [f"alg.{part}.{name}" for part in ("args", "policy.args")]
@@ -360,8 +382,6 @@ def _mask(source: _Source, made: Conversion) -> None:
 
     kind, top = source.take(at("mask_type"), "learned_top_k"), source.number(at("top_mask"), None)
     least, updates = source.whole(at("min_tokens_to_keep"), 100), source.whole(at("target_update_iterations"), 1000)
-    if source.text("alg.id") != "nlpo":
-        return
     if kind == "learned_top_p":
         made.entries += [("mask_strategy", "top_p", ""), ("mask_top_p", 0.9 if top is None else top, "")]
     else:
