@@ -171,3 +171,12 @@ def test_words_of_some_keys_are_left_out_with_their_values():
     words = ["--a", "1", "--with-hyphen=2", "3", "--b", "4", "--a", "5"]
     assert without_keys(words, {"a", "with_hyphen"}) == ["--b", "4"]
     assert without_keys(words, {}) == words
+
+
+def test_a_list_of_a_grids_variant_replaces_the_one_for_all_cells(tmp_path):
+    from trl_nlpo.grid.cells import Grid, keys_of, parse_variant
+
+    variant = parse_variant("nlpo[metrics=rouge]")
+    grid = Grid(("commongen",), (variant,), 1, tmp_path, ("--metrics", "bleu", "ter", "--max_steps", "3"))
+    given = parse_overrides(keys_of(grid, grid.cells()[0]))
+    assert (given["metrics"], given["max_steps"]) == ("rouge", "3")
