@@ -92,7 +92,7 @@ OURS: dict[str, set[str]] = {
         "algorithm/actions", "algorithm/distribution", "algorithm/draws", "algorithm/generation", "functional",
         "records",
     },
-    "algorithm/actions": {"algorithm/distribution", "functional"},
+    "algorithm/actions": {"algorithm/distribution", "algorithm/draws", "functional"},
     "algorithm/scoring": {"algorithm/reward_calls", "records"},
     "algorithm/advantages": {"functional", "records"},
     "algorithm/update": {

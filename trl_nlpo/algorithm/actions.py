@@ -57,6 +57,12 @@ class Actions:
         logits = self.logits if self._few is None else self._few.logits
         return self.logits.gather(1, tokens).squeeze(1) - logits.logsumexp(-1)
 
+    def log_mass(self, logits: torch.Tensor, log_normalizer: torch.Tensor) -> torch.Tensor:
+        """Log of what the softmax of logits `(B, V)`, whose normalizer is `(B,)`, gives what may be sampled: `(B,)`."""
+        if self._few is None:
+            return torch.zeros_like(log_normalizer)
+        return _gathered(logits, self._few.ids, self._few.sizes).logsumexp(-1) - log_normalizer
+
 
 @dataclass(frozen=True)
 class _Few:
@@ -75,10 +81,6 @@ class _Few:
         sizes = torch.bincount(rows, minlength=len(allowed))
         ids = padded(tokens, sizes)
         return cls(ids, sizes, _gathered(logits, ids, sizes))
-
-    def of_others(self, logits: torch.Tensor) -> torch.Tensor:
-        """`(B, K)` of other logits `(B, V)`."""
-        return _gathered(logits, self.ids, self.sizes)
 
 
 def _gathered(logits: torch.Tensor, ids: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
@@ -119,10 +121,7 @@ def allowed_actions(
     if seen is not None:
         masking_logits = _action_logits(apply_token_mask(masking_scores, legal), seen, sampling)
         log_normalizer = masking_logits.logsumexp(-1)
-    few = actions._few
-    assert few is not None
-    masking_mass = few.of_others(masking_logits).logsumexp(-1) - log_normalizer
-    drift = masking_mass - (few.logits.logsumexp(-1) - logits.logsumexp(-1))
+    drift = actions.log_mass(masking_logits, log_normalizer) - actions.log_mass(logits, logits.logsumexp(-1))
     return Actions(logits, actions.allowed, drift)
 
 
