@@ -58,7 +58,7 @@ class Actions:
         return self.logits.gather(1, tokens).squeeze(1) - logits.logsumexp(-1)
 
     def log_mass(self, logits: torch.Tensor, log_normalizer: torch.Tensor) -> torch.Tensor:
-        """Log of what the softmax of logits `(B, V)`, whose normalizer is `(B,)`, gives what may be sampled: `(B,)`."""
+        """Log of what the softmax of logits `(B, V)` with normalizer `(B,)` gives what may be sampled: `(B,)`."""
         if self._few is None:
             return torch.zeros_like(log_normalizer)
         return _gathered(logits, self._few.ids, self._few.sizes).logsumexp(-1) - log_normalizer
