@@ -269,6 +269,7 @@ def grue(
     path = write_leaderboard(grid, f"trl-nlpo {shlex.join(redacted_words(sys.argv[1:]))}")
     typer.echo(path.read_text(encoding="utf-8"))
     typer.echo(f"The leaderboard is {path}; beside it, the same as .json, .csv and .tex, and learning_curves.csv.")
+    _report_on(grid)
     if failed and rescore:
         raise UserError(f"{len(failed)} cells could not be scored again (see above); their numbers stay as they were.")
     if failed:
@@ -334,8 +335,35 @@ def ablate(
     path = write_ablation(grid, axes, command)
     typer.echo(path.read_text(encoding="utf-8"))
     typer.echo(f"The report is {path}; beside it, the same as .json and .csv, curves as .png, and the leaderboard.")
+    _report_on(grid)
     if failed:
         raise UserError(f"{len(failed)} cells failed (see above): the same command tries them again.")
+
+
+def _report_on(grid: Any) -> None:
+    """The page about a grid, where plotly is installed: the tables are there without it."""
+    from importlib.util import find_spec
+
+    from .report.page import write_report
+
+    if find_spec("plotly") is None:
+        typer.echo(f'A page about it: `pip install "trl-nlpo[report]"`, then `trl-nlpo report {grid.folder}`.')
+    elif any(cell.status == "done" for cell in grid.cells()):
+        typer.echo(f"A page about it, for a browser: {write_report([grid.folder], grid.folder / 'report.html')}.")
+
+
+@app.command(
+    help="Write a page about a run, several runs side by side, or a grid of grue or ablate: curves, results, samples, "
+    "recipes, in one HTML file that needs no network: trl-nlpo report runs/quickstart runs/quickstart-ppo",
+)
+def report(
+    folders: Annotated[list[str], typer.Argument(metavar="RUN...|GRID")],
+    out: Annotated[str, typer.Option(help="The HTML file.")] = "report.html",
+    prompts: Annotated[int, typer.Option(min=1, help="Of each task, those whose completions are shown.")] = 1_000,
+) -> None:
+    from .report.page import write_report
+
+    typer.echo(f"The report is {write_report(folders, out, prompts)}: open it in a browser.")
 
 
 @app.command(

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,12 @@ def _rows(runs: Runs) -> Rows:
     for label, group in _by_label(runs).items():
         columns = averages([metrics_of(cell) for cell in group])
         for name, scores in _scores(group).items():
-            _add_interval(columns, "reward" if name == "score" else name, scores)
+            add_interval(columns, "reward" if name == "score" else name, scores)
         found[label] = columns
     return found
 
 
-def _add_interval(averages: dict[str, Any], column: str, scores: list[float | None]) -> None:
+def add_interval(averages: dict[str, Any], column: str, scores: list[float | None]) -> None:
     """Give a column its interval over prompts, if it is the mean of these scores, as that of corpus BLEU is not."""
     known = [score for score in scores if score is not None]
     if column in averages and known and math.isclose(statistics.fmean(known), averages[column]["mean"], rel_tol=1e-6):
@@ -135,29 +135,41 @@ def averages(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 
 def _comparisons(runs: Runs) -> list[dict[str, Any]]:
-    """Paired bootstraps over prompts, scores averaged over seeds: NLPO against PPO, both against where they start.
-
-    Every kind of score that both have is compared; all comparisons of a task are one family.
-    """
+    """NLPO against PPO, and both against where they start."""
     scores = {label: _scores(group) for label, group in _by_label(runs).items()}
-    compared = [
+    return compared(scores, lambda label: _opponents(label, list(scores)))
+
+
+def compared(scores: Mapping[str, Scores], opponents: Callable[[str], Sequence[str]]) -> list[dict[str, Any]]:
+    """Paired bootstraps over prompts, scores averaged over seeds.
+
+    Every kind of score that both have is compared; all comparisons are one family.
+
+    Args:
+        scores: by system.
+        opponents: of a system, those that it is compared with.
+
+    Returns:
+        `list[dict]`: `first`, `second`, `score` (its kind), and the fields of a [`significance.Comparison`].
+    """
+    pairs_of_names = [
         (first, second, name)
         for first in scores
         for second in scores
-        if first != second and second in _opponents(first, list(scores))
+        if first != second and second in opponents(first)
         for name in scores[first]
         if _are_comparable(scores[first][name], scores[second].get(name, []))
     ]
     # Other numbers of prompts are other families: their resamples are not the same.
-    families = dict.fromkeys(len(scores[first][name]) for first, _, name in compared)
+    families = dict.fromkeys(len(scores[first][name]) for first, _, name in pairs_of_names)
     found: dict[tuple[str, str, str], Any] = {}
     for size in families:
-        family = [entry for entry in compared if len(scores[entry[0]][entry[2]]) == size]
+        family = [entry for entry in pairs_of_names if len(scores[entry[0]][entry[2]]) == size]
         pairs = [(scores[first][name], scores[second][name]) for first, second, name in family]
         found |= dict(zip(family, paired_bootstraps(pairs), strict=True))
     return [
         {"first": first, "second": second, "score": name, **dataclasses.asdict(found[first, second, name])}
-        for first, second, name in compared
+        for first, second, name in pairs_of_names
     ]
 
 
@@ -175,11 +187,18 @@ def _opponents(label: str, labels: Sequence[str]) -> list[str]:
 
 
 def _scores(runs: Runs) -> Scores:
-    """Of every kind of score one per test prompt, averaged over the seeds; None where a seed has none for the prompt.
+    """Of every kind of score one per test prompt, averaged over the seeds."""
+    return averaged_scores([list(scores_of(cell, run)) for cell, run in runs.items()])
+
+
+def averaged_scores(of_seeds: Sequence[Sequence[Mapping[str, float | None]]]) -> Scores:
+    """Of every kind of score one per test prompt, averaged over seeds; None where a seed has none for the prompt.
 
     A kind that not all seeds have is left out, and everything where they had other numbers of prompts.
+
+    Args:
+        of_seeds: of each seed a row per test prompt, as [`scores_of_stage`] gives them.
     """
-    of_seeds = [list(scores_of(cell, run)) for cell, run in runs.items()]
     if len({len(rows) for rows in of_seeds}) != 1 or not of_seeds[0]:
         return {}
     names = [name for name in of_seeds[0][0] if all(name in row for rows in of_seeds for row in rows)]
@@ -193,11 +212,25 @@ def _scores(runs: Runs) -> Scores:
 
 
 def scores_of(cell: Cell, run: RunResults) -> Iterator[dict[str, float | None]]:
-    """What each sample of a run was given: its score, its rewards, and the metrics that have a score for a row."""
-    rewards = [column.split("/")[1] for column in metrics_of(cell) if column.startswith("rewards/")]
+    """What each sample of a cell was given: its score, its rewards, and the metrics that have a score for a row."""
+    return scores_of_stage(run, cell.stage, metrics_of(cell))
+
+
+def scores_of_stage(run: RunResults, stage: str, columns: Iterable[str]) -> Iterator[dict[str, float | None]]:
+    """What each sample of a stage was given.
+
+    Args:
+        run ([`RunResults`])
+        stage (`str`)
+        columns: of the stage's results, which say what the rewards are called.
+
+    Yields:
+        `dict`: `score`, the rewards, and the metrics that have a score for a row, by column.
+    """
+    rewards = [column.split("/")[1] for column in columns if column.startswith("rewards/")]
     for row in run.samples:
-        if cell.stage in row:
-            sample = row[cell.stage]
+        if stage in row:
+            sample = row[stage]
             given = {f"rewards/{name}/mean": sample[name] for name in rewards if name in sample}
             given |= {f"metrics/{name}": score for name, score in sample.get("metrics", {}).items()}
             yield {"score": sample["score"], **given}

@@ -82,10 +82,10 @@ def as_latex(board: dict[str, Any]) -> str:
 def _latex_table(
     task: str, rows: Rows, better: Directions, board: dict[str, Any], marks: Mapping[str, str]
 ) -> list[str]:
-    names = _columns(rows, better)
-    best = {name: _best(name, rows, better.get(name)) for name in names}
+    names = columns_shown(rows, better)
+    best = {name: best_of(name, rows, better.get(name)) for name in names}
     arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", None: ""}
-    header = " & ".join(["", *(_tex(_short(name)) + arrows[better.get(name)] for name in names)])
+    header = " & ".join(["", *(_tex(short_name(name)) + arrows[better.get(name)] for name in names)])
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(names)}}}", r"\toprule"]
     lines += [rf"{header} \\", r"\midrule"]
     for label, row in rows.items():
@@ -122,7 +122,7 @@ def _missing_seeds(board: dict[str, Any], task: str) -> dict[str, str]:
     return {label: f"* ({number} of {asked} seeds)" for label, number in runs.items() if number < asked}
 
 
-def _columns(rows: Rows, better: Directions) -> list[str]:
+def columns_shown(rows: Rows, better: Directions) -> list[str]:
     """The columns that are shown, in their order."""
     shown = {name for row in rows.values() for name in row if name.startswith(_SHOWN)}
     # A metric that is also a reward has one column, unless the reward turns it around.
@@ -132,9 +132,9 @@ def _columns(rows: Rows, better: Directions) -> list[str]:
 
 def table(rows: Rows, better: Directions, marks: Mapping[str, str]) -> list[str]:
     """Lines of a Markdown table: a row per label, the best of a column in bold; `marks` follow labels."""
-    names = _columns(rows, better)
-    best = {name: _best(name, rows, better[name]) for name in names}
-    header = [markdown(_short(name)) + _ARROWS[better[name]] for name in names]
+    names = columns_shown(rows, better)
+    best = {name: best_of(name, rows, better[name]) for name in names}
+    header = [markdown(short_name(name)) + _ARROWS[better[name]] for name in names]
     lines = ["| | " + " | ".join(header) + " |", "|---" * (len(names) + 1) + "|"]
     for label, row in rows.items():
         cells = [_cell(row.get(name), label in best[name]) for name in names]
@@ -144,17 +144,20 @@ def table(rows: Rows, better: Directions, marks: Mapping[str, str]) -> list[str]
 
 def _interval_lines(rows: Rows, better: Directions) -> list[str]:
     """The 95 % intervals over prompts of the columns that have them."""
-    names = [name for name in _columns(rows, better) if any("low" in row.get(name, {}) for row in rows.values())]
+    names = [name for name in columns_shown(rows, better) if any("low" in row.get(name, {}) for row in rows.values())]
     if not names:
         return []
     lines = ["95 % intervals over prompts, scores averaged over seeds:", ""]
-    lines += ["| | " + " | ".join(markdown(_short(name)) for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines += [
+        "| | " + " | ".join(markdown(short_name(name)) for name in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
     for label, row in rows.items():
-        lines.append(f"| {markdown(label)} | " + " | ".join(_interval(row.get(name, {})) for name in names) + " |")
+        lines.append(f"| {markdown(label)} | " + " | ".join(interval_text(row.get(name, {})) for name in names) + " |")
     return [*lines, ""]
 
 
-def _interval(entry: Mapping[str, float]) -> str:
+def interval_text(entry: Mapping[str, float]) -> str:
     if "low" not in entry:
         return "-"
     digits = _digits(entry["mean"])
@@ -172,14 +175,14 @@ def _ordered(names: set[str]) -> list[str]:
     return sorted((name for name in names if name != "reward_std"), key=place)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     if name.startswith("rewards/"):
         return f"reward {name.split('/')[1]}"
     names = {"completions/mean_length": "tokens", "perplexity": "judge's perplexity", "score": "reward"}
     return names.get(name, name.removeprefix("metrics/"))
 
 
-def _best(name: str, rows: Rows, better: str | None) -> list[str]:
+def best_of(name: str, rows: Rows, better: str | None) -> list[str]:
     """The algorithms whose mean is the best; none where neither way is better, or where all are equal."""
     means = {label: row[name]["mean"] for label, row in rows.items() if name in row}
     if better is None or not means:
@@ -220,7 +223,7 @@ def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
     for entry in comparisons:
         p = f"{entry['p_adjusted']:.4f}"
         lines.append(
-            f"| {markdown(entry['first'])} - {markdown(entry['second'])} | {markdown(_short(entry['score']))} | "
+            f"| {markdown(entry['first'])} - {markdown(entry['second'])} | {markdown(short_name(entry['score']))} | "
             f"{entry['difference']:+.3f} | {entry['low']:+.3f} to {entry['high']:+.3f} | "
             f"{f'**{p}**' if entry['p_adjusted'] < 0.05 else p} |"
         )

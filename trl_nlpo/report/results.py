@@ -1,0 +1,82 @@
+"""Results tables: of a leaderboard as it was written, of other runs by group and stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..grid.leaderboard import add_interval, averaged_scores, averages, compared, scores_of_stage
+from ..metrics.directions import direction
+from .runs import Reported, ReportedRun
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """What was measured on a task's test split.
+
+    Attributes:
+        rows: by system (an algorithm, or a group and its stage) its columns, each with `mean`, `std` and `seeds`, and
+            `low` and `high` where it is the mean of scores per prompt.
+        better: of each column which way it is better.
+        comparisons: paired, see [`grid.leaderboard.compared`].
+        missing: of each system that lacks seeds, how many of how many are there.
+    """
+
+    rows: dict[str, dict[str, Any]]
+    better: dict[str, str | None]
+    comparisons: list[dict[str, Any]]
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def results_of(reported: Reported, task: str) -> ResultsTable:
+    """The results of a task; without any row where no stage has finished."""
+    board = reported.board
+    if board is None or task not in board["tasks"]:
+        return _of_runs(reported.groups(task), reported.is_grid)
+    asked = board.get("seeds", 0)
+    numbers = board.get("runs", {}).get(task, {})
+    missing = {label: f"{number} of {asked} seeds" for label, number in numbers.items() if number < asked}
+    return ResultsTable(board["tasks"][task], board["better"][task], board["comparisons"][task], missing)
+
+
+def _of_runs(groups: Mapping[str, list[ReportedRun]], last_only: bool) -> ResultsTable:
+    """Rows of every group and stage; of unfinished grids' cells of the last stage, which is what a cell is about."""
+    rows: dict[str, dict[str, Any]] = {}
+    scores: dict[str, Any] = {}
+    prompts: dict[str, list[Any]] = {}
+    of_group: dict[str, str] = {}
+    for group, runs in groups.items():
+        stages = list(dict.fromkeys(stage for run in runs for stage in run.results.stages))
+        for stage in stages[-1:] if last_only else stages:
+            finished = [run.results for run in runs if stage in run.results.stages]
+            label = group if last_only else stage if len(groups) == 1 else f"{group}: {stage}"
+            columns = averages([_numbers(run.stages[stage]) for run in finished])
+            scores[label] = averaged_scores([list(scores_of_stage(run, stage, columns)) for run in finished])
+            for name, values in scores[label].items():
+                add_interval(columns, "reward" if name == "score" else name, values)
+            rows[label], of_group[label] = columns, group
+            prompts[label] = [row.get("prompt") for row in finished[0].samples]
+    last = {group: label for label, group in of_group.items()}
+    order = list(last.values())
+
+    def opponents(label: str) -> list[str]:
+        """Of a group's last stage its earlier ones, and the last ones of the groups before it."""
+        if label not in order:
+            return []
+        others = [other for other, group in of_group.items() if group == of_group[label] and other != label]
+        others += order[: order.index(label)]
+        return [other for other in others if prompts[other] == prompts[label]]
+
+    return ResultsTable(rows, _directions(groups), compared(scores, opponents))
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def _directions(groups: Mapping[str, list[ReportedRun]]) -> dict[str, str | None]:
+    runs = [run.results for members in groups.values() for run in members]
+    columns = dict.fromkeys(column for run in runs for metrics in run.stages.values() for column in metrics)
+    recorded = {column: better for run in runs for column, better in run.better.items()}
+    return {column: recorded[column] if column in recorded else direction(column) for column in columns}
