@@ -28,13 +28,14 @@ OURS: dict[str, set[str]] = {
     "__init__": {"config", "former_names", "trainer"},
     "__main__": {"cli"},
     "cli": {
-        "collection", "demo", "experiment", "grid", "human_study", "launch", "metrics", "recipes", "reward_training",
-        "rewards", "storage/json_lines", "tasks", "unexpected", "__version__",
+        "collection", "demo", "experiment", "grid", "human_study", "launch", "metrics", "recipes", "report",
+        "reward_training", "rewards", "storage/json_lines", "tasks", "unexpected", "__version__",
     },
     # What the command line says of errors that are no `UserError`.
     "unexpected": set(),
     "former_names": set(),
     # From a recipe to a run, and to many.
+    "report": {"grid", "metrics/directions", "storage"},
     "grid": {"data", "launch", "metrics", "recipes", "storage"},
     "experiment": {
         "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
@@ -176,6 +177,7 @@ PACKAGES: dict[str, set[str]] = {
     "cli": {"typer", "yaml", "accelerate"},
     "recipes": {"yaml", "trl"},
     "grid": {"yaml", "numpy"},
+    "report": {"numpy"},
     "data": {"datasets"},
     "tasks": {"datasets"},
     "metrics/pretrained": {"huggingface_hub", "peft", "torch", "transformers"},

@@ -49,6 +49,9 @@ PLANES: tuple[tuple[str, str, str], ...] = (
 
 SUPERVISED_CURVES = (("loss", "Loss"), ("mean_token_accuracy", "Share of tokens that are the likeliest"))
 
+_IN_STEPS = {"nlpo/mask_age", "nlpo/kl_coef"}
+"""What changes by steps, and is not noise to be smoothed."""
+
 _UNTOLD = {"stage", "step", "time", "epoch", "episode", "nlpo/mask_syncs"}
 """Of a log line what is no curve of its own."""
 
@@ -124,6 +127,11 @@ def other_curves_of(groups: Groups) -> list[Figure]:
 
 Logs = dict[str, list[list[dict[str, Any]]]]
 """By group and run the log lines of a stage."""
+
+
+def color_of(place: int) -> str:
+    """The colour of a group, by its place among those of a task; with more than ten they come again."""
+    return _COLORS[place % len(_COLORS)]
 
 
 def _reinforced(groups: Groups) -> Logs:
@@ -203,33 +211,36 @@ def _thinned(*columns: np.ndarray) -> list[np.ndarray]:
 def _curves(logs: Logs, wanted: Sequence[tuple[str, str]], unit: str = "update") -> list[Figure]:
     names = _names(logs)
     return [
-        _figure(title, name, traces, {"title": {"text": unit}})
+        # Of several groups the page says whose colour is whose, once for all figures.
+        _figure(title, name, traces, {"title": {"text": unit}}, shows_legend=len(logs) == 1 and len(traces) > 2)
         for name, title in wanted
         if (traces := list(_curve_traces(logs, name, names)))
     ]
 
 
 def _curve_traces(logs: Logs, name: str, names: Sequence[str]) -> Iterator[Any]:
+    """The traces of a number, each with the place of its group as `meta`."""
     evaluations = [(other, data) for other in names if (data := _evaluates(other, name, names))]
     for place, (group, runs) in enumerate(logs.items()):
-        color = _COLORS[place % len(_COLORS)]
-        label = group if len(logs) > 1 else "training"
+        color = color_of(place)
         series = _series(runs, name)
+        traces: list[dict[str, Any]] = []
         if series is not None:
-            yield from _line(series, label, color)
+            label = group if len(logs) > 1 else "training"
+            traces += _line(series, label, color, 1 if name in _IN_STEPS else window_of(len(series.steps)))
         if series is not None and name.startswith("nlpo/mask"):
-            yield from _syncs(runs, series, color, label, len(logs) > 1)
+            traces += _syncs(runs, series, color, f"{group}: sync" if len(logs) > 1 else "sync")
         for number, (other, data) in enumerate(evaluations, 1):
             evaluated = _series(runs, other)
             if evaluated is not None:
                 # One group has a colour for each data set, several have one each.
                 own = color if len(logs) > 1 else _COLORS[number % len(_COLORS)]
-                yield from _points(evaluated, f"{group}, {data}" if len(logs) > 1 else data, own)
+                traces += _points(evaluated, f"{group}, {data}" if len(logs) > 1 else data, own)
+        yield from ({**trace, "meta": place} for trace in traces)
 
 
-def _line(series: _Series, label: str, color: str) -> Iterator[Any]:
+def _line(series: _Series, label: str, color: str, window: int) -> Iterator[Any]:
     """Raw values faint, their mean over a window in full, and its band of a standard deviation over seeds."""
-    window = window_of(len(series.steps))
     mean, std = smoothed(series.values, window), smoothed(series.std, window)
     steps, raw, mean, std = _thinned(series.steps, series.values, mean, std)
     if std.any():
@@ -260,9 +271,7 @@ def _band(steps: np.ndarray, mean: np.ndarray, std: np.ndarray, color: str, labe
     yield _scatter(steps, mean + std, label, fill="tonexty", fillcolor=f"rgba({red},{green},{blue},0.15)", **more)
 
 
-def _syncs(
-    runs: Sequence[Sequence[Mapping[str, Any]]], series: _Series, color: str, label: str, several: bool
-) -> Iterator[Any]:
+def _syncs(runs: Sequence[Sequence[Mapping[str, Any]]], series: _Series, color: str, label: str) -> Iterator[Any]:
     """Marks where the first run's log has more syncs than in the line before."""
     counts = [(line["step"], line["nlpo/mask_syncs"]) for line in runs[0] if _is_number(line.get("nlpo/mask_syncs"))]
     synced = {step for (_, before), (step, count) in pairwise(counts) if count > before}
@@ -270,7 +279,7 @@ def _syncs(
     if kept.any():
         steps, values = _thinned(series.steps[kept], series.values[kept])
         yield _scatter(
-            steps, values, f"{label}: sync" if several else "sync", group=label, mode="markers",
+            steps, values, label, mode="markers",
             marker={"symbol": "triangle-up-open", "size": 7, "color": color},
         )  # fmt: skip
 
@@ -278,7 +287,7 @@ def _syncs(
 def _plane(logs: Logs, across: str, up: str, title: str) -> Figure | None:
     traces = []
     for place, (group, runs) in enumerate(logs.items()):
-        for number, run in enumerate(runs):
+        for run in runs:
             pairs = [line for line in run if _is_number(line.get(across)) and _is_number(line.get(up))]
             if not pairs:
                 continue
@@ -286,7 +295,7 @@ def _plane(logs: Logs, across: str, up: str, title: str) -> Figure | None:
             window = window_of(len(pairs))
             path = _thinned(smoothed(xs, window), smoothed(ys, window))
             steps, xs, ys = _thinned(steps, xs, ys)
-            color = _COLORS[place % len(_COLORS)]
+            color = color_of(place)
             # Of one run the colour tells the time, of several whose it is.
             alone = len(logs) == 1 and len(runs) == 1
             marker: dict[str, Any] = {"size": 6, "color": color, "opacity": 0.55}
@@ -296,11 +305,22 @@ def _plane(logs: Logs, across: str, up: str, title: str) -> Figure | None:
                     "colorbar": {"title": {"text": "update"}, "thickness": 10},
                 }  # fmt: skip
             hover = "%{x:.4~g}, %{y:.4~g}<br>update %{customdata}<extra></extra>"
-            points: dict[str, Any] = {"mode": "markers", "marker": marker, "customdata": steps, "hovertemplate": hover}
-            traces.append(_scatter(xs, ys, group, showlegend=not alone and number == 0, **points))
+            points: dict[str, Any] = {
+                "meta": place,
+                "mode": "markers",
+                "marker": marker,
+                "customdata": steps,
+                "hovertemplate": hover,
+            }
+            traces.append(_scatter(xs, ys, group, **points))
             if window > 1:
-                way: dict[str, Any] = {"mode": "lines", "line": {"color": color, "width": 1.5}, "hoverinfo": "skip"}
-                traces.append(_scatter(path[0], path[1], group, showlegend=False, **way))
+                way: dict[str, Any] = {
+                    "meta": place,
+                    "mode": "lines",
+                    "line": {"color": color, "width": 1.5},
+                    "hoverinfo": "skip",
+                }
+                traces.append(_scatter(path[0], path[1], group, **way))
     if not traces:
         return None
     return _figure(title, f"{up} by {across}", traces, {"title": {"text": _shown(across)}}, _shown(up))
@@ -311,19 +331,19 @@ def _shown(name: str) -> str:
     return html.escape(printable(name), quote=False)
 
 
-def _scatter(xs: np.ndarray, ys: np.ndarray, label: str, group: str | None = None, **more: Any) -> Any:
+def _scatter(xs: np.ndarray, ys: np.ndarray, label: str, **more: Any) -> Any:
     # Half of the bytes, and more digits than a screen has pixels.
     ys = ys.astype(np.float32)
     xs = xs if xs.dtype.kind == "i" else xs.astype(np.float32)
-    legend = _shown(label if group is None else group)
-    given = {"x": xs, "y": ys, "name": _shown(label), "legendgroup": legend, **more}
+    given = {"x": xs, "y": ys, "name": _shown(label), **more}
     return {"type": "scatter", **{key: value for key, value in given.items() if value is not None}}
 
 
-def _figure(title: str, name: str, traces: Sequence[Any], xaxis: dict[str, Any], up: str = "") -> Figure:
+def _figure(
+    title: str, name: str, traces: Sequence[Any], xaxis: dict[str, Any], up: str = "", shows_legend: bool = False
+) -> Figure:
     graph = require_package("plotly.graph_objects", "a report", "report")
     axis = {"gridcolor": "#e5e7eb", "zerolinecolor": "#d1d5db", "hoverformat": ".4~g", "automargin": True}
-    shows_legend = sum(trace.get("showlegend", True) for trace in traces) > 1
     layout = {
         "template": "none",
         "margin": {"l": 50, "r": 10, "t": 8, "b": 40},
@@ -332,6 +352,6 @@ def _figure(title: str, name: str, traces: Sequence[Any], xaxis: dict[str, Any],
         "yaxis": {**axis, "title": {"text": up}},
         "hovermode": "closest",
         "showlegend": shows_legend,
-        "legend": {"orientation": "h", "y": -0.22, "font": {"size": 11}},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
     }
     return Figure(title, name, graph.Figure(list(traces), layout).to_json())

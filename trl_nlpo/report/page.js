@@ -26,7 +26,24 @@ function draw(plot) {
   plot.dataset.drawn = "yes";
   const figure = dataOf(plot.dataset.figure);
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  const hidden = hiddenGroups(plot.closest("[data-task]"));
+  for (const trace of figure.data) trace.visible = !hidden.has(trace.meta);
   Plotly.newPlot(plot, figure.data, figure.layout, config);
+}
+
+/* Of several groups of runs, those that are switched off. */
+function hiddenGroups(panel) {
+  const off = panel.querySelectorAll(".groups [aria-pressed='false']");
+  return new Set([...off].map((button) => Number(button.dataset.group)));
+}
+
+function switchGroup(button) {
+  button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+  const panel = button.closest("[data-task]");
+  const hidden = hiddenGroups(panel);
+  for (const plot of panel.querySelectorAll(".plot[data-drawn]")) {
+    if (plot.data) Plotly.restyle(plot, { visible: plot.data.map((trace) => !hidden.has(trace.meta)) });
+  }
 }
 
 function watchFigures() {
@@ -252,6 +269,10 @@ for (const box of document.querySelectorAll("[data-part='only-differing']")) {
   box.addEventListener("change", follow);
   follow();
 }
+for (const button of document.querySelectorAll(".groups button")) {
+  button.addEventListener("click", () => switchGroup(button));
+}
 for (const root of document.querySelectorAll("[data-samples]")) new Samples(root);
-watchFigures();
+// Plotly stands behind this script, so that samples need not wait until it is read.
+document.addEventListener("DOMContentLoaded", watchFigures);
 document.documentElement.dataset.ready = "yes";

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..grid.tables import best_of, cell_text, columns_shown, interval_text, short_name
 from ..naming import require_package
 from ..storage.files import check_folder, replace_file
-from .figures import Figure, curves_of, other_curves_of, planes_of, supervised_curves_of
+from .figures import Figure, color_of, curves_of, other_curves_of, planes_of, supervised_curves_of
 from .results import ResultsTable, results_of
 from .runs import Reported, ReportedRun, as_text, comparable_keys, differing_keys, read_reported
 from .samples import samples_of
@@ -85,7 +85,7 @@ def page(reported: Reported, num_prompts: int = NUM_PROMPTS) -> str:
         *_environment(reported),
         "</main>",
     ]
-    scripts = [require_package("plotly.offline", "a report", "report").get_plotlyjs(), _file("page.js")]
+    scripts = [_file("page.js"), require_package("plotly.offline", "a report", "report").get_plotlyjs()]
     return _TEMPLATE.format(
         policy=_policy(scripts),
         title=_text(reported.title),
@@ -149,12 +149,28 @@ def _panel(reported: Reported, task: str, number: int, blocks: _Blocks, num_prom
         "Recipe": _recipe(groups, f"recipe-{number}"),
     }
     found = {title: text for title, text in sections.items() if text}
+    with_figures = [title for title, text in found.items() if 'class="plot"' in text]
     links = "".join(f'<a href="#part-{number}-{place}">{title}</a>' for place, title in enumerate(found))
-    parts = (
-        f'<section id="part-{number}-{place}"><h2>{title}</h2>\n{text}</section>'
-        for place, (title, text) in enumerate(found.items())
+    parts = []
+    for place, (title, text) in enumerate(found.items()):
+        # Whose colour is whose stays in sight as long as there are figures.
+        parts += ["<div>", _switches(list(groups))] if title in with_figures[:1] else []
+        parts.append(f'<section id="part-{number}-{place}"><h2>{title}</h2>\n{text}</section>')
+        parts += ["</div>"] if title in with_figures[-1:] else []
+    opened = f'<div id="task-{number}" data-task{" hidden" if hidden else ""}><nav>{links}</nav>'
+    return "\n".join([opened, *parts, "</div>"])
+
+
+def _switches(groups: Sequence[str]) -> str:
+    """Names and colours of several groups, as buttons that take them out of the figures."""
+    if len(groups) == 1:
+        return ""
+    buttons = (
+        f'<button type="button" aria-pressed="true" data-group="{place}">'
+        f'<i style="background: {color_of(place)}"></i>{_text(group)}</button>'
+        for place, group in enumerate(groups)
     )
-    return "\n".join([f'<div id="task-{number}"{" hidden" if hidden else ""}><nav>{links}</nav>', *parts, "</div>"])
+    return f'<div class="groups controls">{"".join(buttons)}</div>'
 
 
 def _table(header: Sequence[str], rows: Iterable[str], name: str = "", identity: str = "") -> str:
@@ -358,7 +374,7 @@ def _failed(reported: Reported) -> list[str]:
     if not failed:
         return []
     lines = (f"<tr>{_row_head(folder)}{_cell(str(error))}</tr>" for folder, error in failed.items())
-    return ["<section><h2>Failed cells</h2>", _table(["cell", "error"], lines), "</section>"]
+    return ["<section><h2>Failed cells</h2>", _table(["cell", "error"], lines, "texts"), "</section>"]
 
 
 def _environment(reported: Reported) -> list[str]:
@@ -373,7 +389,7 @@ def _environment(reported: Reported) -> list[str]:
         f"<tr>{_row_head(', '.join(names) if len(by_versions) > 1 else 'all runs')}{_cell(versions, versions)}</tr>"
         for versions, names in by_versions.items()
     )
-    return ["<section><h2>Versions</h2>", _table(["runs", "ran with"], lines), "</section>"]
+    return ["<section><h2>Versions</h2>", _table(["runs", "ran with"], lines, "texts"), "</section>"]
 
 
 _SAMPLES = """<div data-samples="{name}">

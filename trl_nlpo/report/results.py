@@ -50,7 +50,7 @@ def _of_runs(groups: Mapping[str, list[ReportedRun]], last_only: bool) -> Result
         stages = list(dict.fromkeys(stage for run in runs for stage in run.results.stages))
         for stage in stages[-1:] if last_only else stages:
             finished = [run.results for run in runs if stage in run.results.stages]
-            label = group if last_only else stage if len(groups) == 1 else f"{group}: {stage}"
+            label = group if last_only else _label(group, stage, len(groups) > 1)
             columns = averages([_numbers(run.stages[stage]) for run in finished])
             scores[label] = averaged_scores([list(scores_of_stage(run, stage, columns)) for run in finished])
             for name, values in scores[label].items():
@@ -69,6 +69,10 @@ def _of_runs(groups: Mapping[str, list[ReportedRun]], last_only: bool) -> Result
         return [other for other in others if prompts[other] == prompts[label]]
 
     return ResultsTable(rows, _directions(groups), compared(scores, opponents))
+
+
+def _label(group: str, stage: str, several: bool) -> str:
+    return stage if not several or group == stage else f"{group}: {stage}"
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..recipes.algorithms import ALGORITHMS
 from ..storage.files import read_json
 from ..storage.results import CELL_NAME, LOG_NAME, RECIPE_NAME, RESULTS_NAME, RunResults
 
@@ -144,7 +145,8 @@ def _task(run: RunResults) -> str:
 def _labels(runs: Sequence[RunResults], names: Sequence[str]) -> list[str]:
     """Of each run what its group is called: its algorithm and the keys in which it differs, or its folder."""
     recipes = [comparable_keys(run.recipe or {"folder": name}) for run, name in zip(runs, names, strict=True)]
-    differing = [key for key in differing_keys(recipes) if key != "algorithm"]
+    decided = _decided_by_algorithm(recipes)
+    differing = [key for key in differing_keys(recipes) if key not in decided]
     labels = []
     for recipe, name in zip(recipes, names, strict=True):
         words = [str(recipe["algorithm"])] if "algorithm" in recipe else []
@@ -159,6 +161,21 @@ def _labels(runs: Sequence[RunResults], names: Sequence[str]) -> list[str]:
             labels[index] = f"{label} ({names[index]})"
         found.setdefault(labels[index], key)
     return labels
+
+
+def _decided_by_algorithm(recipes: Sequence[dict[str, Any]]) -> set[str]:
+    """The key `algorithm`, and those that it sets, where no recipe has another value."""
+    settings = [
+        ALGORITHMS[name].settings if (name := recipe.get("algorithm")) in ALGORITHMS else {} for recipe in recipes
+    ]
+    changed = {
+        key
+        for recipe in recipes
+        for other in recipes
+        if recipe.get("algorithm") == other.get("algorithm")
+        for key in differing_keys([recipe, other])
+    }
+    return {"algorithm", *(key for given in settings for key in given if key not in changed)}
 
 
 def comparable_keys(recipe: dict[str, Any]) -> dict[str, Any]:
