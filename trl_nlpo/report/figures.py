@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,12 @@ def _logs(groups: Groups, wanted: Any) -> Logs:
     """Log lines with an update; those of the evaluation at the end of a stage have step 0."""
     return {
         group: [
-            [line for line in run.results.log if line.get("step", 0) > 0 and wanted(line.get("stage"))] for run in runs
+            [
+                line
+                for line in run.results.log
+                if _is_number(line.get("step")) and line["step"] > 0 and wanted(line.get("stage"))
+            ]
+            for run in runs
         ]
         for group, runs in groups.items()
     }
@@ -155,7 +161,7 @@ def _names(logs: Logs) -> list[str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _evaluates(name: str, other: str, names: Sequence[str]) -> str | None:

@@ -216,7 +216,7 @@ class Samples {
     this.part("rows").replaceChildren(...rows);
     const [from, to] = [this.page * PAGE_SIZE + 1, this.page * PAGE_SIZE + rows.length];
     const size = this.data.prompts.length;
-    this.part("count").textContent = rows.length ? `${from}–${to} of ${this.found.length}` : "nothing found";
+    this.part("count").textContent = rows.length ? `${from} to ${to} of ${this.found.length}` : "nothing found";
     if (this.found.length < size) this.part("count").textContent += ` (of ${size} prompts)`;
     this.part("previous").disabled = this.page === 0;
     this.part("next").disabled = to >= this.found.length;
@@ -226,11 +226,11 @@ class Samples {
     const made = element("td");
     const sample = this.data.cells[row][column];
     if (!sample) {
-      made.append(element("span", "–", "soft"));
+      made.append(element("span", "-", "soft"));
       return made;
     }
     this.write(made, sample.text, this.within === "all" || this.within === String(column));
-    const score = element("span", `score ${sample.score === null ? "–" : rounded(sample.score)}`, "score");
+    const score = element("span", `score ${sample.score === null ? "none" : rounded(sample.score)}`, "score");
     score.title = Object.entries(sample.more).map(([name, value]) => `${name}: ${rounded(value)}`).join("\n");
     made.append(element("br"), score);
     return made;

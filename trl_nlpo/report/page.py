@@ -78,6 +78,7 @@ def page(reported: Reported, num_prompts: int = NUM_PROMPTS) -> str:
     body = [
         f"<header><h1>{_text(reported.title)}</h1>",
         _paragraph(f"Written {time.strftime('%Y-%m-%d %H:%M %Z')} by trl-nlpo report.", "soft"),
+        *([_paragraph(f"Task: {task}", "soft") for task in tasks] if len(tasks) == 1 else []),
         *_commands(reported),
         f"</header>\n<main>{tabs}",
         *panels,
@@ -341,7 +342,7 @@ def _recipe(groups: Mapping[str, list[ReportedRun]], identity: str) -> str:
     differing = set(differing_keys([comparable_keys(recipe) for recipe in recipes.values()]))
     keys = dict.fromkeys(key for recipe in recipes.values() for key in recipe)
     lines = (
-        f"<tr{' class=differs' if key in differing else ''}>"
+        ('<tr class="differs">' if key in differing else "<tr>")
         + _row_head(key)
         + "".join(_value(recipe, key) for recipe in recipes.values())
         + "</tr>"

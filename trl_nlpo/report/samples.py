@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,16 +82,21 @@ def _cell(sample: Any) -> dict[str, Any] | None:
     more = {
         name: value
         for name, value in given.items()
-        if name not in ("completion", "score", "metrics") and isinstance(value, int | float | str)
+        if name not in ("completion", "score", "metrics") and (isinstance(value, str) or _is_finite(value))
     }
     score = sample.get("score")
     return {
         "text": _text(sample.get("completion")),
-        "score": score if isinstance(score, int | float) else None,
+        "score": score if _is_finite(score) else None,
         "more": {
             printable(name): printable(value) if isinstance(value, str) else value for name, value in more.items()
         },
     }
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that JSON has."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,62 @@
+"""The results of a report: by group and stage, with intervals and comparisons; a leaderboard as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.grids import FakeRun, made_up_grid
+from support.made_up_runs import made_up_run
+from trl_nlpo.grid.grid import run_grid
+from trl_nlpo.grid.leaderboard import write_leaderboard
+from trl_nlpo.report.results import results_of
+from trl_nlpo.report.runs import read_reported
+
+
+MEAN = sum(n % 7 for n in range(120)) / 120
+
+
+def test_a_run_has_a_row_for_each_stage_and_is_compared_with_where_it_began(tmp_path):
+    found = results_of(read_reported([made_up_run(tmp_path / "a")]), "quickstart")
+    assert list(found.rows) == ["zero-shot", "nlpo"]
+    reward = found.rows["nlpo"]["reward"]
+    assert reward["mean"] == pytest.approx(MEAN + 1)
+    assert reward["low"] < reward["mean"] < reward["high"]
+    assert [(c["first"], c["second"], c["score"]) for c in found.comparisons] == [("nlpo", "zero-shot", "score")]
+    assert found.comparisons[0]["difference"] == pytest.approx(1.0)
+    assert found.comparisons[0]["p_adjusted"] < 0.05
+
+
+def test_seeds_are_averaged_and_groups_compared(tmp_path):
+    folders = [made_up_run(tmp_path / str(seed), seed) for seed in (0, 2)]
+    folders.append(made_up_run(tmp_path / "ppo", algorithm="ppo"))
+    found = results_of(read_reported(folders), "quickstart")
+    assert found.rows["nlpo"]["reward"]["mean"] == pytest.approx(MEAN + 1.1)
+    assert found.rows["nlpo"]["reward"]["std"] == pytest.approx(0.2 / 2**0.5)
+    differences = {(c["first"], c["second"]): c["difference"] for c in found.comparisons}
+    assert differences == {
+        ("nlpo", "nlpo: zero-shot"): pytest.approx(1.1),
+        ("ppo", "ppo: zero-shot"): pytest.approx(1.0),
+        ("ppo", "nlpo"): pytest.approx(-0.1),
+    }
+
+
+def test_runs_on_other_prompts_are_not_compared(tmp_path):
+    folders = [made_up_run(tmp_path / "nlpo"), made_up_run(tmp_path / "ppo", algorithm="ppo")]
+    path = folders[1] / "samples.jsonl"
+    path.write_text(path.read_text().replace('"prompt 3"', '"another prompt"'))
+    found = results_of(read_reported(folders), "quickstart")
+    assert ("ppo", "nlpo") not in {(c["first"], c["second"]) for c in found.comparisons}
+    assert len(found.comparisons) == 2
+
+
+@pytest.mark.slow
+def test_of_a_grid_the_leaderboard_counts(tmp_path):
+    subject = made_up_grid(tmp_path)
+    run_grid(subject, FakeRun(fails=("supervised+ppo",)), lambda line: None)
+    unwritten = results_of(read_reported([subject.folder]), "commongen")
+    assert set(unwritten.rows) == {"zero_shot", "supervised", "supervised+nlpo[mask_sync_steps=null]"}
+    write_leaderboard(subject, "command")
+    written = results_of(read_reported([subject.folder]), "commongen")
+    for label, row in written.rows.items():
+        assert row["reward"] == unwritten.rows[label]["reward"]
+    assert written.better["metrics/ter"] == "lower"
