@@ -35,7 +35,7 @@ OURS: dict[str, set[str]] = {
     "unexpected": set(),
     "former_names": set(),
     # From a recipe to a run, and to many.
-    "report": {"grid", "metrics/directions", "storage"},
+    "report": {"grid", "metrics/directions", "recipes/algorithms", "storage"},
     "grid": {"data", "launch", "metrics", "recipes", "storage"},
     "experiment": {
         "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",

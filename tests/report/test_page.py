@@ -37,18 +37,22 @@ class Elements(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.found, self.scripts = [], []
+        self.found, self.scripts, self.inside = [], [], False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.found.append((tag, dict(attributes)))
-        if tag == "script" and dict(attributes).get("type") is None:
+        self.inside = tag == "script" and dict(attributes).get("type") is None
+        if self.inside:
             self.scripts.append("")
 
     def handle_data(self, data):
-        if self.found and self.found[-1][0] == "script" and self.found[-1][1].get("type") is None:
+        if self.inside:
             # A long script comes in parts.
             self.scripts[-1] += data
+
+    def handle_endtag(self, tag):
+        self.inside = False
 
 
 def evil_run(path, **keys):

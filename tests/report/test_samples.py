@@ -70,7 +70,7 @@ def test_of_many_runs_the_first_seed_of_each_group_is_shown(tmp_path):
     folders.append(made_up_run(tmp_path / "g", 0, updates=1, gamma=0.5))
     columns = samples_of(read_reported(folders), "quickstart", 10)["columns"]
     assert [column["name"] for column in columns if column["shown"]] == [
-        "nlpo, seed 0 (n0): nlpo",
+        "nlpo, seed 0",
         "nlpo, gamma=0.5: nlpo",
     ]
     assert len(columns) == 4

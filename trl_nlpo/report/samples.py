@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..display import printable
@@ -40,15 +40,25 @@ def samples_of(reported: Reported, task: str, most: int) -> dict[str, Any]:
         "total": len(prompts),
         "prompts": [text for text, _ in prompts[:most]],
         "columns": [
-            {"name": stage if len(runs) == 1 else f"{_name(run, groups)}: {stage}", "shown": (run, stage) in first}
+            {"name": _name(run, stage, groups, reported.is_grid, len(runs)), "shown": (run, stage) in first}
             for run, stage in columns
         ],
         "cells": [[_cell(rows[id(run)].get(key, {}).get(stage)) for run, stage in columns] for key in prompts[:most]],
     }
 
 
-def _name(run: ReportedRun, groups: dict[str, list[ReportedRun]]) -> str:
-    return run.group if len(groups[run.group]) == 1 else f"{run.group}, seed {run.seed} ({run.name})"
+def _name(
+    run: ReportedRun, stage: str, groups: Mapping[str, Sequence[ReportedRun]], is_grid: bool, num_runs: int
+) -> str:
+    """Of a column: as short as it can be told apart."""
+    if num_runs == 1:
+        return stage
+    members = groups[run.group]
+    name = run.group
+    if len(members) > 1:
+        seeds = [other.seed for other in members]
+        name += f" ({run.name})" if run.seed is None or seeds.count(run.seed) > 1 else f", seed {run.seed}"
+    return name if is_grid or stage == run.group else f"{name}: {stage}"
 
 
 def _stages(run: ReportedRun, last_only: bool) -> list[str]:
