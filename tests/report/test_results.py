@@ -49,6 +49,24 @@ def test_runs_on_other_prompts_are_not_compared(tmp_path):
     assert len(found.comparisons) == 2
 
 
+def test_where_the_seed_decides_the_prompts_only_the_same_seeds_are_compared(tmp_path):
+    def run(name, seed, algorithm="nlpo"):
+        folder = made_up_run(tmp_path / name, seed, algorithm)
+        path = folder / "samples.jsonl"
+        path.write_text(path.read_text().replace('"prompt ', f'"of seed {seed}: '))
+        return folder
+
+    folders = [run("n1", 1), run("n0", 0), run("p0", 0, "ppo")]
+
+    def pairs():
+        found = results_of(read_reported(folders), "quickstart")
+        return {(c["first"], c["second"]) for c in found.comparisons}
+
+    assert pairs() == {("nlpo", "nlpo: zero-shot"), ("ppo", "ppo: zero-shot")}
+    folders.append(run("p1", 1, "ppo"))
+    assert ("ppo", "nlpo") in pairs()
+
+
 @pytest.mark.slow
 def test_of_a_grid_the_leaderboard_counts(tmp_path):
     subject = made_up_grid(tmp_path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..grid.leaderboard import add_interval, averaged_scores, averages, compared, scores_of_stage
 from ..metrics.directions import direction
+from ..storage.results import RunResults
 from .runs import Reported, ReportedRun
 
 
@@ -44,19 +45,20 @@ def _of_runs(groups: Mapping[str, list[ReportedRun]], last_only: bool) -> Result
     """Rows of every group and stage; of unfinished grids' cells of the last stage, which is what a cell is about."""
     rows: dict[str, dict[str, Any]] = {}
     scores: dict[str, Any] = {}
-    prompts: dict[str, list[Any]] = {}
+    prompts: dict[str, list[list[Any]]] = {}
     of_group: dict[str, str] = {}
     for group, runs in groups.items():
         stages = list(dict.fromkeys(stage for run in runs for stage in run.results.stages))
         for stage in stages[-1:] if last_only else stages:
-            finished = [run.results for run in runs if stage in run.results.stages]
+            in_order = sorted(runs, key=lambda run: str(run.seed))
+            finished = [run.results for run in in_order if stage in run.results.stages]
             label = group if last_only else _label(group, stage, len(groups) > 1)
             columns = averages([_numbers(run.stages[stage]) for run in finished])
             scores[label] = averaged_scores([list(scores_of_stage(run, stage, columns)) for run in finished])
             for name, values in scores[label].items():
                 add_interval(columns, "reward" if name == "score" else name, values)
             rows[label], of_group[label] = columns, group
-            prompts[label] = [row.get("prompt") for row in finished[0].samples]
+            prompts[label] = _prompts(finished)
     last = {group: label for label, group in of_group.items()}
     order = list(last.values())
 
@@ -69,6 +71,15 @@ def _of_runs(groups: Mapping[str, list[ReportedRun]], last_only: bool) -> Result
         return [other for other in others if prompts[other] == prompts[label]]
 
     return ResultsTable(rows, _directions(groups), compared(scores, opponents))
+
+
+def _prompts(runs: Sequence[RunResults]) -> list[list[Any]]:
+    """The prompts that scores are averaged over, row by row: of each seed its own, or once where all have the same.
+
+    A seed may decide the data too; then only systems with the same seeds have been asked the same.
+    """
+    of_runs = [[row.get("prompt") for row in run.samples] for run in runs]
+    return of_runs[:1] if all(prompts == of_runs[0] for prompts in of_runs) else of_runs
 
 
 def _label(group: str, stage: str, several: bool) -> str:
