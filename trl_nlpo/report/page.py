@@ -25,6 +25,9 @@ from .samples import samples_of
 NUM_PROMPTS = 1_000
 """Prompts of each task whose completions are in a page, unless another number is asked for."""
 
+_MOST_OPEN = 15
+"""Comparisons that are shown without being asked for."""
+
 _HERE = Path(__file__).parent
 _ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 
@@ -204,10 +207,11 @@ def _results(found: ResultsTable) -> str:
     if not found.rows:
         return _paragraph("No stage has finished yet.")
     parts = [_systems(found.rows, found.better, found.missing)]
-    seeds = max((entry["seeds"] for row in found.rows.values() for entry in row.values()), default=1)
+    numbers = {entry["seeds"] for row in found.rows.values() for entry in row.values()}
     words = ["The best of a column is bold."]
-    if seeds > 1:
-        words.append(f"Means ± standard deviations over {seeds} seeds.")
+    if max(numbers, default=1) > 1:
+        several = f"up to {max(numbers)}" if len(numbers) > 1 else str(max(numbers))
+        words.append(f"Means ± standard deviations over {several} seeds.")
     if any("low" in entry for row in found.rows.values() for entry in row.values()):
         words.append("Below, where a number is a mean over prompts: its interval of 95 % over prompts.")
     parts.append(_paragraph(" ".join(words), "soft"))
@@ -247,15 +251,14 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
         + "</tr>"
         for entry in comparisons
     )
-    return (
-        "<h3>Is the difference chance?</h3>"
-        + _paragraph(
-            "Differences of scores per prompt, averaged over seeds; paired bootstrap over prompts. Intervals hold "
-            f"together with 95 %, and p is corrected, for all {len(comparisons)} comparisons (max-T); bold: p < 0.05.",
-            "soft",
-        )
-        + _table(["systems", "score", "difference", "interval", "p", "prompts"], lines, "comparisons")
+    note = _paragraph(
+        "Differences of scores per prompt, averaged over seeds; paired bootstrap over prompts. Intervals hold "
+        f"together with 95 %, and p is corrected, for all {len(comparisons)} comparisons (max-T); bold: p < 0.05.",
+        "soft",
     )
+    table = _table(["systems", "score", "difference", "interval", "p", "prompts"], lines, "comparisons")
+    is_open = " open" if len(comparisons) <= _MOST_OPEN else ""
+    return f"<details{is_open}><summary>Is the difference chance?</summary>{note}{table}</details>"
 
 
 def _difference_cells(entry: Mapping[str, Any]) -> str:
