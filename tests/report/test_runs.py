@@ -116,5 +116,7 @@ def test_a_grid_without_a_finished_cell_and_a_damaged_leaderboard_are_said(tmp_p
     assert "no cell of the grid" in message(folder)
     (folder / "leaderboard.json").write_text(json.dumps({"tasks": {}}))
     assert "leaderboard.json is damaged" in message(folder)
+    (folder / "leaderboard.json").write_text(json.dumps({"tasks": {"a": {}}, "better": {}, "comparisons": {}}))
+    assert "leaderboard.json is damaged" in message(folder)
     (folder / "leaderboard.json").write_text("{")
     assert "leaderboard.json is damaged" in message(folder)

@@ -235,7 +235,8 @@ def _finished(folder: Path) -> RunResults | None:
 
 
 def _check_board(board: dict[str, Any], path: Path) -> None:
-    if not all(isinstance(board.get(part), dict) for part in ("tasks", "better", "comparisons")):
+    parts = [board.get(name) for name in ("tasks", "better", "comparisons")]
+    if not all(isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts):  # type: ignore[union-attr]
         raise UserError(f"{path} is damaged (it has no tasks, directions or comparisons): {_AGAIN}.")
 
 
