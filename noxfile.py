@@ -17,7 +17,7 @@ def lowest_versions() -> list[str]:
     """`name==version` for the lower bound of every direct dependency, and of the extras that tests need."""
     project = nox.project.load_toml("pyproject.toml")["project"]
     extras = project["optional-dependencies"]
-    named = [requirement for extra in ("metrics", "people", "test") for requirement in extras[extra]]
+    named = [requirement for extra in ("metrics", "people", "report", "docs", "test") for requirement in extras[extra]]
     requirements = map(Requirement, (*project["dependencies"], *named))
     return [
         f"{requirement.name}=={specifier.version}"
