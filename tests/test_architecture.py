@@ -38,8 +38,8 @@ OURS: dict[str, set[str]] = {
     "report": {"grid", "metrics/directions", "recipes/algorithms", "storage"},
     "grid": {"data", "launch", "metrics", "recipes", "storage"},
     "experiment": {
-        "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "prompts", "recipes", "rewards",
-        "storage", "tasks", "trainer", "_trl",
+        "algorithm", "data", "evaluation", "hub", "launch", "metrics", "models", "progress", "prompts", "recipes",
+        "rewards", "storage", "tasks", "trainer", "_trl",
     },
     "collection": {
         "algorithm/draws", "experiment", "human_study", "metrics", "prompts", "recipes", "reward_training", "storage",
@@ -48,21 +48,23 @@ OURS: dict[str, set[str]] = {
     "demo": {"algorithm", "data", "evaluation", "experiment", "hub", "metrics", "recipes", "storage"},
     # A reward model is trained on what it will read as a reward.
     "reward_training": {
-        "algorithm/reward_models", "data", "functional", "launch/library_output", "metrics", "models", "recipes",
-        "storage",
+        "algorithm/reward_models", "data", "functional", "launch/library_output", "metrics", "models", "progress",
+        "recipes", "storage",
     },
     "data": {"prompts/messages", "recipes", "storage", "tasks"},
     # A name that no repository can have is a mistake in the recipe.
     "recipes": {"config", "hub", "launch", "metrics", "rewards", "tasks"},
     # Training.
     "trainer": {
-        "algorithm", "config", "evaluation", "functional", "hub", "launch", "models", "prompts", "records", "storage",
-        "_trl",
+        "algorithm", "config", "evaluation", "functional", "hub", "launch", "models", "progress", "prompts", "records",
+        "storage", "_trl",
     },
     # Another face over the same rooms, for old scripts.
     "legacy": {
         "algorithm", "config", "functional", "launch", "models", "records", "trainer/setup",
     },
+    # What people see while a trainer runs, whichever trainer it is.
+    "progress": {"launch/library_output", "launch/signals"},
     # The trainer pushes, and a recipe prints the line that loads what was saved or pushed.
     "hub": set(),
     "evaluation": {"algorithm", "functional", "launch", "metrics", "models", "prompts", "records"},
@@ -173,6 +175,7 @@ PACKAGES: dict[str, set[str]] = {
     "launch": {"torch", "accelerate", "transformers", "deepspeed"},
     "legacy": {"accelerate", "huggingface_hub", "numpy", "peft", "safetensors", "torch", "transformers"},
     "launch/library_output": {"datasets", "transformers"},
+    "progress": {"rich", "transformers"},
     "trainer": {"torch", "accelerate", "transformers", "numpy", "peft", "rich", "safetensors", "wandb"},
     "cli": {"typer", "yaml", "accelerate"},
     "recipes": {"yaml", "trl"},
@@ -193,8 +196,7 @@ PACKAGES: dict[str, set[str]] = {
         "datasets", "numpy", "peft", "tokenizers", "torch", "transformers", "trl",
     },
     "experiment": {
-        "accelerate", "datasets", "huggingface_hub", "peft", "rich", "safetensors", "torch", "tqdm", "transformers",
-        "trl",
+        "accelerate", "datasets", "huggingface_hub", "peft", "rich", "safetensors", "torch", "transformers", "trl",
     },
     "_trl": {"trl", "peft"},
     "_vllm": {"torch", "vllm"},

@@ -27,6 +27,8 @@ from ..metrics.directions import direction
 from ..metrics.suite import fit_rewards, judge_samples
 from ..models.checks import check_ends, check_special_tokens, check_token_ids
 from ..models.inputs import longest_prompt
+from ..progress.callback import showing_progress
+from ..progress.samples import print_samples
 from ..prompts import PromptDataset, prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED, ZERO_SHOT
 from ..recipes.recipe import Recipe, write_resolved
@@ -39,7 +41,7 @@ from ..storage.run_lock import lock_on
 from ..trainer.best_metric import check_best_metric
 from ..trainer.nlpo import NLPOTrainer
 from .before_start import check_batches, check_before_start
-from .callbacks import MetricsLog, showing_progress
+from .callbacks import MetricsLog
 from .card import with_recipe, with_results
 from .starting_model import adapter_config, starting_model, starting_tokenizer
 from .summary import load_command, results_table
@@ -173,12 +175,20 @@ def _conclude(run: _Run) -> None:
     """Print the table, where everything is, and how the model is loaded."""
     recipe, folder = run.recipe, run.folder
     run.console.print(results_table(f"{recipe.name}: {len(run.splits.test)} held-out prompts", folder.results))
+    _print_last_samples(run)
     run.console.print(
         f"Everything is in {escape(str(folder.path))}: recipe.yaml, metrics.jsonl, results.json, samples.jsonl."
     )
     if recipe.algorithm.trains:
         path = folder.path if recipe.algorithm.reinforces else run.supervised_model
         run.console.print(f"Load the model with:\n  {escape(load_command(path))}", soft_wrap=True)
+
+
+def _print_last_samples(run: _Run) -> None:
+    """A few completions of the last stage, to be read."""
+    stage = list(run.folder.results)[-1]
+    samples = [{"prompt": row["prompt"], **row[stage]} for row in run.folder.samples if stage in row]
+    print_samples(run.console, f"Samples of {stage}:", samples)
 
 
 def _push(run: _Run, trainer: NLPOTrainer) -> None:

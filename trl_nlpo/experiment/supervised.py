@@ -9,11 +9,12 @@ from ..errors import UserError
 from ..launch.kinds import launch_of
 from ..models.adapters import make_savable
 from ..models.checks import HALF
+from ..progress.callback import showing_progress
 from ..prompts import prompt_tokenizer
 from ..recipes.algorithms import SUPERVISED
 from ..recipes.recipe import Recipe
 from ..storage.run_folder import RunFolder
-from .callbacks import MetricsLog, showing_progress
+from .callbacks import MetricsLog
 from .starting_model import adapter_config
 
 
@@ -114,6 +115,7 @@ def _shared_settings(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "ddp_find_unused_parameters": bool(training.ddp_find_unused_parameters),
         "dataloader_pin_memory": training.device.type == "cuda",
         "logging_steps": 10,
+        "disable_tqdm": training.disable_tqdm,
         "save_strategy": "no",
         "report_to": "none",
     }

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import StoppedAtOnce, StoppedRunError, Terminated
@@ -15,7 +15,10 @@ from ..errors import StoppedAtOnce, StoppedRunError, Terminated
 _AS_SIGTERM = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 """Requests to end: a scheduler's, a terminal's that was closed, and Slurm's warning that time is up."""
 
-_STOPPING = b"\nStopping after this update, with a checkpoint. Ctrl-C again stops at once.\n"
+_STOPPING = "Stopping after this update, with a checkpoint. Ctrl-C again stops at once."
+
+_tellers: list[Callable[[str], None]] = []
+"""Who says that a run is about to stop, in the place of a line on stderr; the last one does."""
 
 
 class StopRequest:
@@ -37,7 +40,7 @@ class StopRequest:
         if self.signal == number == signal.SIGINT:
             raise StoppedAtOnce
         if self.signal is None:
-            _say(_STOPPING)
+            _say_that_it_stops()
         self.signal = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
 
 
@@ -78,6 +81,33 @@ def ending_with_a_line(how_to_resume: str) -> Iterator[None]:
         raise StoppedRunError(str(stop) or f"interrupted. {how_to_resume}", 128 + signal.SIGINT) from None
     except Terminated as stop:
         raise StoppedRunError(str(stop), 128 + signal.SIGTERM) from None
+
+
+@contextlib.contextmanager
+def telling_of_stops(tell: Callable[[str], None]) -> Iterator[None]:
+    """Inside, a signal's line is told and not written, for whoever draws on the terminal.
+
+    Args:
+        tell: called in a signal handler, so in the middle of anything: it may not print, nor wait for a lock.
+    """
+    _tellers.append(tell)
+    try:
+        yield
+    finally:
+        _tellers.remove(tell)
+
+
+def _say_that_it_stops() -> None:
+    if _tellers:
+        _tellers[-1](_STOPPING)
+        # Nothing to be seen, but it notices when the terminal is gone.
+        _say(_PLAIN)
+    else:
+        _say(f"\n{_STOPPING}\n".encode())
+
+
+_PLAIN = b"\x1b[0m"
+"""Asks a terminal for letters without a style."""
 
 
 def _say(line: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,9 +234,9 @@ def fit(model: Any, reader: SequenceClassifier, train: Sequence[Comparison], arg
     """Train the model on choices; returns it without an adapter, in evaluation mode."""
     import torch
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import RewardConfig, RewardTrainer
 
+    from ..progress.callback import showing_progress
     from .choice_trainer import ChoiceCollator, ChoiceTrainer
 
     rows = Dataset.from_list([_encoded(comparison, reader) for comparison in train])
@@ -255,7 +254,7 @@ def fit(model: Any, reader: SequenceClassifier, train: Sequence[Comparison], arg
         save_strategy="no",
         report_to="none",
         logging_steps=50,
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=False,
         seed=arguments.seed,
     )
     common: dict[str, Any] = {
@@ -266,9 +265,8 @@ def fit(model: Any, reader: SequenceClassifier, train: Sequence[Comparison], arg
         trainer = RewardTrainer(**common)
     else:
         trainer = ChoiceTrainer(**common, data_collator=ChoiceCollator(reader.tokenizer.pad_token_id))
-    # It would print a dictionary for each log; what counts is measured afterwards.
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    with showing_progress(trainer, "reward model"):
+        trainer.train()
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     if arguments.use_peft:
         trained = trained.merge_and_unload()

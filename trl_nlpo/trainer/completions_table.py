@@ -23,7 +23,11 @@ def print_completions(rows: list[dict[str, Any]], title: str, limit: int) -> Non
         table.add_column(Text(printable(key)), overflow="fold")
     for row in rows[:limit]:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    with console.capture() as drawn:
+        console.print(table)
+    # By `print`, so that it comes above a progress panel: rich's own consoles write past that.
+    print(drawn.get(), end="", flush=True)
 
 
 def append_completions(rows: list[dict[str, Any]], folder: str | Path, step: int) -> None:

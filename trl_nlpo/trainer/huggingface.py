@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import HubStrategy, PredictionOutput, SaveStrategy, TrainOutput
 from transformers.utils import logging
@@ -28,15 +29,18 @@ from .._trl import TrainerBase, init_transformers_trainer
 from ..algorithm.batch_plan import BatchPlan
 from ..config import NLPOConfig
 from ..errors import UserError
+from ..evaluation.summary import sample_row
 from ..hub.card import CARD_NAME, RECORD_NAME, CardFacts, hub_id, model_card
 from ..hub.loading import Loading, loading
 from ..hub.upload import HubRefusal, HubUpload, check_repository
 from ..launch.environment import versions
 from ..launch.kinds import launch_of
+from ..launch.library_output import without_bars
 from ..launch.processes import of_all
 from ..models.adapters import is_adapter_model, make_loadable, saving_only, starting_name
 from ..models.masking_policy import MaskingPolicy
 from ..models.policy_and_value import PolicyAndValue
+from ..progress.callback import is_notebook_table, show_progress_of, shows_panel
 from ..prompts import UpdateSampler, collate_prompts
 from ..records import Estimates, Rollout, Scores, UpdateStats
 from ..secrets import HIDDEN, note_secrets, redacted
@@ -86,7 +90,9 @@ class HuggingFaceTrainer(TrainerBase):
         """Adds what a run knows beyond its trainer to what the model card says."""
         self._dataset_name: str | None = None
         options["callbacks"] = [_in_notebooks(callback) for callback in options.get("callbacks") or []]
+        has_own_progress = any(map(_shows_progress, options["callbacks"]))
         init_transformers_trainer(self, model=model, args=args, data_collator=collate_prompts, **options)
+        self._shown = None if has_own_progress else show_progress_of(self, self._title(args))
         # Microbatches are accumulated in the update itself, by tokens; accelerate must not divide a second time.
         self.accelerator.gradient_accumulation_steps = 1
         self.prompt_sets = prompt_sets
@@ -134,6 +140,14 @@ class HuggingFaceTrainer(TrainerBase):
     def add_callback(self, callback: Any) -> None:
         """Add a callback (a class or an instance); a notebook's progress table gets columns for our metrics."""
         super().add_callback(_in_notebooks(callback))
+
+    def _title(self, args: NLPOConfig) -> str:
+        """What is trained, for people."""
+        return "PPO" if args.mask_strategy == "none" else self._name
+
+    def _progress_closed(self) -> contextlib.AbstractContextManager[Any]:
+        """Take the progress panel away on the way out, whatever happens."""
+        return contextlib.nullcontext() if self._shown is None else contextlib.closing(self._shown)
 
     # The model
 
@@ -246,6 +260,8 @@ class HuggingFaceTrainer(TrainerBase):
         self.state.epoch = self.state.episode / num_rows
         self.run.count(stats)
         self.run.pending_logs.append(self._update_logs(rollout, scores, estimates, stats))
+        if self._shown is not None:
+            self._shown.note_sample(sample_row(rollout, scores, 0))
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
         if self.state.episode // num_rows > passes_before:
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
@@ -444,7 +460,8 @@ class HuggingFaceTrainer(TrainerBase):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # With the model goes a copy of the arguments, `training_args.bin`.
-        with _without_secrets(self.args):
+        bars = contextlib.nullcontext() if shows_panel(self.args) else without_bars()
+        with _without_secrets(self.args), bars:
             super()._save(output_dir, state_dict=state_dict)
 
     @contextlib.contextmanager
@@ -733,11 +750,18 @@ class HuggingFaceTrainer(TrainerBase):
 def _in_notebooks(callback: Any) -> Any:
     """A callback, or our own table in the place of the one that `transformers` shows in notebooks."""
     cls = callback if isinstance(callback, type) else type(callback)
-    if (cls.__module__, cls.__name__) != ("transformers.utils.notebook", "NotebookProgressCallback"):
+    # A subclass is someone's own.
+    if not is_notebook_table(callback) or is_notebook_table(cls.__base__):
         return callback
     from .notebook_table import NotebookTable
 
     return NotebookTable()
+
+
+def _shows_progress(callback: Any) -> bool:
+    """Whether a callback that was given to a trainer shows progress, so that ours should not."""
+    cls = callback if isinstance(callback, type) else type(callback)
+    return issubclass(cls, (ProgressCallback, PrinterCallback)) or is_notebook_table(callback)
 
 
 def _absolute_steps(steps: float | None, num_updates: int) -> float | None:

@@ -278,20 +278,21 @@ class NLPOTrainer(HuggingFaceTrainer):
         Returns:
             `TrainOutput` with the number of updates, the mean policy loss and run-time metrics.
         """
-        start = self._begin_training(resume_from_checkpoint)
-        with self._kept_safe():
-            for batch in self.get_train_dataloader():
-                self._begin_update()
-                rollout = self.collect_rollout(batch)
-                scores = self.score_rollout(rollout)
-                estimates = self.estimate_advantages(rollout, scores)
-                stats = self.update_policy(rollout, estimates)
-                self.adapt_kl_coef(estimates)
-                self.sync_masking_policy()
-                self._end_update(rollout, scores, estimates, stats)
-                if self.control.should_training_stop:
-                    break
-        return self._end_training(start)
+        with self._progress_closed():
+            start = self._begin_training(resume_from_checkpoint)
+            with self._kept_safe():
+                for batch in self.get_train_dataloader():
+                    self._begin_update()
+                    rollout = self.collect_rollout(batch)
+                    scores = self.score_rollout(rollout)
+                    estimates = self.estimate_advantages(rollout, scores)
+                    stats = self.update_policy(rollout, estimates)
+                    self.adapt_kl_coef(estimates)
+                    self.sync_masking_policy()
+                    self._end_update(rollout, scores, estimates, stats)
+                    if self.control.should_training_stop:
+                        break
+            return self._end_training(start)
 
     def collect_rollout(self, prompts: PromptBatch | list[Any]) -> Rollout:
         """Sample a completion for every prompt from the policy under the mask.

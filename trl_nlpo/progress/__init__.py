@@ -1,0 +1,1 @@
+"""What a person sees while a trainer runs: a panel on a terminal, and plain lines everywhere else."""
