@@ -81,7 +81,11 @@ def evaluations(logs: Mapping[str, float]) -> dict[str, str]:
     found: dict[str, dict[str, str]] = {}
     for name, value in logs.items():
         start, _, metric = name.rpartition("_")
-        if start.partition("_")[0] in ("eval", "test") and metric in ("reward", "perplexity", "loss"):
+        if (
+            "/" not in name
+            and start.partition("_")[0] in ("eval", "test")
+            and metric in ("reward", "perplexity", "loss")
+        ):
             found.setdefault(start.partition("_")[2], {})[metric] = short(value)
     return {of: ", ".join(f"{metric} {text}" for metric, text in shown.items()) for of, shown in found.items()}
 

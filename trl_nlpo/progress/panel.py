@@ -27,6 +27,9 @@ from .samples import as_line
 _WIDTH = 100
 """Columns at most: lines that are longer are hard to read."""
 
+_ROOM_FOR_ECHO = 2
+"""Columns to the right, where a terminal writes ^C when that is typed; in the next line it would shift the panel."""
+
 _COMPLETION_LINES = 2
 
 
@@ -93,7 +96,7 @@ class _Drawn:
         self.progress = progress
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = min(options.max_width, _WIDTH)
+        width = min(options.max_width - _ROOM_FOR_ECHO, _WIDTH)
         content = Table.grid(expand=True)
         content.add_column()
         inner = width - 4

@@ -40,7 +40,7 @@ from ..launch.processes import of_all
 from ..models.adapters import is_adapter_model, make_loadable, saving_only, starting_name
 from ..models.masking_policy import MaskingPolicy
 from ..models.policy_and_value import PolicyAndValue
-from ..progress.callback import is_notebook_table, show_progress_of, shows_panel
+from ..progress.callback import ShownProgress, is_notebook_table, show_progress_of, shows_panel
 from ..prompts import UpdateSampler, collate_prompts
 from ..records import Estimates, Rollout, Scores, UpdateStats
 from ..secrets import HIDDEN, note_secrets, redacted
@@ -145,9 +145,15 @@ class HuggingFaceTrainer(TrainerBase):
         """What is trained, for people."""
         return "PPO" if args.mask_strategy == "none" else self._name
 
-    def _progress_closed(self) -> contextlib.AbstractContextManager[Any]:
-        """Take the progress panel away on the way out, whatever happens."""
-        return contextlib.nullcontext() if self._shown is None else contextlib.closing(self._shown)
+    @contextlib.contextmanager
+    def _progress_closed(self) -> Iterator[None]:
+        """Take the progress panel away on the way out, and let others show bars again, whatever happens."""
+        try:
+            yield
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ShownProgress) or is_notebook_table(callback):
+                    getattr(callback, "close", lambda: None)()
 
     # The model
 
