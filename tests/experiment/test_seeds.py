@@ -15,6 +15,7 @@ from support.small_runs import TINY, tiny
 from trl_nlpo.data.splits import load_splits
 from trl_nlpo.experiment.starting_model import starting_model, starting_tokenizer
 from trl_nlpo.experiment.supervised import train_supervised
+from trl_nlpo.experiment.trackers import Trackers
 from trl_nlpo.storage.run_folder import RunFolder
 
 
@@ -54,7 +55,9 @@ def test_a_supervised_stage_ends_with_the_same_weights_under_any_global_random_s
         torch.manual_seed(state)
         model = starting_model(recipe, tokenizer)
         torch.manual_seed(state)
-        train_supervised(recipe, model, tokenizer, splits.supervised, RunFolder(str(recipe.training.output_dir)))
+        folder = RunFolder(str(recipe.training.output_dir))
+        trackers = Trackers(recipe.training, folder.path, folder.run)
+        train_supervised(recipe, model, tokenizer, splits.supervised, folder, trackers)
         found.append(weights(tmp_path / f"run{state}" / "supervised"))
     assert_equal(*found)
 

@@ -386,6 +386,10 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
             self.greater_is_better: bool | None = True
         # `transformers` works out DeepSpeed's batch sizes with it, long before the trainer fills it in.
         given = vars(self)["world_size"]
+        for name in ("checkpointing", "checkpointing_kwargs"):
+            # By the name that transformers 5.24 has, which warns of the older; the older is set to it there.
+            if getattr(self, f"activation_{name}", False) is None:
+                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         self.world_size: Any = given or int(os.environ.get("WORLD_SIZE", "1"))
         super().__post_init__()
         self.world_size = given

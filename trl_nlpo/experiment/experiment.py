@@ -46,6 +46,7 @@ from .card import with_recipe, with_results
 from .starting_model import adapter_config, starting_model, starting_tokenizer
 from .summary import load_command, results_table
 from .supervised import train_supervised
+from .trackers import Trackers
 from .zero_shot import TakenOver, zero_shot_of
 
 
@@ -69,6 +70,7 @@ class _Run:
     console: Console
     resuming: bool
     force: bool
+    trackers: Trackers
     online: OnlineReward | None = None
     reported: set[str] = field(default_factory=set)
     """Metrics already reported as unavailable."""
@@ -153,9 +155,12 @@ def _run_in_folder(recipe: Recipe, resuming: bool, force: bool, overwrite: bool,
         folder = RunFolder(str(recipe.training.output_dir), resuming, is_main, overwrite)
         if is_main:
             write_resolved(recipe, folder.path / "recipe.yaml")
-    run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force, online)
+    trackers = Trackers(recipe.training, folder.path, folder.run)
+    run = _Run(recipe, folder, splits, tokenizer, rewards, console, resuming, force, trackers, online)
     try:
-        trainer = _run_stages(run, model)
+        with trackers.closed():
+            trainer = _run_stages(run, model)
+            trackers.log_results(folder.results)
     except BaseException:
         if folder.results:
             console.print(escape(f"Stopped. Finished stages are in {folder.path}: {', '.join(folder.results)}."))
@@ -234,7 +239,7 @@ def _supervised_stage(run: _Run, model: PreTrainedModel) -> PreTrainedModel:
     start = time.time()
     if not is_done:
         with explain_full_disk(run.folder.path, "the supervised model"):
-            train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder)
+            train_supervised(run.recipe, model, run.tokenizer, run.splits.supervised, run.folder, run.trackers)
     seconds = time.time() - start
     model = starting_model(run.recipe, run.tokenizer, saved)
     if not is_done:
@@ -263,6 +268,7 @@ def _reinforcement_stage(run: _Run, model: PreTrainedModel) -> NLPOTrainer:
         callbacks=callbacks,
         peft_config=adapter_config(recipe),
     )
+    run.trackers.attach(trainer)
     trainer.resumes_by_force = run.force
     if run.online is not None:
         source = str(run.supervised_model) if recipe.algorithm.supervised else recipe.model.model_name_or_path

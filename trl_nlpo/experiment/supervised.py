@@ -16,6 +16,7 @@ from ..recipes.recipe import Recipe
 from ..storage.run_folder import RunFolder
 from .callbacks import MetricsLog
 from .starting_model import adapter_config
+from .trackers import Trackers
 
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def train_supervised(
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     folder: RunFolder,
+    trackers: Trackers,
 ) -> None:
     """Train on prompts and their completions; the model, adapter merged, is saved in `supervised/`.
 
@@ -39,6 +41,7 @@ def train_supervised(
         model, tokenizer: what to start from.
         dataset: rows with `prompt` and `completion`.
         folder ([`RunFolder`]): where the model and the logs go.
+        trackers ([`Trackers`]): where the logs go besides.
 
     Raises:
         UserError: the recipe's adapter matches no layer of the model.
@@ -54,6 +57,7 @@ def train_supervised(
     set_seed(recipe.training.seed)
     make = _encoder_decoder_trainer if model.config.is_encoder_decoder else _causal_trainer
     trainer = make(recipe, model, tokenizer, dataset, folder)
+    trainer.add_callback(trackers.of_stage(SUPERVISED.last_stage))
     with showing_progress(trainer, SUPERVISED.last_stage):
         trainer.train()
     launch = launch_of(trainer.accelerator)

@@ -37,13 +37,14 @@ def append_completions(rows: list[dict[str, Any]], folder: str | Path, step: int
     write_json_lines(path, ({"step": step, **row} for row in rows), default=str)
 
 
-def log_to_wandb(rows: list[dict[str, Any]]) -> None:
-    """Rows as a table of the Weights & Biases run, if there is one."""
+def log_to_wandb(rows: list[dict[str, Any]], step: int) -> None:
+    """Rows as a table of the Weights & Biases run, if there is one; a column says of which update they are."""
     import wandb
 
     if wandb.run is not None and rows:
-        data = [[str(value) for value in row.values()] for row in rows]
-        wandb.log({"completions": wandb.Table(columns=list(rows[0]), data=data)})
+        data = [[str(step), *(str(value) for value in row.values())] for row in rows]
+        table = wandb.Table(columns=["step", *rows[0]], data=data)
+        wandb.log({"completions": table, "train/global_step": step})
 
 
 def _cell(value: Any) -> str:

@@ -341,6 +341,8 @@ class HuggingFaceTrainer(TrainerBase):
         if self.is_world_process_zero():
             print_completions(rows, f"update {self.state.global_step}", self.args.num_completions_to_print)
             append_completions(rows, self.args.output_dir, self.state.global_step)
+            if "wandb" in self.args.report_to:
+                log_to_wandb(rows, self.state.global_step)
 
     # Evaluation
 
@@ -434,7 +436,7 @@ class HuggingFaceTrainer(TrainerBase):
             return
         print_completions(samples, f"update {self.state.global_step}", self.args.num_completions_to_print)
         if "wandb" in self.args.report_to:
-            log_to_wandb(samples)
+            log_to_wandb(samples, self.state.global_step)
 
     # Saving
 

@@ -1,0 +1,65 @@
+"""Trackers: a run of a recipe is one run there, with all its stages and its results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.small_runs import lines, tiny
+from trl_nlpo.experiment.experiment import run_experiment
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def scalars(folder):
+    """All numbers of a TensorBoard run by name, each a list of steps and values."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = EventAccumulator(str(folder))
+    run.Reload()
+    return {name: [(event.step, event.value) for event in run.Scalars(name)] for name in run.Tags()["scalars"]}
+
+
+@pytest.mark.slow
+def test_all_stages_of_a_run_and_its_results_are_one_run_of_tensorboard():
+    folder = run_experiment(
+        tiny(report_to="tensorboard", output_dir="out", supervised_num_train_epochs=3, eval_strategy="no")
+    )
+    (run,) = (Path(folder) / "runs").iterdir()
+    found = scalars(run)
+    log = lines(folder / "metrics.jsonl")
+    losses = [(line["step"], line["loss"]) for line in log if line["stage"] == "supervised" and "loss" in line]
+    assert [step for step, _ in losses] == [10]
+    assert found["train/supervised/loss"] == [(10, pytest.approx(losses[0][1]))]
+    rewards = [(line["step"], pytest.approx(line["reward"])) for line in log if "reward" in line]
+    assert len(rewards) == 2
+    assert found["train/reward"] == rewards
+    for stage in ("supervised", "supervised+nlpo"):
+        (result,) = (line for line in log if line["stage"] == stage and "test_reward" in line)
+        assert found[f"test/{stage}/reward"] == [(0, pytest.approx(result["test_reward"]))]
+    # As a trainer without a supervised stage before it logs, so that runs can be laid over one another.
+    assert "train/loss" not in found
+
+
+@pytest.mark.slow
+def test_weights_and_biases_has_one_run_for_all_stages_which_ends_with_it(monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logged, runs, ended = [], [], []
+    log, init, finish = wandb.log, wandb.init, wandb.finish
+    monkeypatch.setattr(wandb, "init", lambda *args, **kwargs: runs.append(kwargs) or init(*args, **kwargs))
+    monkeypatch.setattr(wandb, "log", lambda data, **kwargs: logged.append(data) or wandb.run.log(data, **kwargs))
+    monkeypatch.setattr(wandb, "finish", lambda *args: ended.append(args) or finish(*args))
+    assert log is not wandb.log
+    run_experiment(tiny(report_to="wandb", output_dir="out", log_completions=True, supervised_num_train_epochs=3))
+    assert len(runs) == 1
+    assert len(ended) == 1
+    names = {name for data in logged for name in data}
+    assert {"train/supervised/loss", "train/reward", "test/supervised+nlpo/reward", "completions"} <= names
+    tables = [data["completions"] for data in logged if "completions" in data]
+    assert [table.columns[:3] for table in tables] == [["step", "prompt", "completion"]] * 2
+    assert wandb.run is None
