@@ -50,11 +50,11 @@ def test_weights_and_biases_has_one_run_for_all_stages_which_ends_with_it(monkey
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     logged, runs, ended = [], [], []
-    log, init, finish = wandb.log, wandb.init, wandb.finish
+    init, finish, log = wandb.init, wandb.finish, wandb.Run.log
     monkeypatch.setattr(wandb, "init", lambda *args, **kwargs: runs.append(kwargs) or init(*args, **kwargs))
-    monkeypatch.setattr(wandb, "log", lambda data, **kwargs: logged.append(data) or wandb.run.log(data, **kwargs))
     monkeypatch.setattr(wandb, "finish", lambda *args: ended.append(args) or finish(*args))
-    assert log is not wandb.log
+    # A run puts its own `log` in the place of the module's.
+    monkeypatch.setattr(wandb.Run, "log", lambda run, data, *args: logged.append(data) or log(run, data, *args))
     run_experiment(tiny(report_to="wandb", output_dir="out", log_completions=True, supervised_num_train_epochs=3))
     assert len(runs) == 1
     assert len(ended) == 1

@@ -11,6 +11,7 @@ import pytest
 from support import tiny
 from support.trainers import DEFAULTS
 from trl_nlpo import NLPOConfig, NLPOTrainer
+from trl_nlpo.progress.callback import ShownProgress
 
 
 @pytest.fixture
@@ -62,6 +63,7 @@ def test_a_notebook_shows_reward_and_kl_of_every_log_and_the_rewards_of_evaluati
             "Step": log["step"],
             "Reward": log["reward"],
             "KL": log["objective/kl"],
+            "Perplexity": log["perplexity"],
             "Entropy": log["policy/entropy_avg"],
             "Length": log["completions/mean_length"],
             "Policy Loss": log["loss/policy_avg"],
@@ -74,3 +76,27 @@ def test_a_notebook_shows_reward_and_kl_of_every_log_and_the_rewards_of_evaluati
     assert set(evaluated[0]) == {"Step", "Eval Reward (near)", "Eval Perplexity (near)"}
     assert "KL" in shown[-1]
     assert table.training_tracker is None
+    # One bar, and no panel beside it.
+    assert all(code.count("<progress") == 1 for code in shown)
+    assert not [one for one in subject.callback_handler.callbacks if isinstance(one, ShownProgress)]
+
+
+def test_a_notebook_can_begin_with_an_evaluation_or_have_none(tmp_path, notebook):
+    module, shown = notebook
+    for number, changes in enumerate(({"eval_strategy": "steps", "eval_on_start": True}, {})):
+        subject = NLPOTrainer(
+            args=NLPOConfig(
+                output_dir=str(tmp_path / str(number)), **{**DEFAULTS, "logging_strategy": "steps", **changes}
+            ),
+            processing_class=tiny.tokenizer(),
+            model=tiny.policy(),
+            reward_funcs=tiny.length_reward,
+            train_dataset=tiny.prompts(),
+            eval_dataset=tiny.prompts(4),
+            callbacks=[module.NotebookProgressCallback],
+        )
+        subject.train()
+        titles = ["Reward", "KL", "Perplexity"] + (["Eval Reward", "Eval Perplexity"] if changes else [])
+        assert all(f"<th>{title}</th>" in shown[-1] for title in titles)
+        # Every update has a row, and so has the evaluation before the first.
+        assert shown[-1].count("<tr") == 1 + 3 + len(changes) // 2
