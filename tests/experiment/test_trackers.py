@@ -8,6 +8,7 @@ import pytest
 
 from support.small_runs import lines, tiny
 from trl_nlpo.experiment.experiment import run_experiment
+from trl_nlpo.experiment.trackers import Trackers
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,23 @@ def test_all_stages_of_a_run_and_its_results_are_one_run_of_tensorboard():
     assert "train/loss" not in found
 
 
+def test_a_failure_before_a_tracker_has_begun_is_raised_as_it_is(tmp_path):
+    args = tiny(report_to="tensorboard", output_dir="out").training
+    trackers = Trackers(args, tmp_path, "0a1b")
+    with pytest.raises(ZeroDivisionError), trackers.closed():
+        raise ZeroDivisionError
+    assert args.run_name == f"{tmp_path.name}-0a1b"
+
+
+def test_without_a_tracker_nothing_is_named_or_written(tmp_path):
+    args = tiny(output_dir="out").training
+    trackers = Trackers(args, tmp_path / "out", "0a1b")
+    with trackers.closed():
+        trackers.log_results({"nlpo": {"reward": 1.0}})
+    assert not (tmp_path / "out").exists()
+    assert not trackers.callbacks
+
+
 @pytest.mark.slow
 def test_weights_and_biases_has_one_run_for_all_stages_which_ends_with_it(monkeypatch):
     wandb = pytest.importorskip("wandb")
@@ -52,12 +70,12 @@ def test_weights_and_biases_has_one_run_for_all_stages_which_ends_with_it(monkey
     logged, runs, ended = [], [], []
     init, finish, log = wandb.init, wandb.finish, wandb.Run.log
     monkeypatch.setattr(wandb, "init", lambda *args, **kwargs: runs.append(kwargs) or init(*args, **kwargs))
-    monkeypatch.setattr(wandb, "finish", lambda *args: ended.append(args) or finish(*args))
+    monkeypatch.setattr(wandb, "finish", lambda exit_code: ended.append(exit_code) or finish(exit_code))
     # A run puts its own `log` in the place of the module's.
     monkeypatch.setattr(wandb.Run, "log", lambda run, data, *args: logged.append(data) or log(run, data, *args))
     run_experiment(tiny(report_to="wandb", output_dir="out", log_completions=True, supervised_num_train_epochs=3))
     assert len(runs) == 1
-    assert len(ended) == 1
+    assert ended == [0]
     names = {name for data in logged for name in data}
     assert {"train/supervised/loss", "train/reward", "test/supervised+nlpo/reward", "completions"} <= names
     tables = [data["completions"] for data in logged if "completions" in data]

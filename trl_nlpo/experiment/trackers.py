@@ -1,4 +1,4 @@
-"""Trackers (TensorBoard, Weights & Biases, trackio, ...) of a recipe's run: all its stages are one run there."""
+"""Trackers (TensorBoard, Weights & Biases, trackio) of a recipe's run: all its stages are one run there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import get_reporting_integration_callbacks
+
+
+_SHARED = ("TensorBoardCallback", "WandbCallback", "TrackioCallback")
+"""Callbacks that several trainers can share. Others of transformers are left to the reinforcement stage's trainer."""
 
 
 class Trackers:
@@ -28,7 +32,10 @@ class Trackers:
 
     def __init__(self, args: Any, folder: Path, run: str):
         self.args = args
-        self.callbacks: list[Any] = [cls() for cls in get_reporting_integration_callbacks(args.report_to)]
+        classes = get_reporting_integration_callbacks(args.report_to)
+        self.callbacks: list[Any] = [cls() for cls in classes if cls.__name__ in _SHARED]
+        # One that a script has begun goes on after this run.
+        self._ends_wandb = "wandb" in args.report_to and sys.modules["wandb"].run is None
         if self.callbacks:
             args.run_name = args.run_name or f"{folder.name}-{run}"
         for callback in self.callbacks:
@@ -54,7 +61,6 @@ class Trackers:
         """
         if not self.callbacks:
             return
-        state, control = TrainerState(is_world_process_zero=self.args.process_index == 0), TrainerControl()
         logs = {
             f"test_{stage}/{name}": float(value)
             for stage, metrics in results.items()
@@ -62,21 +68,26 @@ class Trackers:
             if isinstance(value, (int, float)) and math.isfinite(value)
         }
         for callback in self.callbacks:
-            callback.on_log(self.args, state, control, logs=dict(logs))
+            callback.on_log(self.args, self._state, TrainerControl(), logs=dict(logs))
+
+    @property
+    def _state(self) -> TrainerState:
+        """That of no trainer."""
+        return TrainerState(is_world_process_zero=self.args.process_index == 0)
 
     @contextlib.contextmanager
     def closed(self) -> Iterator[None]:
         """On the way out, end the run there, so that another run of this process is another one there."""
+        failed = True
         try:
             yield
+            failed = False
         finally:
             for callback in self.callbacks:
-                if getattr(callback, "tb_writer", None) is not None:
-                    callback.tb_writer.close()
-                    callback.tb_writer = None
-            for name in ("wandb", "trackio"):
-                if any(name in type(callback).__name__.lower() for callback in self.callbacks):
-                    sys.modules[name].finish()
+                if "Wandb" not in type(callback).__name__:
+                    callback.on_train_end(self.args, self._state, TrainerControl())
+            if self._ends_wandb:
+                sys.modules["wandb"].finish(exit_code=int(failed))
 
 
 class _StageTracker(TrainerCallback):

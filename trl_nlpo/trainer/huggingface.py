@@ -90,9 +90,14 @@ class HuggingFaceTrainer(TrainerBase):
         """Adds what a run knows beyond its trainer to what the model card says."""
         self._dataset_name: str | None = None
         options["callbacks"] = [_in_notebooks(callback) for callback in options.get("callbacks") or []]
-        has_own_progress = any(map(_shows_progress, options["callbacks"]))
+        given = options["callbacks"]
+        has_own_progress = any(map(_shows_progress, given))
         init_transformers_trainer(self, model=model, args=args, data_collator=collate_prompts, **options)
         self._shown = None if has_own_progress else show_progress_of(self, self._title(args))
+        for one in [*self.callback_handler.callbacks] if has_own_progress else []:
+            # What `transformers` has added to it.
+            if type(one) in (ProgressCallback, PrinterCallback) and one not in given and type(one) not in given:
+                self.remove_callback(one)
         # Microbatches are accumulated in the update itself, by tokens; accelerate must not divide a second time.
         self.accelerator.gradient_accumulation_steps = 1
         self.prompt_sets = prompt_sets
@@ -138,7 +143,12 @@ class HuggingFaceTrainer(TrainerBase):
         return self.optimizer
 
     def add_callback(self, callback: Any) -> None:
-        """Add a callback (a class or an instance); a notebook's progress table gets columns for our metrics."""
+        """Add a callback (a class or an instance).
+
+        A notebook's progress table gets columns for our metrics and takes the place of the panel.
+        """
+        if is_notebook_table(callback):
+            self.remove_callback(ShownProgress)
         super().add_callback(_in_notebooks(callback))
 
     def _title(self, args: NLPOConfig) -> str:

@@ -82,7 +82,8 @@ class NotebookTable(NotebookProgressCallback):
         tracker = self.training_tracker
         if not values or tracker is None:
             return
+        row: dict[str, Any] = {"Step": state.global_step, **values}
         if len(tracker.inner_table) == 1:
             # The first row must have all columns; an evaluation that comes before training has few.
-            values = {**dict.fromkeys(tracker.inner_table[0][1:], _EMPTY), **values}
-        tracker.write_line({"Step": state.global_step, **values})
+            row = {**dict.fromkeys(tracker.inner_table[0], _EMPTY), **row}
+        tracker.write_line(row)
