@@ -298,6 +298,7 @@ def test_it_points_to_the_new_trainer():
         ({"model": tiny.policy}, "wrap it with AutoModelForCausalLMWithValueHead"),
         ({"config": dict}, "config must be a trl_nlpo.legacy.PPOConfig, not dict"),
         ({"num_shared_layers": lambda: 2}, "train an adapter"),
+        ({"reward_funcs": list}, r"PPOTrainer has no 'reward_funcs': compute scores in the script"),
         ({"training_data_collator": lambda: list}, "padded by their lengths"),
     ],
 )
@@ -314,6 +315,20 @@ def test_the_model_itself_is_no_reference_and_an_optimizer_must_know_the_head():
         small_trainer(model=model, ref_model=model)
     with pytest.raises(UserError, match="does not train the model with its value head"):
         small_trainer(model=model, optimizer=torch.optim.SGD(model.pretrained_model.parameters(), lr=1.0))
+
+
+@pytest.mark.parametrize(
+    ("query", "response", "message"),
+    [
+        ([3], [41], "step: response 0 has the token 41, but the model knows 41 tokens"),
+        ([-1], [4], "step: query 0 has the token -1"),
+        ([3] * 60, [4] * 5, "step: query with response 0 has 65 tokens, but the model's context only 64"),
+    ],
+)
+def test_tokens_that_the_model_does_not_have_and_rows_beyond_its_context_are_refused(query, response, message):
+    trainer = small_trainer(batch_size=1, mini_batch_size=1, gradient_accumulation_steps=1)
+    with pytest.raises(UserError, match=message):
+        trainer.step([torch.tensor(query)], [torch.tensor(response)], [1.0])
 
 
 # Generating

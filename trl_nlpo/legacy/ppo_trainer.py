@@ -24,6 +24,7 @@ from ..algorithm.distribution import MaskSettings, SamplingSettings
 from ..algorithm.generation import Sample
 from ..algorithm.objective import Objective
 from ..algorithm.rollout import evaluate_samples
+from ..config.names_elsewhere import knows_other_names
 from ..errors import UserError
 from ..functional.sequences import left_pad
 from ..launch.kinds import launch_of
@@ -42,7 +43,7 @@ from .kl_controller import KLController
 from .running_scores import RunningScores
 from .sampled_tokens import SampledTokens, joined_drift, joined_sets
 from .step_advantages import estimate_over
-from .step_rows import StepRows, step_rows
+from .step_rows import StepRows, check_tokens, step_rows
 from .step_statistics import StatisticSteps, step_statistics
 from .value_head_models import ModelWithValueHead, upload
 
@@ -50,6 +51,21 @@ from .value_head_models import ModelWithValueHead, upload
 logger = logging.get_logger(__name__)
 
 
+OTHER_ARGUMENTS: dict[str, str] = {
+    "args": "use config",
+    "processing_class": "use tokenizer",
+    "policy": "use model",
+    "train_dataset": "use dataset",
+    "eval_dataset": "loop over it with generate(), in the script",
+    "optimizers": "use optimizer and lr_scheduler",
+    "peft_config": "pass it to from_pretrained of the model",
+    "reward_model": "compute scores in the script, and pass them to step()",
+    "reward_funcs": "compute scores in the script, and pass them to step()",
+}
+"""Arguments of newer trainers: what to write instead."""
+
+
+@knows_other_names(OTHER_ARGUMENTS)
 class PPOTrainer:
     """PPO over queries and responses that a script samples and scores itself.
 
@@ -90,7 +106,7 @@ class PPOTrainer:
             "trl_nlpo.legacy.PPOTrainer is for scripts of TRL 0.7 to 0.11: train new ones with trl_nlpo.NLPOTrainer, "
             "or with its steps in a loop of your own (docs/migration.md, examples/own_loop.py).",
             FutureWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         config = PPOConfig() if config is None else config
         _check_arguments(config, model, ref_model, num_shared_layers, training_data_collator)
@@ -225,6 +241,7 @@ class PPOTrainer:
         if any(not isinstance(query, torch.Tensor) or query.dim() != 1 for query in queries):
             raise UserError("generate: a query is a tensor of shape (P,), and several are a list of these.")
         prompts = [query.tolist() for query in queries]
+        check_tokens("generate: query", prompts, self.model.pretrained_model)
         chunks = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
         responses: list[list[torch.Tensor]] = [[], []]
         for chunk in chunks:
@@ -283,6 +300,11 @@ class PPOTrainer:
         rows = step_rows(queries, responses, scores, response_masks, self.config.batch_size, start_token, self.sampled)
         sampling = self._sampling(rows)
         self._warn_once(rows, sampling)
+        check_tokens("step: query", rows.queries, self.model.pretrained_model)
+        check_tokens("step: response", rows.responses, self.model.pretrained_model)
+        if not self.is_encoder_decoder:
+            whole = [query + response for query, response in zip(rows.queries, rows.responses, strict=True)]
+            check_tokens("step: query with response", whole, self.model.pretrained_model)
         times = {"forward_pass": time.perf_counter()}
         rollout, learned = self._rollout(rows, sampling)
         times["compute_advantages"] = time.perf_counter()

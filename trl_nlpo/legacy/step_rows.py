@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..models.checks import num_tokens_read
+from ..models.inputs import context_length
 from .sampled_tokens import Piece, SampledTokens
 
 
@@ -101,6 +103,28 @@ def step_rows(
     if not rows.num_learned:
         raise UserError("step: response_masks leave no token to learn from.")
     return rows
+
+
+def check_tokens(name: str, rows: Sequence[Sequence[int]], policy: Any) -> None:
+    """Refuse tokens that a model does not know, and rows that are longer than its context.
+
+    Args:
+        name (`str`): what a row is called, for the message.
+        rows: token ids.
+        policy: a language model.
+
+    Raises:
+        UserError: the first such row.
+    """
+    size, context = num_tokens_read(policy), context_length(policy)
+    for index, row in enumerate(rows):
+        wrong = [token for token in row if size is not None and not 0 <= token < size]
+        if wrong:
+            raise UserError(f"{name} {index} has the token {wrong[0]}, but the model knows {size} tokens.")
+        if context is not None and len(row) > context:
+            raise UserError(
+                f"{name} {index} has {len(row)} tokens, but the model's context only {context}: shorten it."
+            )
 
 
 def _check_counts(given: Mapping[str, Any], batch_size: int) -> None:

@@ -549,7 +549,8 @@ class NLPOTrainer(HuggingFaceTrainer):
         """
         raise UserError(
             "NLPOTrainer has no step(queries, responses, scores): call train(), or collect_rollout, score_rollout, "
-            "estimate_advantages and update_policy in a loop of your own."
+            "estimate_advantages and update_policy in a loop of your own. A script of TRL 0.7 to 0.11 runs with its "
+            "names imported from trl_nlpo.legacy."
         )
 
     # Deprecated names, which go with 0.2
