@@ -87,7 +87,7 @@ def test_a_command_line_has_options_and_keys_that_there_are(words, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
     shutil.copy(ROOT / "recipes" / "commongen.yaml", tmp_path / "recipes")
-    for file in ("my.yaml", "my_recipe.yaml"):
+    for file in ("my.yaml", "my_recipe.yaml", "sums.yaml"):
         shutil.copy(ROOT / "recipes" / "quickstart.yaml", tmp_path / file)
     for folder in ("FOLDER", "runs/my/checkpoint-40"):
         (tmp_path / folder).mkdir(parents=True)

@@ -79,10 +79,6 @@ def _by_label(runs: Runs) -> dict[str, dict[Cell, RunResults]]:
     return _groups(runs, lambda cell: cell.variant.label)
 
 
-def _numbers_of_seeds(runs: Runs) -> dict[str, int]:
-    return {label: len(group) for label, group in _by_label(runs).items()}
-
-
 def _rows(runs: Runs) -> Rows:
     """Of every algorithm and column its mean, standard deviation (of the sample; 0 for one seed), seeds, interval."""
     found = {}

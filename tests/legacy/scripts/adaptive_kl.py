@@ -5,7 +5,10 @@ import sys
 import torch
 from transformers import AutoTokenizer
 
-from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
+from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer, set_seed
+
+
+set_seed(0)
 
 
 config = PPOConfig(

@@ -5,7 +5,10 @@ import sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
+from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer, set_seed
+
+
+set_seed(0)
 
 
 config = PPOConfig(batch_size=8, mini_batch_size=8, learning_rate=1e-2, ppo_epochs=2, init_kl_coef=0.02)

@@ -13,7 +13,11 @@ from trl_nlpo.legacy import (
     PPOConfig,
     PPOTrainer,
     create_reference_model,
+    set_seed,
 )
+
+
+set_seed(0)
 
 
 config = PPOConfig(

@@ -10,7 +10,11 @@ from trl_nlpo.legacy import (
     PPOTrainer,
     create_reference_model,
     respond_to_batch,
+    set_seed,
 )
+
+
+set_seed(0)
 
 
 model = AutoModelForCausalLMWithValueHead.from_pretrained(sys.argv[1])

@@ -6,7 +6,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from trl_nlpo.legacy import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer, create_reference_model
+from trl_nlpo.legacy import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer, create_reference_model, set_seed
+
+
+set_seed(0)
 
 
 config = PPOConfig(
