@@ -54,6 +54,7 @@ class Workload:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
+        self.clock = time.process_time if args.cpu_time else time.perf_counter
         words = {"<pad>": 0, "<eos>": 1, **{f"w{index}": index for index in range(2, args.vocabulary)}}
         tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
         self.tokenizer = PreTrainedTokenizerFast(
@@ -107,20 +108,17 @@ def trl_seconds(workload: Workload, updates: int) -> float:
 
     arguments = workload.trainer_arguments()
     trainer = PPOTrainer(args=PPOConfig(**workload.settings(updates)), value_model=workload.classifier(), **arguments)
-    return seconds_of(trainer.train)
+    return seconds_of(trainer.train, workload.clock)
 
 
 def nlpo_seconds(workload: Workload, own_value_model: bool, chosen: dict, updates: int) -> float:
     config = NLPOConfig(**workload.settings(updates), **chosen)
     value_model = workload.classifier() if own_value_model else None
     trainer = NLPOTrainer(args=config, value_model=value_model, **workload.trainer_arguments())
-    return seconds_of(trainer.train)
+    return seconds_of(trainer.train, workload.clock)
 
 
-clock = time.perf_counter
-
-
-def seconds_of(train) -> float:
+def seconds_of(train, clock) -> float:
     start = clock()
     with contextlib.redirect_stdout(io.StringIO()):
         train()
@@ -134,7 +132,7 @@ def operations(run, updates: int) -> float:
     return float(counter.get_total_flops())
 
 
-def matmul_rate(size: int = 2048) -> float:
+def matmul_rate(clock, size: int = 2048) -> float:
     """Operations a second of a large matrix product: the best of five."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     seconds = []
@@ -148,9 +146,6 @@ def matmul_rate(size: int = 2048) -> float:
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    if args.cpu_time:
-        global clock
-        clock = time.process_time
     workload = Workload(args)
     old = {"mask_sync_steps": None}
     settings = {
@@ -180,7 +175,7 @@ def main() -> None:
         print(f"{name:52s} {median:7.2f} {median / base:6.2f}   {' '.join(f'{value:.2f}' for value in values)}")
     if not args.floor:
         return
-    rate = matmul_rate()
+    rate = matmul_rate(workload.clock)
     print(f"\n{'a matrix product of 2,048 rows: GFLOP/s':52s} {rate / 1e9:7.1f}")
     for name, run in cases.items():
         count = (operations(run, 3) - operations(run, 1)) / 2
