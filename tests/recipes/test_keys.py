@@ -32,7 +32,7 @@ def test_values_are_read_as_the_type_of_their_key(tmp_path, key, given, value):
 @pytest.mark.parametrize(
     ("keys", "parts"),
     [
-        ({"learnin_rate": 1}, ["own.yaml, line 3: unknown key 'learnin_rate', did you mean 'learning_rate'?"]),
+        ({"learnin_rate": 1}, ["own.yaml, line 4: unknown key 'learnin_rate', did you mean 'learning_rate'?"]),
         ({"zzzz": 1}, ["unknown key 'zzzz'"]),
         ({"metrics": [{"name": "bleu", "weight": 2.0}]}, ["metrics: 'bleu' has a weight, but metrics are"]),
         ({"learning_rate": "fast"}, ["learning_rate is 'fast', but must be a number"]),

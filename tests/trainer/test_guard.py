@@ -211,7 +211,7 @@ class TestDisk:
         assert "123 kB are free" in said
         assert "checkpoint-2 is complete" in said
         assert "\n" not in said
-        assert sorted(os.listdir(tmp_path / "full")) == ["README.md", "checkpoint-2"]
+        assert sorted(os.listdir(tmp_path / "full")) == ["README.md", "_card.json", "checkpoint-2"]
         resumed = trainer(tmp_path / "full", tiny.length_reward)
         resumed.train(resume_from_checkpoint=True)
         assert_equal_ends(unbroken, resumed)

@@ -219,7 +219,8 @@ def test_microbatches_change_neither_weights_nor_statistics(tmp_path, num_mini_b
         assert other_stats.grad_norm == pytest.approx(stats.grad_norm, rel=1e-4)
         assert other_stats.entropy == pytest.approx(stats.entropy, rel=1e-5)
         for name in weights:
-            torch.testing.assert_close(other_weights[name], weights[name], atol=2e-5, rtol=1e-3)
+            # Adam divides by the size of a gradient: where that is next to nothing, its rounding is a part of a step.
+            torch.testing.assert_close(other_weights[name], weights[name], atol=5e-5, rtol=1e-3)
 
 
 def test_gradients_are_clipped_to_the_configured_norm(tmp_path):

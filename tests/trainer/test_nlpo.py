@@ -394,7 +394,7 @@ class TestSavingAndResuming:
 
     def test_old_checkpoints_are_rotated_away(self, tmp_path):
         trainer(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=2).train()
-        assert sorted(os.listdir(tmp_path)) == ["README.md", "checkpoint-3", "checkpoint-4"]
+        assert sorted(os.listdir(tmp_path)) == ["README.md", "_card.json", "checkpoint-3", "checkpoint-4"]
 
     @pytest.mark.parametrize("kind", slow_except(["plain", "tied embeddings", "adapter", "encoder-decoder"], "plain"))
     def test_a_resumed_run_ends_where_the_unbroken_one_does(self, tmp_path, kind):

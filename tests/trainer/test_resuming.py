@@ -80,13 +80,13 @@ def test_the_last_good_checkpoint_stays_until_the_new_one_is_whole(tmp_path, mon
     assert [name for name in os.listdir(tmp_path) if name.startswith("checkpoint")] == ["checkpoint-1"]
     monkeypatch.undo()
     trainer(tmp_path, save_total_limit=1).train(resume_from_checkpoint=True)
-    assert sorted(os.listdir(tmp_path)) == ["README.md", "checkpoint-4"]
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "_card.json", "checkpoint-4"]
 
 
 def test_leftovers_of_a_killed_run_go_when_the_next_begins(tmp_path):
     (tmp_path / "_unfinished" / "checkpoint-9").mkdir(parents=True)
     trainer(tmp_path, max_steps=1).train()
-    assert sorted(os.listdir(tmp_path)) == ["README.md", "checkpoint-1"]
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "_card.json", "checkpoint-1"]
 
 
 @pytest.mark.slow

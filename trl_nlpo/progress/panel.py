@@ -49,7 +49,7 @@ class ProgressPanel:
         live = Live(
             console=console, get_renderable=self._drawn, refresh_per_second=2, transient=True, redirect_stderr=True
         )
-        self._console = console
+        self._console, self._live = console, live
         self._open.enter_context(live)
         self._open.enter_context(_logging_to_proxies())
         self._open.enter_context(telling_of_stops(self._show_notice))
@@ -70,9 +70,12 @@ class ProgressPanel:
     def close(self) -> None:
         """Take the panel away and leave a line in its place."""
         # A terminal that is gone, by a hangup, is no reason to lose a run.
-        with contextlib.suppress(OSError):
-            self._open.close()
         progress = self.progress
+        with contextlib.suppress(OSError):
+            if progress.notice:
+                # An update may end before the panel is drawn again by itself.
+                self._live.refresh()
+            self._open.close()
         names = ("loss", "reward", "KL", "perplexity")
         numbers = [f"{name} {text}" for name, text in shown_numbers(progress).items() if name in names]
         ran = f"{progress.step} of {progress.total} {progress.unit} in {duration(progress.seconds)}"
