@@ -100,7 +100,7 @@ def test_only_the_first_process_prints_and_writes_and_it_does_so_for_all(two, on
     # Without a terminal there is a line for every log event.
     logged = [line for name in SCENARIOS for line in found[0][name]["lines"] if "objective/kl" in line]
     assert len(re.findall(r"^\S+ \S+ \S+ \d+/\d+: reward ", result.stdout, re.MULTILINE)) == len(logged) > 0
-    assert ": evaluation: reward " in result.stdout
+    assert ": evaluation of five: reward " in result.stdout
     one("value head")
     for update in (1, 2, 3):
         path = Path("value_head") / "completions" / f"completions_{update:05d}.jsonl"
