@@ -187,7 +187,7 @@ def test_a_shell_completes_commands(line, number, found):
     }  # fmt: skip
     code = "import sys; sys.argv = ['trl-nlpo']; from trl_nlpo.cli import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300, check=True
     )
     assert result.stdout.split() == found
 

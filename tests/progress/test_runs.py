@@ -47,7 +47,7 @@ def test_on_a_terminal_every_stage_has_a_panel_that_leaves_a_line(command, tmp_p
 @pytest.mark.slow
 def test_ctrl_c_is_answered_in_the_panel_and_the_terminal_is_left_in_order(command, tmp_path):
     words = [*command, "--max_steps", "200"]
-    shown = on_terminal(words, ENVIRONMENT, cwd=tmp_path, interrupt_at="2 of 200")
+    shown = on_terminal(words, ENVIRONMENT, cwd=tmp_path, interrupt_at=" of 200")
     assert shown.code == 130, shown.raw
     assert shown.ever("Stopping after this update, with a checkpoint.")
     text = "\n".join(shown.lines)
