@@ -99,7 +99,7 @@ def test_a_repeated_sigterm_and_the_ctrl_c_after_it_wait_for_the_update(tmp_path
 def test_an_update_that_has_its_checkpoint_gets_no_second(tmp_path):
     with pytest.raises(Interrupted):
         trainer(tmp_path, Signalling(1, signal.SIGINT), save_steps=1).train()
-    assert sorted(os.listdir(tmp_path)) == ["README.md", "checkpoint-1"]
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "_card.json", "checkpoint-1"]
 
 
 def test_where_nobody_wants_checkpoints_that_is_said(tmp_path):
