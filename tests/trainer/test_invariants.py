@@ -203,9 +203,11 @@ def test_a_single_batch_data_set_takes_all_its_steps_too(tmp_path):
 @pytest.mark.parametrize("num_mini_batches", slow_except([1, 2], 2))
 def test_microbatches_change_neither_weights_nor_statistics(tmp_path, num_mini_batches):
     results = []
+    # In float64: Adam divides by the size of a gradient, and where that is next to nothing its rounding is a step.
     for size, accumulation in ((8, 1), (2, 4), (1, 8)):
         subject = trainer(
             tmp_path,
+            policy=tiny.policy().double(),
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
             num_mini_batches=num_mini_batches,
@@ -219,8 +221,7 @@ def test_microbatches_change_neither_weights_nor_statistics(tmp_path, num_mini_b
         assert other_stats.grad_norm == pytest.approx(stats.grad_norm, rel=1e-4)
         assert other_stats.entropy == pytest.approx(stats.entropy, rel=1e-5)
         for name in weights:
-            # Adam divides by the size of a gradient: where that is next to nothing, its rounding is a part of a step.
-            torch.testing.assert_close(other_weights[name], weights[name], atol=5e-5, rtol=1e-3)
+            torch.testing.assert_close(other_weights[name], weights[name], atol=2e-5, rtol=1e-3)
 
 
 def test_gradients_are_clipped_to_the_configured_norm(tmp_path):
