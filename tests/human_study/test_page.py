@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from support.browser import launched
 from support.commands import run_cli
 from trl_nlpo.human_study.study import Study, StudySettings, create
 
 
 ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<img src=x onerror=\"document.title='run'\"><b>bold</b>"
 
 pytest.importorskip("gradio")
@@ -64,14 +63,8 @@ def served(folder, port, *more):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="a browser test needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("a browser test needs chromium")
-    with playwright.sync_playwright() as driver:
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        made = driver.chromium.launch(executable_path=CHROMIUM, args=quiet)
+    with launched() as made:
         yield made
-        made.close()
 
 
 def enter(browser, port, name, **context):

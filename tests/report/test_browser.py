@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
 
+from support.browser import launched
 from support.grids import FakeRun, made_up_grid
 from support.made_up_runs import made_up_run
 from trl_nlpo.grid.grid import run_grid
@@ -14,7 +14,6 @@ from trl_nlpo.grid.leaderboard import write_leaderboard
 from trl_nlpo.report.page import write_report
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "</script><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 
 pytest.importorskip("plotly")
@@ -23,13 +22,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="a browser test n
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("a browser test needs chromium")
-    with playwright.sync_playwright() as driver:
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        made = driver.chromium.launch(executable_path=CHROMIUM, args=quiet)
+    with launched() as made:
         yield made
-        made.close()
 
 
 @pytest.fixture

@@ -378,7 +378,7 @@ class NLPOConfig(PPOConfig):  # type: ignore[misc]
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and torch.cuda.is_available() and _bf16_is_supported()
         for name in ("generation_kwargs", "eval_generation_kwargs", "chat_template_kwargs"):
-            setattr(self, name, _as_dict(name, getattr(self, name)))
+            setattr(self, name, as_mapping(name, getattr(self, name)))
         follows_evaluations = self.lr_scheduler_type in _FOLLOWING_EVALUATIONS
         if (self.load_best_model_at_end or follows_evaluations) and self.metric_for_best_model is None:
             # `transformers` would take the loss, which an evaluation does not have.
@@ -542,7 +542,16 @@ def _bf16_is_supported() -> bool:
     return bool(torch.cuda.is_bf16_supported())
 
 
-def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any] | None:
+def as_mapping(name: str, value: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """A setting that is a mapping, or JSON of one.
+
+    Args:
+        name (`str`): of the setting, for the message.
+        value (`dict` or `str`, *optional*): None stays None.
+
+    Raises:
+        UserError: a text that is no JSON, or not of a mapping.
+    """
     if not isinstance(value, str):
         return value
     try:

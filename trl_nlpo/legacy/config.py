@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..config.names_elsewhere import knows_other_names
+from ..config.nlpo import as_mapping
 from ..errors import UserError
 
 
@@ -134,7 +134,7 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         for name in ("tracker_kwargs", "accelerator_kwargs", "project_kwargs"):
-            setattr(self, name, _as_dict(name, getattr(self, name)))
+            setattr(self, name, as_mapping(name, getattr(self, name)) or {})
         if self.optimize_cuda_cache is not None:
             self.optimize_device_cache = self.optimize_cuda_cache
         for names, holds, wanted in _RULES:
@@ -201,15 +201,3 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("mask_strategy",), lambda value: value in ("top_p", "top_k", "none"), "'top_p', 'top_k' or 'none'"),
     (("mask_top_p",), lambda value: 0.0 < value <= 1.0, "a number in (0, 1]"),
 )
-
-
-def _as_dict(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
-    if not isinstance(value, str):
-        return dict(value or {})
-    try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{name} is not valid JSON ({error}).") from None
-    if not isinstance(parsed, dict):
-        raise UserError(f"{name} must be a mapping, not {type(parsed).__name__}.")
-    return parsed
