@@ -166,7 +166,7 @@ def held_out(chosen: Any, rows: Any, policy: Any, reference: Any, tokenizer: Any
     specs = chosen.arguments.reward_specs
     scores = [function(**call) for function in chosen.arguments.reward_functions()]
     reward = [sum(spec.weight * s for spec, s in zip(specs, row, strict=True)) for row in zip(*scores, strict=True)]
-    judged = get_metric(JUDGES[chosen.arguments.task]).score(texts, columns["references"])
+    judged = get_metric(JUDGES[chosen.arguments.task]).score(texts, references=columns["references"])
     return {
         "reward": statistics.fmean(reward), "judge": statistics.fmean(judged), "kl": float(kl.mean()),
         "tokens": float(real.sum(-1).float().mean()),

@@ -394,10 +394,9 @@ def _train_on_labels(keys: Any) -> None:
 @app.command(
     context_settings={"ignore_unknown_options": True},
     help="Train a policy on a reward model that learns, while it trains, from choices between the policy's own "
-    "completions: trl-nlpo collect quickstart --num_labels 2000 --reward_learning_rate 1e-3. Keys of the collection: "
-    "asker, noise, question, host, port, num_completions, num_labels, initial_labels, retrainings, reward_model, "
-    "reward_epochs, reward_learning_rate, reward_batch_size, reward_max_length, held_out; any key of the recipe may "
-    "follow as well. The recipe's rewards are the judge and what is reported, not what is trained on.",
+    "completions: trl-nlpo collect quickstart --num_labels 2000 --reward_learning_rate 1e-3. Keys of the collection "
+    "(`trl-nlpo keys --of collect`) and of the recipe (`trl-nlpo keys`) may follow. The recipe's rewards are the "
+    "judge and what is reported, not what is trained on.",
 )
 def collect(
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="RECIPE [--KEY VALUE]...")] = None,  # noqa: UP045
@@ -430,10 +429,8 @@ def collect(
     context_settings={"ignore_unknown_options": True},
     help="Train a reward model on preferences: pairs (columns chosen, rejected), choices (prompt, completions, "
     "choice), rankings or ratings: trl-nlpo train-reward FOLDER --model runs/commongen --out runs/judge, and in a "
-    "recipe {name: runs/judge}. DATA is a file, a folder, or a recipe (YAML) of these keys: data, kind, prefix, "
-    "model, held_out, normalize, epochs, learning_rate, batch_size, max_length, use_peft, lora_r, lora_alpha, "
-    "lora_target_modules, gradient_checkpointing, bf16, vocab_size, seed. With kind labels (columns text and label) "
-    "it is train-classifier.",
+    "recipe {name: runs/judge}. DATA is a file, a folder, or a recipe (YAML) of the keys that `trl-nlpo keys --of "
+    "train-reward` explains. With kind labels (columns text and label) it is train-classifier.",
 )
 def train_reward(
     arguments: Annotated[list[str], typer.Argument(metavar="DATA|RECIPE [--KEY VALUE]...")],
@@ -519,8 +516,7 @@ def _no_study_command(context: typer.Context) -> None:
     "create",
     context_settings={"ignore_unknown_options": True},
     help="Make a study of a run's completions, or of a file of items: trl-nlpo study create runs/commongen --out "
-    "study --kind pairwise --items 50. Keys: kind (best_of_k, pairwise, likert), question, criteria, scale, "
-    "annotators_per_item, repeat_share, gold_every, seed.",
+    "study --kind pairwise --items 50. `trl-nlpo keys --of study` explains its keys.",
 )
 def create_study(
     arguments: Annotated[list[str], typer.Argument(metavar="RUN|FILE [--KEY VALUE]...")],
@@ -620,15 +616,48 @@ def analyse(
     help="Keys of a recipe: meaning, values, default, and what switches each off. NAMEs are parts of keys' names: "
     "trl-nlpo keys kl",
 )
-def keys(names: Annotated[Optional[list[str]], typer.Argument(metavar="[NAME]...")] = None) -> None:  # noqa: UP045
-    _print_keys(names or [])
+def keys(
+    names: Annotated[Optional[list[str]], typer.Argument(metavar="[NAME]...")] = None,  # noqa: UP045
+    command: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--of", help="Keys of another command: collect, train-reward, train-classifier or study."),
+    ] = None,
+) -> None:
+    _print_keys(names or [], command)
 
 
-def _print_keys(names: list[str]) -> None:
-    from .recipes.key_list import key_lines, keys_named
+def _print_keys(names: list[str], command: str | None = None) -> None:
+    from .recipes.key_list import key_lines, keys_named, keys_of_command, meant_keys
 
-    for line, is_heading in key_lines(keys_named(names), _width()):
+    if command is None:
+        found = keys_named(names)
+    else:
+        listed = keys_of_command(command, *_classes_of_keys(command))
+        found = meant_keys(listed, names, f"trl-nlpo keys --of {command}")
+    for line, is_heading in key_lines(found, _width()):
         typer.secho(line, bold=is_heading)
+
+
+def _classes_of_keys(command: str) -> tuple[type, ...]:
+    """The dataclasses of a command's own keys."""
+    from .collection.arguments import CollectionArguments
+    from .human_study.study import StudySettings
+    from .naming import did_you_mean
+    from .reward_training.classifier import ClassifierArguments
+    from .reward_training.reward_model import RewardModelArguments
+
+    known: dict[str, tuple[type, ...]] = {
+        "collect": (CollectionArguments,),
+        "train-reward": (RewardModelArguments,),
+        "train-classifier": (ClassifierArguments,),
+        "study": (StudySettings,),
+    }
+    if command not in known:
+        raise UserError(
+            f"no command {command!r} has keys of its own{did_you_mean(command, known) or '.'} There are: "
+            f"{', '.join(known)}; a recipe's are listed without --of."
+        )
+    return known[command]
 
 
 def _width() -> int:

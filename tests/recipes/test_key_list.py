@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -13,12 +14,16 @@ import yaml
 
 from support.commands import run_cli
 from support.recipe_files import recipe_file
+from trl_nlpo.collection.arguments import CollectionArguments
 from trl_nlpo.config import inherited_settings
+from trl_nlpo.human_study.study import StudySettings
 from trl_nlpo.recipes import themes
 from trl_nlpo.recipes.inherited_help import INHERITED_HELP
-from trl_nlpo.recipes.key_list import OTHERS, REFUSED, WITHOUT_EFFECT, all_keys, key_lines, keys_named
+from trl_nlpo.recipes.key_list import OTHERS, REFUSED, WITHOUT_EFFECT, all_keys, key_lines, keys_named, keys_of_command
 from trl_nlpo.recipes.keys import COMPUTED, converted, recipe_fields
 from trl_nlpo.recipes.recipe import RECIPE_DEFAULTS, classes_of_keys, load_recipe
+from trl_nlpo.reward_training.classifier import ClassifierArguments
+from trl_nlpo.reward_training.reward_model import RewardModelArguments
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -147,6 +152,42 @@ def test_a_name_that_is_none_is_answered_with_the_nearest(monkeypatch, capsys, w
     assert err.startswith(f"trl-nlpo: {says}")
     assert err.count("\n") == 1
     assert word not in COMPUTED or COMPUTED[word] in err
+
+
+@pytest.mark.parametrize(
+    ("command", "cls"),
+    [
+        ("collect", CollectionArguments),
+        ("train-reward", RewardModelArguments),
+        ("train-classifier", ClassifierArguments),
+        ("study", StudySettings),
+    ],
+)
+def test_keys_of_other_commands_have_a_help_values_and_their_own_defaults(monkeypatch, capsys, command, cls):
+    keys = keys_of_command(command, cls)
+    assert [key.name for key in keys] == [item.name for item in dataclasses.fields(cls)]
+    for key, item in zip(keys, dataclasses.fields(cls), strict=True):
+        assert re.fullmatch(r"\S.*\S\.\)?", key.help), key
+        assert key.values
+        if item.default is not dataclasses.MISSING:
+            assert yaml.safe_load(key.default) == item.default
+    code, out, _ = run_cli(monkeypatch, capsys, "keys", "--of", command)
+    assert code == 0
+    assert [line.partition(":")[0].strip() for line in out.splitlines() if re.match(r"  \w", line)] == [
+        key.name for key in keys
+    ]
+
+
+def test_keys_of_a_command_are_searched_and_a_command_without_keys_is_answered_with_the_nearest(monkeypatch, capsys):
+    assert run_cli(monkeypatch, capsys, "keys", "--of", "collect", "noise")[1].startswith("collect\n  noise: 0.0\n")
+    for words, says in (
+        (["--of", "colect"], "no command 'colect' has keys of its own, did you mean 'collect'? There are: collect,"),
+        (["--of", "collect", "nois_"], "no key has 'nois_' in its name, did you mean 'noise'? `trl-nlpo keys --of co"),
+    ):
+        code, out, err = run_cli(monkeypatch, capsys, "keys", *words)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"trl-nlpo: {says}")
+        assert err.count("\n") == 1
 
 
 @pytest.mark.slow

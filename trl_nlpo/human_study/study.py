@@ -42,27 +42,35 @@ _TABLES = {
 
 @dataclass
 class StudySettings:
-    """What people are asked.
+    """What people are asked."""
 
-    Attributes:
-        kind (`str`): `best_of_k`, `pairwise` (two, or a tie) or `likert` (one completion, a scale per criterion).
-        question (`str`): what stands above the completions.
-        criteria (`dict[str, str]`): of `likert`, name and wording of each scale; of the others one name.
-        scale (`list[str]`): of `likert`, the words for 1, 2, ...
-        annotators_per_item (`int`): how many people judge each item.
-        repeat_share (`float`): share of a person's answers that are asked for once more.
-        gold_every (`int`): after so many answers a gold item, as long as there are some.
-        seed (`int`): of orders.
-    """
-
-    kind: str = "best_of_k"
-    question: str = "Which text is best?"
-    criteria: dict[str, str] = field(default_factory=lambda: {"best": "Which text is best?"})
-    scale: list[str] = field(default_factory=lambda: ["very bad", "bad", "neither", "good", "very good"])
-    annotators_per_item: int = 1
-    repeat_share: float = 0.0
-    gold_every: int = 10
-    seed: int = 0
+    kind: str = field(
+        default="best_of_k",
+        metadata={
+            "help": "best_of_k: one of several completions; pairwise: one of two, or a tie; likert: one completion "
+            "on a scale per criterion.",
+            "choices": list(KINDS),
+        },
+    )
+    question: str = field(default="Which text is best?", metadata={"help": "What stands above the completions."})
+    criteria: dict[str, str] = field(
+        default_factory=lambda: {"best": "Which text is best?"},
+        metadata={"help": "Of likert, name and wording of each scale; of the other kinds one name and its wording."},
+    )
+    scale: list[str] = field(
+        default_factory=lambda: ["very bad", "bad", "neither", "good", "very good"],
+        metadata={"help": "Of likert, the words for 1, 2 and so on."},
+    )
+    annotators_per_item: int = field(default=1, metadata={"help": "How many people judge each item."})
+    repeat_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of a person's answers that are asked for once more, from 0 to 0.5: how far they "
+                  "agree with themselves."},
+    )  # fmt: skip
+    gold_every: int = field(
+        default=10, metadata={"help": "After so many answers comes an item whose answer is known, where there is one."}
+    )
+    seed: int = field(default=0, metadata={"help": "Decides the order of items and of completions."})
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

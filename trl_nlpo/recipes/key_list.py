@@ -1,4 +1,4 @@
-"""What is said of every key of a recipe: `trl-nlpo keys`."""
+"""What is said of every key of a recipe, and of those of other commands: `trl-nlpo keys`."""
 
 from __future__ import annotations
 
@@ -71,8 +71,26 @@ def all_keys(most_choices: int = 12) -> list[Key]:
     return sorted(found, key=lambda key: (order.index(key.theme), place_in_theme(key.name, key.theme)))
 
 
+def keys_of_command(command: str, *classes: type) -> list[Key]:
+    """The keys of a command that is given no recipe, or keys beside a recipe's.
+
+    Args:
+        command (`str`): as it is typed; the keys' theme.
+        classes (`type`): dataclasses of its keys; what several have is listed once.
+    """
+    found: dict[str, Key] = {}
+    for cls in classes:
+        hints = get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            values = described(hints[item.name], item.metadata.get("choices"), 1000)
+            is_needed = item.default is item.default_factory is dataclasses.MISSING
+            default = "must be given" if is_needed else _own_default(item)
+            found.setdefault(item.name, Key(item.name, command, default, values, _sentence(_own_help(item))))
+    return list(found.values())
+
+
 def keys_named(words: Sequence[str]) -> list[Key]:
-    """The keys that have one of the words in their name; all for no words.
+    """The keys of a recipe that have one of the words in their name; all for no words.
 
     Raises:
         UserError: none has one of them; the message has the nearest name, or what another trainer's name is here.
@@ -80,13 +98,25 @@ def keys_named(words: Sequence[str]) -> list[Key]:
     if not words:
         return all_keys()
     # Of few keys every choice can be listed.
-    keys = all_keys(most_choices=1000)
+    return meant_keys(all_keys(most_choices=1000), words, "trl-nlpo keys")
+
+
+def meant_keys(keys: Sequence[Key], words: Sequence[str], lists_all: str) -> list[Key]:
+    """Those keys that have one of the words in their name; all for no words.
+
+    Args:
+        keys (`Sequence[Key]`), words (`Sequence[str]`)
+        lists_all (`str`): the command that lists all of them, for the message.
+
+    Raises:
+        UserError: no key has a word in its name.
+    """
     for word in words:
         if not any(_is_meant(word, key) for key in keys):
             there = name_here(_spelled(word))
             hint = f": {there}." if there else did_you_mean(_spelled(word), [key.name for key in keys]) or "."
-            raise UserError(f"no key has {word!r} in its name{hint} `trl-nlpo keys` lists all.")
-    return [key for key in keys if any(_is_meant(word, key) for word in words)]
+            raise UserError(f"no key has {word!r} in its name{hint} `{lists_all}` lists all.")
+    return [key for key in keys if not words or any(_is_meant(word, key) for word in words)]
 
 
 def key_lines(keys: Sequence[Key], width: int) -> Iterator[tuple[str, bool]]:
@@ -151,7 +181,11 @@ def _theme_and_help(name: str, cls: type, item: dataclasses.Field[Any]) -> tuple
             return WITHOUT_EFFECT, "It is done in one way here, whatever the key says."
         if name in inherited.FOR_SCRIPTS:
             return WITHOUT_EFFECT, "Only scripts of other libraries read it."
-    return theme_of(name) or OTHERS, _sentence(INHERITED_HELP.get(name) or str(item.metadata.get("help") or ""))
+    return theme_of(name) or OTHERS, _sentence(INHERITED_HELP.get(name) or _own_help(item))
+
+
+def _own_help(item: dataclasses.Field[Any]) -> str:
+    return str(item.metadata.get("help") or "")
 
 
 def _sentence(text: str) -> str:
@@ -172,6 +206,10 @@ def _default(item: dataclasses.Field[Any]) -> str:
         return "runs/<recipe>"
     if item.name in RECIPE_DEFAULTS:
         return as_yaml(RECIPE_DEFAULTS[item.name])
+    return _own_default(item)
+
+
+def _own_default(item: dataclasses.Field[Any]) -> str:
     made = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
     return as_yaml(None if made is dataclasses.MISSING else made)
 
