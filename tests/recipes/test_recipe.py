@@ -48,6 +48,13 @@ def test_ppo_has_no_mask_whatever_the_file_says(tmp_path):
     assert load_recipe(path, ["--algorithm", "supervised+ppo"]).training.mask_strategy == "none"
 
 
+def test_null_is_kept_where_it_is_a_choice_of_its_own(tmp_path):
+    recipe = load_recipe(recipe_file(tmp_path, stop_token=None, save_total_limit=None))
+    assert (recipe.training.stop_token, recipe.training.save_total_limit) == (None, None)
+    assert load_recipe(recipe_file(tmp_path), ["--stop_token", "null"]).training.stop_token is None
+    assert load_recipe(recipe_file(tmp_path)).training.stop_token == "eos"
+
+
 def test_a_stop_token_id_takes_the_place_of_eos(tmp_path):
     recipe = load_recipe(recipe_file(tmp_path, stop_token_id=5))
     assert recipe.training.stop_token is None

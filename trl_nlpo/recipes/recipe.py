@@ -227,7 +227,8 @@ def _defaults(values: dict[str, Any], path: Path) -> dict[str, Any]:
         defaults["save_steps"] = values.get("eval_steps", 500)
     if values.get("stop_token_id") is not None:
         del defaults["stop_token"]
-    found = {key: value for key, value in defaults.items() if values.get(key) is None}
+    given = {key for key, value in values.items() if value is not None or key in _NULL_MEANS_SOMETHING}
+    found = {key: value for key, value in defaults.items() if key not in given}
     return found | Algorithm.parse(values.get("algorithm", RecipeArguments.algorithm)).settings
 
 
@@ -239,6 +240,9 @@ RECIPE_DEFAULTS: dict[str, Any] = {
     "stop_token": "eos",
 }
 """Defaults of recipes that are not the trainer's, besides `output_dir`, which is named for the recipe."""
+
+_NULL_MEANS_SOMETHING = ("stop_token", "save_total_limit")
+"""Keys with a default here whose null is not the same as nothing: no token ends a completion; keep all checkpoints."""
 
 
 def _check_together(arguments: RecipeArguments, model: ModelConfig, training: NLPOConfig) -> None:
