@@ -38,6 +38,10 @@ _ENVIRONMENT_WORDS = (
     "CUDA", "cuDNN", "NCCL", "out of memory", "DefaultCPUAllocator", "Connection", "timed out", "Temporary failure",
     "Too many open files", "cannot open shared object", "shared memory", "No space left on device", "os error 28",
 )  # fmt: skip
+_LOST_PEER_WORDS = (
+    "Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited",
+    "Gloo connectFullMesh failed", "process group", "watchdog", "Socket closed",
+)  # fmt: skip
 
 _OURS = str(Path(__file__).parent) + os.sep
 
@@ -64,6 +68,12 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"A model or tokenizer cannot be loaded, its files or its name are wrong ({said}).", 2
     if place := _users_own_code(error):
         return f"{place} failed ({said}): this is code of yours, which the recipe names.", 2
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(map(_is_lost_peer, causes)):
+        return (
+            f"Another process of this run has gone, or its machine ({said}): its own output may say why. "
+            "Start all of them again with --resume.",
+            2,
+        )
     if any(map(_is_environment, causes)):
         return f"The environment is at fault, a package, the memory, the device or the network ({said}).", 2
     return (
@@ -123,6 +133,11 @@ def _is_damaged_file(error: BaseException) -> bool:
 def _is_loading(error: BaseException) -> bool:
     """Whether it came up while a model or tokenizer was read."""
     return any(frame.name == "from_pretrained" for frame in traceback.extract_tb(error.__traceback__))
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective operation says that somebody is not there any more (gloo's and NCCL's words)."""
+    return any(words in str(error) for words in _LOST_PEER_WORDS)
 
 
 def _is_environment(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from support import tiny
 from support.loopback_hub import LoopbackHub, Repository
 from support.small_runs import TINY
+from trl_nlpo.hub.card import escaped
 from trl_nlpo.models.from_scratch import build_model, train_tokenizer
 
 
@@ -134,6 +135,10 @@ def test_an_adapter_of_a_supervised_model_names_a_base_that_is_pushed_beside_it(
     for name, (_, adaptation, algorithm) in KINDS.items():
         has_base = adaptation == "lora" and "+" in algorithm
         assert (f"me/{name}-base" in hub.repositories) == has_base
+        if has_base:
+            text = hub.files(f"me/{name}-base")["README.md"].decode()
+            assert f"The base of the adapter [me/{escaped(name)}](https://huggingface.co/me/{name})" in text
+            assert f'from_pretrained("me/{name}-base")' in text
         if adaptation == "lora":
             base = f"me/{name}-base" if has_base else f"me/start-{KINDS[name][0]}"
             for path in ("adapter_config.json", "value_model/adapter_config.json"):

@@ -210,5 +210,6 @@ def test_a_base_in_a_folder_of_this_machine_is_said_and_can_be_pushed(hub, tmp_p
     config = json.loads(hub.files("me/words")["adapter_config.json"])
     assert config["base_model_name_or_path"] == "me/words-base"
     assert config["revision"] in hub.repositories["me/words-base"].snapshots
+    assert {"README.md", "config.json"} <= set(hub.repositories["me/words-base"].snapshots[config["revision"]])
     # The run's own stays as it was.
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == folder

@@ -1,12 +1,14 @@
-"""Two processes started by torchrun on this machine, and a recipe for them."""
+"""Processes started by torchrun on this machine, as of one machine or of two, and a recipe for them."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import PartialState
 
@@ -24,16 +26,68 @@ def launch(*words, cwd=None, environment=()):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, words)],
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS))),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            **dict(environment),
-        },
+        env=_environment(environment),
         cwd=cwd,
         timeout=400,
     )
+
+
+def _environment(more):
+    paths = os.pathsep.join((str(TESTS.parent), str(TESTS)))
+    return {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **dict(more)}
+
+
+class Nodes:
+    """Two nodes of two processes each, which find each other by torchrun's rendezvous on loopback.
+
+    A node can die as a machine does: launcher and processes at once, without a word to anybody.
+    """
+
+    def __init__(self, *words, cwd, environment=()):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.logs = [Path(cwd) / f"node{number}.log" for number in (0, 1)]
+        self.running = []
+        for number, log in enumerate(self.logs):
+            command = [
+                sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "2",
+                "--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "two",
+                # The first is where the endpoint is; both know themselves by the same name here.
+                "--rdzv_conf", f"is_host={int(number == 0)}", "--local_addr", "127.0.0.1", *map(str, words),
+            ]  # fmt: skip
+            with log.open("w") as file:
+                self.running.append(
+                    subprocess.Popen(
+                        command,
+                        stdout=file,
+                        stderr=subprocess.STDOUT,
+                        env=_environment(environment),
+                        cwd=cwd,
+                        start_new_session=True,
+                    )
+                )
+
+    def kill(self, number):
+        """As a machine that loses its power."""
+        launcher = psutil.Process(self.running[number].pid)
+        # All stand still first, so that none sees another's end.
+        all_of_them = (launcher, *launcher.children(recursive=True))
+        for act in (psutil.Process.suspend, psutil.Process.kill):
+            for process in all_of_them:
+                act(process)
+
+    def wait(self, timeout):
+        """The exit codes; nothing is left running."""
+        try:
+            return [node.wait(timeout) for node in self.running]
+        finally:
+            for number, node in enumerate(self.running):
+                if node.poll() is None:
+                    self.kill(number)
+
+    def said(self, number):
+        return self.logs[number].read_text()
 
 
 def leave_together():

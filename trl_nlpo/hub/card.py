@@ -164,6 +164,25 @@ def model_card(facts: CardFacts, loading: Loading) -> str:
     return "\n".join(["---", _metadata(facts, loading).to_yaml(), "---", "", *body])
 
 
+def base_card(adapter: str, loading: Loading) -> str:
+    """The card of an adapter's base model that the adapter's own run trained.
+
+    Args:
+        adapter (`str`): the adapter's repository.
+        loading ([`Loading`]): how the base is loaded from where the card is going to be.
+    """
+    metadata = ModelCardData(library_name="transformers", tags=["generated_from_trainer", "trl", "trl-nlpo"])
+    body = (
+        f"# {escaped(loading.name)}", "",
+        f"The base of the adapter {_model_link(adapter)}, whose card says what it is for, on what it was trained and "
+        "what both of them do: this is the model after the supervised stage of that run, before it was reinforced.",
+        "Loading the adapter loads it as well. By itself:", "", "```python", *loading.imports,
+        "from transformers import AutoTokenizer", "", f"model = {loading.call}",
+        f"tokenizer = {loading.tokenizer_call}", "```", "",
+    )  # fmt: skip
+    return "\n".join(["---", metadata.to_yaml(), "---", "", *body])
+
+
 def _metadata(facts: CardFacts, loading: Loading) -> ModelCardData:
     # The Hub refuses a card whose metadata names data or models that cannot exist there.
     return ModelCardData(

@@ -25,7 +25,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..errors import NotPushedError, UserError, one_line
 from ..secrets import note_secrets, redacted
-from .loading import ADAPTER_CONFIG_FILE
+from .card import CARD_NAME, base_card
+from .loading import ADAPTER_CONFIG_FILE, loading_of
 
 
 logger = logging.getLogger(__name__)
@@ -237,19 +238,30 @@ class HubUpload:
 
     def _push_base(self, token: str | None, private: bool | None) -> str | None:
         """Upload the adapter's base model, as private as the adapter; returns the commit that holds it."""
-        assert self.base is not None
+        base = self.base
+        assert base is not None
         if private is None and self._private(None) is None:
             private = bool(self._asked(lambda: self._api.model_info(self.name, token=token).private))
         self._asked(
             lambda: self._api.create_repo(self.base_name, token=token, private=self._private(private), exist_ok=True)
         )
+        # First, as the adapter names the commit with the model.
+        self._asked(
+            lambda: self._api.upload_file(
+                path_or_fileobj=base_card(self.name, loading_of(base, self.base_name)).encode(),
+                path_in_repo=CARD_NAME,
+                repo_id=self.base_name,
+                commit_message="Model card",
+                token=token,
+            )
+        )
         commit = self._asked(
             lambda: self._api.upload_folder(
                 repo_id=self.base_name,
-                folder_path=str(self.base),
+                folder_path=str(base),
                 commit_message=f"Base model of the adapter {self.name}",
                 token=token,
-                ignore_patterns=[*LEFT_OUT, "training_args.bin"],
+                ignore_patterns=[*LEFT_OUT, "training_args.bin", CARD_NAME],
             )
         )
         return getattr(commit, "oid", None)
