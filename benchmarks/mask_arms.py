@@ -63,8 +63,10 @@ TASKS: dict[str, dict[str, Any]] = {
     "commongen": {"supervised_all_references": True, "supervised_num_train_epochs": 3},
 }
 JUDGES = {"commongen": "chrf"}
-BUDGETS = {"commongen": 4.0}
+BUDGETS = {"commongen": 8.0}
 """K of each task: nats of KL from the supervised model, of a completion."""
+SAMPLES = 3
+"""Completions of a held-out prompt."""
 
 
 def words(keys: dict[str, Any]) -> list[str]:
@@ -138,7 +140,7 @@ def run(task: str, dataset_name: str, arm: str, beta: float, seed: int, start: P
 def held_out(chosen: Any, rows: Any, policy: Any, reference: Any, tokenizer: Any) -> dict[str, float]:
     """What the whole policy does on held-out prompts: reward, judge, tokens, and KL from the reference in nats."""
     policy.eval(), reference.eval()
-    columns = rows.to_dict()
+    columns = {name: values * SAMPLES for name, values in rows.to_dict().items()}
     prompts = columns.pop("prompt")
     inputs = tokenizer(
         prompts, return_tensors="pt", padding=True, truncation=True, max_length=KEYS["max_prompt_length"]
