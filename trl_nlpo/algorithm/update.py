@@ -22,6 +22,8 @@ class Launch(Protocol):
 
     splits_passes: ClassVar[bool]
 
+    def needs_rehearsal(self, model: Any) -> bool: ...
+
     def accumulating(self, model: Any, is_last: bool) -> AbstractContextManager[Any]: ...
 
     def backward(self, loss: torch.Tensor, scale: torch.Tensor, is_finite: torch.Tensor) -> None: ...
@@ -116,6 +118,8 @@ class OptimizerSteps:
             if part == "value":
                 self._pass(self.module, microbatch, part, num_tokens)
                 continue
+            if self.launch.needs_rehearsal(self.model):
+                self._rehearse(microbatch)
             with self.launch.accumulating(self.model, is_last=number == len(microbatches)):
                 splits = self.plan.num_processes == 1 and self.launch.splits_passes
                 for piece in self.module.parts if splits else ("both",):
@@ -140,6 +144,14 @@ class OptimizerSteps:
             self.totals.add_loss(loss)
             # Processes average their gradients, and the mean is over the tokens of all of them.
             self.launch.backward(loss, self.plan.num_processes / num_tokens, self.totals.loss_is_finite)
+
+    def _rehearse(self, microbatch: Microbatch) -> None:
+        """A pass that leaves nothing behind; see `Launch.needs_rehearsal`."""
+        output, values = self.model(microbatch.sequences, "both")
+        unused = Totals(self.totals.sums.device)
+        loss = microbatch.loss(output, values, self.objective, self.sampling, unused)
+        self.launch.backward(loss, torch.ones_like(loss), unused.loss_is_finite)
+        self.optimizer.zero_grad()
 
     def _critic(self) -> list[torch.nn.Parameter]:
         return list(self.module.critic_parameters())

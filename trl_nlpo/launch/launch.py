@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
 from .processes import start_equal
@@ -40,6 +41,7 @@ class Launch:
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
+        self._has_rehearsed: Any = None
 
     @property
     def description(self) -> str:
@@ -91,6 +93,20 @@ class Launch:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the update, for passes outside of it."""
         return self.accelerator.autocast()
+
+    def needs_rehearsal(self, model: Any) -> bool:
+        """Whether a forward and backward pass has to be made and thrown away before the first one that counts.
+
+        DDP sorts its buckets anew after the first backward pass of a process. Where a gradient is in its bucket
+        decides at which process its sum begins, and with three or more processes that changes the last bits: a run
+        that is resumed would take its first step with other sums than the unbroken one. True once for a trainer.
+
+        Args:
+            model: as accelerate wrapped it.
+        """
+        wanted = self._has_rehearsed is not model
+        self._has_rehearsed = model
+        return wanted and self.accelerator.num_processes > 2 and isinstance(model, DistributedDataParallel)
 
     def accumulating(self, model: Any, is_last: bool) -> AbstractContextManager[Any]:
         """Passes whose gradients are added up over processes in the last of an optimizer step only.
