@@ -11,6 +11,9 @@ TORCH ?= -c constraints.txt torch
 # slower, and by no fixed factor. Unlike a test that asserts a time, this fails only when tests were added or grew.
 CPU_BUDGET ?= 120
 
+# Processes that share the tests out, file by file.
+WORKERS ?= 2
+
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
@@ -20,7 +23,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/trl-nlpo run recipes/quickstart.yaml --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 40
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,7 @@ def measure(task: str, dataset_name: str, seed: int, out: Path, num_rollouts: in
         moved = world.trainer(f"{folder}/moved", mask_strategy="none", max_steps=20, kl_coef=0.02)
         moved.train()
         weights = moved.policy_and_value.state_dict()
-        prompts = list(world.rows)
-        size = moved.plan.batch_size
-        batches = [[row["prompt"] for row in prompts[size * n : size * (n + 1)]] for n in range(num_rollouts)]
+        batches = list(islice(world.trainer(f"{folder}/batches").get_train_dataloader(), num_rollouts))
         for name, (keys, is_old) in MASKS.items():
             once = {"num_ppo_epochs": 1, "num_mini_batches": 1, "max_grad_norm": 0.0}
             trainer = world.trainer(f"{folder}/{len(found)}", **{**_PLAIN, **once, **keys})
