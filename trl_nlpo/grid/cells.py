@@ -117,10 +117,7 @@ class Grid:
         if self._shares_supervised_models:
             variants = [SUPERVISED, *(variant for variant in variants if variant != SUPERVISED)]
         return [
-            self._cell(recipe, variant, seed)
-            for recipe in self.recipes
-            for seed in self.seeds
-            for variant in variants
+            self._cell(recipe, variant, seed) for recipe in self.recipes for seed in self.seeds for variant in variants
         ]
 
     def supervised_cell(self, cell: Cell) -> Cell | None:
@@ -240,7 +237,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         first, colon, end = (word.strip() for word in part.partition(":"))
         if not first.isdecimal() or (colon and not (end.isdecimal() and int(first) < int(end))):
             raise UserError(
-                f"--seeds {text!r}: write how many (3: seeds 0, 1, 2), a range (2:5: seeds 2, 3, 4), or a list (0,3,7)."
+                f"--seeds {text!r}: write how many (3 is 0, 1, 2), a range (2:5 is 2, 3, 4), or a list (0,3,7)."
             )
         seeds += range(int(first), int(end)) if colon else [int(first)]
     return tuple(dict.fromkeys(seeds))

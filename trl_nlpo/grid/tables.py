@@ -214,8 +214,9 @@ def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
     if not comparisons:
         return []
     lines = [
-        "Differences of scores per prompt, averaged over the seeds that both have; paired bootstrap over prompts. Intervals hold "
-        f"together with 95 %, and p is corrected, for all {len(comparisons)} comparisons (max-T); bold: p < 0.05.",
+        "Differences of scores per prompt, averaged over the seeds that both have; paired bootstrap over prompts. "
+        f"Intervals hold together with 95 %, and p is corrected, for all {len(comparisons)} comparisons (max-T); "
+        "bold: p < 0.05.",
         "",
         "| | score | difference | interval | p |",
         "|---|---|---|---|---|",
