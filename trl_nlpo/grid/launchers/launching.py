@@ -198,7 +198,8 @@ class _Launching:
                     self._say(f"{self._places[cell]}: {how}.")
                 elif room > 0 and self._is_ready(cell):
                     supervised = self._grid.supervised_cell(cell)
-                    after = None if supervised is None else self._jobs.get(supervised)
+                    is_there = supervised is None or supervised.status == "done"
+                    after = None if is_there else self._jobs.get(supervised)
                     groups.setdefault(after.id if after else "", (after, []))[1].append(cell)
                     room -= 1
             for after, cells in groups.values():

@@ -98,9 +98,8 @@ class RayLauncher:
             self._ray.cancel(self._running[job.id])
         self._ray.wait([self._running[job.id] for job in jobs], num_returns=len(jobs), timeout=_PATIENCE)
         left = len(self.unfinished(jobs))
-        return f"{len(jobs) - left} Ray tasks were stopped, with checkpoints" + (
-            f"; {left} still stop" if left else ""
-        )
+        stopped = f"{len(jobs) - left} Ray tasks were stopped, with checkpoints"
+        return f"{stopped}; {left} are still writing theirs" if left else stopped
 
 
 _PATIENCE = 600.0
