@@ -30,5 +30,9 @@ def _end(cell):
     }
 
 
+def _hash(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _timeless(metrics):
     return {key: value for key, value in metrics.items() if not key.endswith(_OF_TIME)}

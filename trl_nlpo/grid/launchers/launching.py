@@ -197,9 +197,7 @@ class _Launching:
                     how = "done" if cell.status == "done" else "another command has it"
                     self._say(f"{self._places[cell]}: {how}.")
                 elif room > 0 and self._is_ready(cell):
-                    supervised = self._grid.supervised_cell(cell)
-                    is_there = supervised is None or supervised.status == "done"
-                    after = None if is_there else self._jobs.get(supervised)
+                    after = self._job_before(cell)
                     groups.setdefault(after.id if after else "", (after, []))[1].append(cell)
                     room -= 1
             for after, cells in groups.values():
@@ -207,6 +205,11 @@ class _Launching:
         if self._waiting and not self._jobs and self._says_that_it_waits:
             self._say(f"Waiting for supervised models that other commands are training: {len(self._waiting)} cells.")
             self._says_that_it_waits = False
+
+    def _job_before(self, cell: Cell) -> Submitted | None:
+        """The job that trains the supervised model of a cell, if it has not ended."""
+        supervised = self._grid.supervised_cell(cell)
+        return None if supervised is None or supervised.status == "done" else self._jobs.get(supervised)
 
     def _is_ready(self, cell: Cell) -> bool:
         supervised = self._grid.supervised_cell(cell)

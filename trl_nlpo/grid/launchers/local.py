@@ -106,7 +106,7 @@ class LocalLauncher:
     def leave(self, jobs: Sequence[Submitted]) -> str:
         """They go on."""
         numbers = " ".join(job.id for job in jobs)
-        return f"{len(jobs)} cells go on in the background (kill {numbers} stops them, with checkpoints)"
+        return f"{len(jobs)} cells go on in the background (kill {numbers} stops them, with a checkpoint each)"
 
 
 @contextlib.contextmanager

@@ -98,8 +98,8 @@ class RayLauncher:
             self._ray.cancel(self._running[job.id])
         self._ray.wait([self._running[job.id] for job in jobs], num_returns=len(jobs), timeout=_PATIENCE)
         left = len(self.unfinished(jobs))
-        stopped = f"{len(jobs) - left} Ray tasks were stopped, with checkpoints"
-        return f"{stopped}; {left} are still writing theirs" if left else stopped
+        stopped = f"{len(jobs) - left} Ray tasks were stopped, and resume from their newest checkpoints"
+        return f"{stopped}; {left} are still stopping" if left else stopped
 
 
 _PATIENCE = 600.0
