@@ -32,7 +32,7 @@ def slow(completions, **kwargs):
 
 
 def write_recipe(folder, updates=20):
-    """`tiny.yaml`: two cells of seconds, with a reward that leaves time for a signal, and a checkpoint every update."""
+    """`tiny.yaml`: two cells, with a reward that leaves time for a signal, and a checkpoint every update."""
     keys = {key: value for key, value in TINY.items() if key != "algorithm"}
     keys |= {"rewards": ["slow_reward.slow"], "max_steps": updates, "eval_steps": 10, "save_steps": 1}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(keys | {"save_total_limit": 2}))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,7 +77,7 @@ class LocalLauncher:
         self._executor.update_parameters(
             timeout_min=_MINUTES, gpus_per_node=len(gpus), visible_gpus=tuple(gpus), stderr_to_stdout=True
         )
-        with _deaf_to_the_terminal():
+        with _apart_from_the_terminal(self._executor.folder / "controllers.log"):
             started = self._executor.submit(SubmittedCell(job))
         self._kept.append(started)
         return self._known(Owner.of(int(started.job_id)), gpus)
@@ -110,11 +112,25 @@ class LocalLauncher:
 
 
 @contextlib.contextmanager
-def _deaf_to_the_terminal() -> Iterator[None]:
-    """What is started inside does not hear Ctrl-C or a closed terminal: that a signal is ignored is inherited."""
+def _apart_from_the_terminal(log: Path) -> Iterator[None]:
+    """What is started inside hears neither Ctrl-C nor a closed terminal, and prints to a file.
+
+    Processes inherit which signals are ignored, and the output of the one that starts them: whoever reads the
+    command's would wait for the jobs, too.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
     before = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGHUP)]
+    own = [os.dup(descriptor) for descriptor in (1, 2)]
     try:
+        with log.open("ab") as file:
+            for descriptor in (1, 2):
+                os.dup2(file.fileno(), descriptor)
         yield
     finally:
+        for descriptor, kept in zip((1, 2), own, strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
         for number, handler in before:
             signal.signal(number, handler)
