@@ -19,7 +19,7 @@ ENVIRONMENT = {
     **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
 }  # fmt: skip
-PATIENCE = 300
+PATIENCE = 900
 CELLS = ("tiny/supervised/seed-0", "tiny/supervised+nlpo/seed-0")
 
 SLOW_REWARD = """
@@ -31,7 +31,7 @@ def slow(completions, **kwargs):
 """
 
 
-def write_recipe(folder, updates=20):
+def write_recipe(folder, updates=40):
     """`tiny.yaml`: two cells, with a reward that leaves time for a signal, and a checkpoint every update."""
     keys = {key: value for key, value in TINY.items() if key != "algorithm"}
     keys |= {"rewards": ["slow_reward.slow"], "max_steps": updates, "eval_steps": 10, "save_steps": 1}
