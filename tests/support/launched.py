@@ -78,8 +78,9 @@ def wait_for(condition, process=None, what="it"):
 
 
 def checkpoint_of(cell):
-    """A checkpoint in a cell's folder, or None."""
-    return next(cell.glob("checkpoint-*/trainer_state.json"), None)
+    """The step of the newest checkpoint in a cell's folder; 0: there is none."""
+    found = cell.glob("checkpoint-*/trainer_state.json")
+    return max((int(path.parent.name.partition("-")[2]) for path in found), default=0)
 
 
 def process_of(cell):

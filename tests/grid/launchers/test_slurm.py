@@ -59,12 +59,14 @@ def test_cells_that_are_preempted_and_requeued_end_as_the_plain_loop_bit_for_bit
     job = max(in_queue(slurm), key=int)
     assert in_queue(slurm)[job] == "PENDING"
     log = tmp_path / "launched" / "_jobs" / "submitit" / f"{job}_0_log.out"
+    step = 0
     for number, name in enumerate(("USR2", "TERM"), 1):
-        wait_for(lambda: checkpoint_of(cell) and process_of(cell), command, "a checkpoint")
+        wait_for(lambda step=step: checkpoint_of(cell) > step and process_of(cell), command, "a checkpoint")
         before = process_of(cell)
         subprocess.run(["scancel", "--signal", name, job], env=slurm, check=True)
         wait_for(lambda number=number: log.read_text().count(f"Requeued job {job}") == number, command, "the requeue")
         wait_for(lambda before=before: process_of(cell) not in (None, before), command, "the next start")
+        step = checkpoint_of(cell)
     code, out = finished(command)
     assert code == 0, out
     assert "[1/2] tiny, supervised, seed 0: Slurm job " in out
