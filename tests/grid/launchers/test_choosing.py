@@ -71,9 +71,10 @@ def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch):
 def test_what_is_passed_on_to_other_machines_has_no_secret(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_HOME", "/cache")
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:password@mirror")
     found = environment_of_runs()
     assert found["HF_HOME"] == "/cache"
-    assert "HF_TOKEN" not in found
+    assert not {"HF_TOKEN", "HF_ENDPOINT"} & found.keys()
 
 
 @pytest.mark.parametrize(

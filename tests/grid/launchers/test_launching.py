@@ -67,6 +67,10 @@ class MadeUpLauncher:
         """Whether the lock has the job's name."""
         return owner.job == f"made-up-{job.id}"
 
+    def last_words(self, job):
+        """None but its number."""
+        return f"job {job.id} said nothing"
+
     def leave(self, jobs):
         """In words."""
         return f"{len(jobs)} cells go on"
@@ -127,18 +131,25 @@ def test_there_are_never_more_jobs_than_max_parallel(tmp_path, queues):
     assert len(launcher.run.recipes) == 8
 
 
+def test_fewer_jobs_than_asked_for_are_told(tmp_path):
+    launcher, said = MadeUpLauncher(), []
+    launcher.most = 2
+    assert launch_grid(made_up_grid(tmp_path), lambda: launcher, said.append, max_parallel=5) == []
+    assert launcher.longest == 2
+    assert said[0] == "--max_parallel 5: 2 at a time, for which there are GPUs."
+
+
 def test_a_cell_that_fails_is_tried_again_so_often_and_then_reported(tmp_path):
     launcher, said = MadeUpLauncher(FakeRun(fails=["ppo"])), []
     subject = small_grid(tmp_path, "ppo", "nlpo")
     failed = launch_grid(subject, lambda: launcher, said.append, retries=2)
     assert [cell.variant.label for cell in failed] == ["ppo"]
     assert algorithms(launcher.run).count(("ppo", 0)) == 3
-    log = subject.folder / "_jobs" / "commongen" / "ppo" / "seed-0.log"
     place = "[1/2] commongen, ppo, seed 0: failed: out of luck"
     assert [line for line in said if "out of luck" in line] == [
-        f"{place}; it is tried again (1 of 2) (see {log}).",
-        f"{place}; it is tried again (2 of 2) (see {log}).",
-        f"{place} (see {log}).",
+        f"{place}; it is tried again (1 of 2) (job 1 said nothing).",
+        f"{place}; it is tried again (2 of 2) (job 3 said nothing).",
+        f"{place} (job 4 said nothing).",
     ]
     # The next command tries it again.
     again = MadeUpLauncher()
@@ -164,7 +175,7 @@ def test_a_job_that_ends_without_a_result_has_failed_and_its_lock_is_removed(tmp
 
     launcher = MadeUpLauncher(killed)
     assert launch_grid(subject, lambda: launcher, said.append) == [cell]
-    assert any("ended without a result (see" in line for line in said)
+    assert any("ended without a result (job 1 said nothing)." in line for line in said)
     assert not (cell.folder / "_lock.json").exists()
     assert launch_grid(subject, MadeUpLauncher, said.append) == []
 

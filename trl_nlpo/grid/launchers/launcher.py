@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ...errors import UserError
 from ...naming import did_you_mean
 from ...recipes.overrides import arguments_from
-from ...secrets import HIDDEN, is_secret_name, redacted_words
+from ...secrets import HIDDEN, redacted, redacted_words
 from ...storage.run_lock import Owner
 from ..cells import Grid
 from .job import CellJob
@@ -66,6 +66,9 @@ class Launcher(Protocol):
     def has_ended(self, job: Submitted, owner: Owner) -> bool:
         """Whether a process that has a cell's lock has surely ended with an unfinished job, on another machine."""
 
+    def last_words(self, job: Submitted) -> str:
+        """Why a job has ended that has not come to begin its cell, or where that stands; in words."""
+
     def leave(self, jobs: Sequence[Submitted]) -> str:
         """What becomes of these jobs when the command ends now, and how they are ended; in words."""
 
@@ -109,6 +112,5 @@ _OF_RUNS = (
 
 def environment_of_runs() -> dict[str, str]:
     """The variables of this process that decide how a run computes and what it finds; nothing secret."""
-    return {
-        name: value for name, value in os.environ.items() if name.startswith(_OF_RUNS) and not is_secret_name(name)
-    }
+    named = {name: value for name, value in os.environ.items() if name.startswith(_OF_RUNS)}
+    return {name: value for name, value in named.items() if redacted(value, name) == value}

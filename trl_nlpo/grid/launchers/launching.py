@@ -102,6 +102,8 @@ class _Launching:
         self._grid, self._launcher, self._say, self._retries = grid, launcher, say, retries
         limits = [limit for limit in (max_parallel or launcher.usual, launcher.most) if limit is not None]
         self._parallel = min(limits, default=None)
+        if max_parallel and self._parallel != max_parallel:
+            say(f"--max_parallel {max_parallel}: {self._parallel} at a time, for which there are GPUs.")
         cells = grid.cells()
         self._places = {cell: place_of(cell, number, len(cells)) for number, cell in enumerate(cells, 1)}
         self._waiting: list[Cell] = []
@@ -170,7 +172,8 @@ class _Launching:
         if again:
             self._waiting.insert(0, cell)
             why += f"; it is tried again ({self._failures[cell]} of {self._retries})"
-        self._say(f"{place}: {why} (see {self._log(cell)}).")
+        log = self._log(cell)
+        self._say(f"{place}: {why} ({f'see {log}' if log.is_file() else self._launcher.last_words(job)}).")
 
     def _is_in_vain(self, cell: Cell) -> bool:
         """Whether a cell needs a supervised model that there will not be."""

@@ -105,6 +105,10 @@ class LocalLauncher:
         """Never for sure: on this machine a lock tells by itself."""
         return False
 
+    def last_words(self, job: Submitted) -> str:
+        """Where submitit keeps them."""
+        return f"see {self._executor.folder / f'{job.id}_0_log.out'}"
+
     def leave(self, jobs: Sequence[Submitted]) -> str:
         """They go on."""
         numbers = " ".join(job.id for job in jobs)

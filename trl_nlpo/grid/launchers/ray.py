@@ -54,7 +54,7 @@ class RayLauncher:
 
     def __init__(self, options: RayOptions):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # What will be a default of Ray, and is what is meant: no GPU means that a task sees none.
+        # As by default until now: a task that asks for no GPU sees none.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         self._ray = require_package("ray", "--launcher ray", "ray")
         try:
@@ -91,6 +91,15 @@ class RayLauncher:
         """Whether the lock is of this task and its node is no longer in the cluster."""
         alive = {node["NodeManagerHostname"] for node in self._ray.nodes() if node["Alive"]}
         return owner.job == job.id and owner.host not in alive
+
+    def last_words(self, job: Submitted) -> str:
+        """The error of the task."""
+        try:
+            self._ray.get(self._running[job.id], timeout=0)
+        except Exception as error:
+            # Of a task that has raised, what it has raised.
+            return one_line(getattr(error, "cause", None) or error, 300)
+        return "the task has ended without an error"
 
     def leave(self, jobs: Sequence[Submitted]) -> str:
         """They are stopped, each with a checkpoint."""

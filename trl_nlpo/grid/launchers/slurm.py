@@ -139,6 +139,10 @@ class SlurmLauncher:
         """Whether the lock is of this job, which Slurm does not have any more."""
         return owner.job == f"slurm-{job.id}"
 
+    def last_words(self, job: Submitted) -> str:
+        """Where submitit keeps them."""
+        return f"see {self._executor.folder / f'{job.id}_0_log.out'}"
+
     def leave(self, jobs: Sequence[Submitted]) -> str:
         """They stay in the queue."""
         numbers = " ".join(dict.fromkeys(job.id.partition("_")[0] for job in jobs))
