@@ -180,6 +180,8 @@ PACKAGES: dict[str, set[str]] = {
     "cli": {"typer", "yaml", "accelerate"},
     "recipes": {"yaml", "trl"},
     "grid": {"yaml", "numpy"},
+    "grid/launchers": {"submitit"},
+    "grid/status": {"rich"},
     "report": {"numpy"},
     "data": {"datasets"},
     "tasks": {"datasets"},

@@ -84,6 +84,10 @@ def test_a_piece_of_a_script_is_python(start):
 def test_a_command_line_has_options_and_keys_that_there_are(words, tmp_path, monkeypatch):
     name, *rest = words
     command = typer.main.get_command(cli.app).commands[name]
+    while hasattr(command, "commands"):
+        # `grue --tasks ...` is `grue run --tasks ...`.
+        own = rest.pop(0) if rest and rest[0] in command.commands else command.list_commands(None)[0]
+        command = command.commands[own]
     if name != "run":
         # Reads the words, and refuses unknown ones; `recipes`, `tasks` and `env` take none.
         command.make_context(name, list(rest))

@@ -34,7 +34,7 @@ MODULES = {
 NOT_OURS = re.compile(
     r"(my_module|metric|trainer\.(accelerator|state|launch))\..*|.*\.(jsonl?|csv|html|png|parquet|sqlite|yaml|md|txt|toml|jar|sense)"
 )
-WRITTEN_BY_A_RUN = {"supervised/", "_unfinished/", "completions/"}
+WRITTEN_BY_A_RUN = {"supervised/", "_unfinished/", "completions/", "_jobs/", "_jobs/submitit/"}
 
 
 def id_of(path):

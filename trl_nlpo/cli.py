@@ -12,6 +12,7 @@ from textwrap import fill
 from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from . import __version__
 from .display import printable
@@ -215,14 +216,76 @@ def evaluate(
         typer.echo(f"Scores and samples are in {out}.")
 
 
-@app.command(
+class _WithDefault(TyperGroup):
+    """A group whose first command is meant where none is named: `grue --tasks ...` is `grue run --tasks ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        first = self.list_commands(ctx)[0]
+        return super().parse_args(ctx, args if args and args[0] in self.commands else [first, *args])
+
+
+class _WithLauncherOptions(TyperCommand):
+    """A command whose `--launcher_options` takes several words: as many as follow it and are written KEY=VALUE."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        is_among_them = False
+        for word in args:
+            is_value = is_among_them and "=" in word and not word.startswith("-")
+            if is_value and spread[-1] != _LAUNCHER_OPTIONS:
+                spread.append(_LAUNCHER_OPTIONS)
+            spread.append(word)
+            is_among_them = is_value or word == _LAUNCHER_OPTIONS
+        return super().parse_args(ctx, spread)
+
+
+_LAUNCHER_OPTIONS = "--launcher_options"
+_SEEDS = "Runs of every cell: how many (3 is seeds 0, 1, 2), a range (2:5 is 2, 3, 4), or a list (0,3,7)."
+
+Launcher = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Run each cell as a job of its own: local (several at a time on this machine), slurm, or ray. The same "
+        "command follows jobs that still run. Default: cell by cell in this process."
+    ),
+]
+MaxParallel = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--max_parallel",
+        min=1,
+        help="Most jobs at a time. Default: local as many as there are GPUs, or 1; slurm and ray all at once.",
+    ),
+]
+LauncherOptions = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        _LAUNCHER_OPTIONS,
+        metavar="KEY=VALUE...",
+        help="What a job takes. local: gpus. slurm: gpus, cpus, memory_gb, minutes, timeouts, signal_seconds, "
+        "partition, account, qos, constraint, exclude, setup, sbatch. ray: address, gpus, cpus, memory_gb, resources.",
+    ),
+]
+Retries = Annotated[int, typer.Option(min=0, help="How often a cell whose job failed is submitted again.")]
+
+grue = typer.Typer(
+    cls=_WithDefault,
+    help="A grid of tasks, algorithms and seeds, and its leaderboard.",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(grue, name="grue")
+
+
+@grue.command(
+    "run",
+    cls=_WithLauncherOptions,
     context_settings={"ignore_unknown_options": True},
     help="Run a grid of tasks, algorithms and seeds and write a leaderboard. The same command resumes a grid that "
     "was stopped, inside a cell too, and several at once share the cells; with --rescore it only scores the samples "
     "of finished cells again. Any key of a recipe may follow: trl-nlpo grue --tasks commongen,imdb --seeds 3 --preset "
-    "tiny",
+    "tiny. How far it is: trl-nlpo grue status FOLDER; its table at any time: trl-nlpo grue leaderboard FOLDER.",
 )
-def grue(
+def grue_run(
     arguments: Annotated[Optional[list[str]], typer.Argument(metavar="[--KEY VALUE]...")] = None,  # noqa: UP045
     tasks: Annotated[
         Optional[str],  # noqa: UP045
@@ -232,7 +295,7 @@ def grue(
         str,
         typer.Option(help="Separated by commas. One may have keys of its own: nlpo[mask_sync_steps=null]."),
     ] = "zero_shot,supervised,ppo,nlpo,supervised+ppo,supervised+nlpo",
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of every cell, with the seeds 0, 1, ...")] = 3,
+    seeds: Annotated[str, typer.Option(help=_SEEDS)] = "3",
     out: Annotated[str, typer.Option(help="Folder of the cells and the leaderboard.")] = "runs/grue",
     rescore: Annotated[
         bool,
@@ -242,6 +305,10 @@ def grue(
             "have now, and write the leaderboard again.",
         ),
     ] = False,
+    launcher: Launcher = None,
+    max_parallel: MaxParallel = None,
+    launcher_options: LauncherOptions = None,
+    retries: Retries = 0,
 ) -> None:
     import shlex
     from pathlib import Path
@@ -253,9 +320,7 @@ def grue(
         )
     _trace_into(out)
 
-    from .experiment.experiment import run_experiment
-    from .grid.cells import Grid, known_recipes, known_variants, split_names
-    from .grid.grid import run_grid
+    from .grid.cells import Grid, known_recipes, known_variants, parse_seeds, split_names
     from .grid.leaderboard import write_leaderboard
     from .grid.rescore import rescore_grid
     from .launch.signals import ending_with_a_line
@@ -263,20 +328,92 @@ def grue(
 
     recipes = known_recipes(split_names(tasks) if tasks else task_names())
     variants = known_variants(split_names(algorithms))
-    grid = Grid(recipes, variants, seeds, Path(out), tuple(arguments or ()))
+    grid = Grid(recipes, variants, parse_seeds(seeds), Path(out), tuple(arguments or ()))
+    if rescore and launcher:
+        raise UserError("--rescore runs nothing that a --launcher could: give one of them.")
     with ending_with_a_line("The same command resumes the grid."):
-        failed = rescore_grid(grid, typer.echo) if rescore else run_grid(grid, run_experiment, typer.echo)
+        if rescore:
+            failed = rescore_grid(grid, typer.echo)
+        else:
+            failed = _run_cells(grid, launcher, max_parallel, launcher_options, retries)
     path = write_leaderboard(grid, f"trl-nlpo {shlex.join(redacted_words(sys.argv[1:]))}")
-    typer.echo(path.read_text(encoding="utf-8"))
-    typer.echo(f"The leaderboard is {path}; beside it, the same as .json, .csv and .tex, and learning_curves.csv.")
-    _report_on(grid)
+    _show_leaderboard(grid, path)
     if failed and rescore:
         raise UserError(f"{len(failed)} cells could not be scored again (see above); their numbers stay as they were.")
     if failed:
         raise UserError(f"{len(failed)} cells failed (see above): the same command tries them again.")
 
 
+def _run_cells(
+    grid: Any, launcher: str | None, max_parallel: int | None, options: list[str] | None, retries: int
+) -> list[Any]:
+    """Run a grid cell by cell, or by a launcher's jobs; returns the cells that failed."""
+    if launcher is None:
+        from .experiment.experiment import run_experiment
+        from .grid.grid import run_grid
+
+        if max_parallel or options or retries:
+            raise UserError(
+                "--max_parallel, --launcher_options and --retries are about jobs: give a --launcher (local, slurm or "
+                "ray)."
+            )
+        return run_grid(grid, run_experiment, typer.echo)
+    from .grid.launchers.launching import launch_grid, launcher_of
+
+    return launch_grid(
+        grid, lambda: launcher_of(launcher, options or (), grid.folder), typer.echo, max_parallel, retries
+    )
+
+
+def _show_leaderboard(grid: Any, path: Any) -> None:
+    typer.echo(path.read_text(encoding="utf-8"))
+    typer.echo(f"The leaderboard is {path}; beside it, the same as .json, .csv and .tex, and learning_curves.csv.")
+    _report_on(grid)
+
+
+@grue.command(
+    help="How far a grid is, of grue or ablate: of each cell whether it is done, running (where, how far), failed, "
+    "submitted, stopped or waiting. On a terminal the table follows the grid until nothing runs (Ctrl-C leaves it)."
+)
+def status(folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The --out of the grid.")]) -> None:
+    from .grid.status import show_status
+
+    show_status(folder, typer.echo)
+
+
+@grue.command(
+    help="Write and print the leaderboard of a grid, of grue or ablate, from the cells that are done by now."
+)
+def leaderboard(folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The --out of the grid.")]) -> None:
+    import shlex
+
+    from .grid.asked import whole_grid
+    from .grid.leaderboard import write_leaderboard
+
+    grid = whole_grid(folder)
+    cells = grid.cells()
+    done = sum(cell.status == "done" for cell in cells)
+    if not done:
+        raise UserError(f"no cell of the grid in {folder} has finished: there is no table yet.")
+    path = write_leaderboard(grid, f"trl-nlpo {shlex.join(redacted_words(sys.argv[1:]))}")
+    _show_leaderboard(grid, path)
+    typer.echo(f"{done} cells are done.")
+
+
+@grue.command(hidden=True, help="Run the one cell that standard input asks for: what the jobs of a launcher do.")
+def cell() -> None:
+    from .experiment.experiment import run_experiment
+    from .grid.launchers.cell_process import read_request, run_request
+    from .launch.signals import ending_with_a_line
+
+    request = read_request()
+    _trace_into(request["folder"])
+    with ending_with_a_line("The job goes on when it is started again."):
+        run_request(request, run_experiment, typer.echo)
+
+
 @app.command(
+    cls=_WithLauncherOptions,
     context_settings={"ignore_unknown_options": True},
     help="Run one recipe with every combination of some keys' values and several seeds, and report what each key "
     "does: trl-nlpo ablate commongen --over gamma=0.5,0.95,1.0 --over mask_top_p=0.5,0.9 --seeds 5. The same command "
@@ -293,11 +430,15 @@ def ablate(
         Optional[str],  # noqa: UP045
         typer.Option(help="Axes of the paper's questions: gamma, dropout, top_p, mu, kl, budget, sampling."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of every cell, with the seeds 0, 1, ...")] = 3,
+    seeds: Annotated[str, typer.Option(help=_SEEDS)] = "3",
     out: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Folder of the cells and the report. Default: runs/ablate-RECIPE."),
     ] = None,
+    launcher: Launcher = None,
+    max_parallel: MaxParallel = None,
+    launcher_options: LauncherOptions = None,
+    retries: Retries = 0,
 ) -> None:
     import shlex
     from pathlib import Path
@@ -307,12 +448,10 @@ def ablate(
             "ablate runs its cells in one process each: start it without torchrun or accelerate launch. Several "
             "ablate commands with the same --out share the cells out among them."
         )
-    from .experiment.experiment import run_experiment
     from .grid.ablation import write_ablation
     from .grid.axes import axes_of, grid_of
     from .grid.axes import study as axes_of_study
-    from .grid.cells import known_recipes
-    from .grid.grid import run_grid
+    from .grid.cells import known_recipes, parse_seeds
     from .grid.leaderboard import write_leaderboard
     from .launch.signals import ending_with_a_line
 
@@ -323,13 +462,15 @@ def ablate(
         raise UserError("nothing to vary: give --over KEY=VALUE,VALUE, or a --study.")
     folder = out or f"runs/ablate-{Path(recipe).stem}"
     _trace_into(folder)
-    grid = grid_of(recipe, axes, seeds, Path(folder), overrides)
+    grid = grid_of(recipe, axes, parse_seeds(seeds), Path(folder), overrides)
     names = " x ".join(axis.key for axis in axes)
-    typer.echo(f"{names}: {len(grid.variants)} combinations, {seeds} seeds, {len(grid.cells())} cells in all.")
+    typer.echo(
+        f"{names}: {len(grid.variants)} combinations, {len(grid.seeds)} seeds, {len(grid.cells())} cells in all."
+    )
     if any(variant.starts_supervised and variant.has_own_start for variant in grid.variants):
         typer.echo("Each cell trains a supervised model of its own: a key that varies changes it.")
     with ending_with_a_line("The same command resumes the ablation."):
-        failed = run_grid(grid, run_experiment, typer.echo)
+        failed = _run_cells(grid, launcher, max_parallel, launcher_options, retries)
     command = f"trl-nlpo {shlex.join(redacted_words(sys.argv[1:]))}"
     write_leaderboard(grid, command)
     path = write_ablation(grid, axes, command)

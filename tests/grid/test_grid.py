@@ -10,7 +10,7 @@ from support.grids import VARIANTS, FakeRun
 from support.grids import made_up_grid as grid
 from trl_nlpo.errors import Terminated, UserError
 from trl_nlpo.grid import grid as grids
-from trl_nlpo.grid.cells import Grid, Variant, known_recipes, known_variants, parse_variant, split_names
+from trl_nlpo.grid.cells import Grid, Variant, known_recipes, known_variants, parse_seeds, parse_variant, split_names
 from trl_nlpo.grid.grid import run_grid
 from trl_nlpo.grid.leaderboard import write_leaderboard
 from trl_nlpo.recipes.algorithms import Algorithm
@@ -24,6 +24,31 @@ def working_directory(tmp_path, monkeypatch):
 
 def test_names_are_split_at_commas_outside_of_brackets():
     assert split_names("ppo, nlpo[a=1,b=2],zero_shot") == ["ppo", "nlpo[a=1,b=2]", "zero_shot"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("3", (0, 1, 2)), ("2:5", (2, 3, 4)), ("0,3,7", (0, 3, 7)), ("7:8", (7,)), ("0,4:6,5", (0, 4, 5)),
+        (" 1 , 2 ", (1, 2)),
+    ],
+)  # fmt: skip
+def test_seeds_are_a_number_of_them_ranges_or_a_list(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["0", "", "-1", "5:2", "2:2", "1.5", "two", "1,,2", ":3", "3:"])
+def test_seeds_that_are_none_are_one_line(text):
+    with pytest.raises(UserError, match="write how many"):
+        parse_seeds(text)
+
+
+def test_a_range_of_seeds_runs_those_and_no_others(tmp_path):
+    run, said = FakeRun(), []
+    subject = Grid(("commongen",), (parse_variant("ppo"),), parse_seeds("2:4"), tmp_path / "grid")
+    assert run_grid(subject, run, said.append) == []
+    assert [recipe.training.seed for recipe in run.recipes] == [2, 3]
+    assert said == ["[1/2] commongen, ppo, seed 2 ...", "[2/2] commongen, ppo, seed 3 ..."]
 
 
 def test_an_algorithm_may_have_keys_of_its_own():

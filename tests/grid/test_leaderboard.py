@@ -323,6 +323,25 @@ def test_an_algorithm_without_all_of_its_seeds_is_marked_wherever_it_stands(tmp_
     assert "nlpo* (1 of 2 seeds) & " in (subject.folder / "leaderboard.tex").read_text()
 
 
+def test_where_a_seed_is_missing_scores_are_paired_by_seed_and_row(tmp_path):
+    # As where the seed decides the data: scores of seed 1 are ten times those of seed 0, for both alike.
+    def edit(folder, number, row):
+        label, seed = folder.parent.name, int(folder.name[-1])
+        row[label]["score"] = number * 10.0**seed + (0.5 if label == "nlpo" else 0.0)
+        return row
+
+    subject = finished(tmp_path, edit)
+    (both,) = board_of(subject)["comparisons"]["commongen"]
+    assert (both["difference"], both["seeds"]) == (pytest.approx(0.5), 2)
+    (subject.folder / "commongen" / "ppo" / "seed-1" / "cell.json").unlink()
+    (left,) = board_of(subject)["comparisons"]["commongen"]
+    assert (left["difference"], left["seeds"], left["num_prompts"]) == (pytest.approx(0.5), 1, 6)
+    assert left["low"] == left["high"] == pytest.approx(0.5)
+    (subject.folder / "commongen" / "nlpo" / "seed-0" / "cell.json").unlink()
+    # Without a seed in common there is nothing to pair.
+    assert board_of(subject)["comparisons"]["commongen"] == []
+
+
 def test_the_same_numbers_are_in_csv_and_latex(tmp_path):
     subject = finished(tmp_path, with_meteor)
     board = board_of(subject)

@@ -24,14 +24,14 @@ from trl_nlpo.trainer.run_state import Run
 
 
 ROOT = Path(__file__).parents[2]
-NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @pytest.fixture(autouse=True)
 def handlers():
     """Python's own handlers, also where a shell has the tests ignore Ctrl-C; they are the same afterwards."""
     before = [signal.getsignal(number) for number in NUMBERS]
-    own = [signal.default_int_handler, *[signal.SIG_DFL] * 3]
+    own = [signal.default_int_handler, *[signal.SIG_DFL] * 4]
     for number, handler in zip(NUMBERS, own, strict=True):
         signal.signal(number, handler)
     yield own

@@ -36,7 +36,8 @@ def test_seeds_are_averaged_and_groups_compared(tmp_path):
     assert differences == {
         ("nlpo", "nlpo: zero-shot"): pytest.approx(1.1),
         ("ppo", "ppo: zero-shot"): pytest.approx(1.0),
-        ("ppo", "nlpo"): pytest.approx(-0.1),
+        # Both had seed 0, and no other.
+        ("ppo", "nlpo"): pytest.approx(0.0),
     }
 
 
@@ -56,15 +57,18 @@ def test_where_the_seed_decides_the_prompts_only_the_same_seeds_are_compared(tmp
         path.write_text(path.read_text().replace('"prompt ', f'"of seed {seed}: '))
         return folder
 
-    folders = [run("n1", 1), run("n0", 0), run("p0", 0, "ppo")]
+    def compared():
+        return results_of(read_reported(folders), "quickstart").comparisons
 
     def pairs():
-        found = results_of(read_reported(folders), "quickstart")
-        return {(c["first"], c["second"]) for c in found.comparisons}
+        return {(c["first"], c["second"]) for c in compared()}
 
+    folders = [run("n1", 1), run("p0", 0, "ppo")]
     assert pairs() == {("nlpo", "nlpo: zero-shot"), ("ppo", "ppo: zero-shot")}
-    folders.append(run("p1", 1, "ppo"))
-    assert ("ppo", "nlpo") in pairs()
+    folders.append(run("n0", 0))
+    (both,) = [c for c in compared() if (c["first"], c["second"]) == ("ppo", "nlpo")]
+    # Of NLPO only seed 0 counts, whose scores are PPO's.
+    assert (both["seeds"], both["difference"]) == (1, pytest.approx(0.0))
 
 
 @pytest.mark.slow

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from trl_nlpo.errors import UserError
-from trl_nlpo.storage.run_lock import LOCK_NAME, FolderTakenError, Owner, check_not_taken, lock_on, owner_of
+from trl_nlpo.storage.run_lock import (
+    JOB_VARIABLE,
+    LOCK_NAME,
+    FolderTakenError,
+    Owner,
+    check_lockable,
+    check_not_taken,
+    lock_on,
+    owner_of,
+    release_ended,
+)  # fmt: skip
 
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +141,49 @@ def test_a_place_that_cannot_be_written_into_is_one_line(tmp_path, place):
 def test_a_process_that_writes_nothing_needs_no_lock(tmp_path):
     with lock_on(tmp_path / "run", wanted=False):
         assert not (tmp_path / "run").exists()
+
+
+def test_a_job_that_was_requeued_takes_over_what_it_had_on_another_machine(tmp_path, monkeypatch):
+    locked_by(tmp_path, host="node-7", job="slurm-12_3")
+    with pytest.raises(FolderTakenError):
+        check_not_taken(tmp_path)
+    monkeypatch.setenv(JOB_VARIABLE, "slurm-12_4")
+    with pytest.raises(FolderTakenError):
+        check_not_taken(tmp_path)
+    monkeypatch.setenv(JOB_VARIABLE, "slurm-12_3")
+    with lock_on(tmp_path):
+        assert owner_of(tmp_path) == Owner.here()
+        assert Owner.here().job == "slurm-12_3"
+
+
+def test_a_live_process_of_the_same_job_on_this_machine_keeps_its_folder(tmp_path, monkeypatch, other):
+    monkeypatch.setenv(JOB_VARIABLE, "slurm-12_3")
+    locked_by(tmp_path, pid=other.pid, began=began(other.pid))
+    with pytest.raises(FolderTakenError):
+        check_not_taken(tmp_path)
+
+
+def test_a_lock_is_removed_for_a_process_that_is_known_to_have_ended_and_for_no_other(tmp_path):
+    locked_by(tmp_path, host="node-7", job="slurm-12_3")
+    release_ended(tmp_path, lambda owner: owner.job == "slurm-12_4")
+    assert (tmp_path / LOCK_NAME).exists()
+    release_ended(tmp_path, lambda owner: owner.job == "slurm-12_3")
+    assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_a_folder_whose_locks_work_is_left_as_it_was(tmp_path):
+    check_lockable(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("problem", ["two have it", "no links and no files"])
+def test_a_file_system_whose_locks_do_not_work_is_refused(tmp_path, monkeypatch, problem):
+    def link(source, target):
+        if problem == "no links and no files":
+            raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    if problem == "no links and no files":
+        tmp_path = Path("/proc/self")
+    with pytest.raises(UserError, match="has no locks that work"):
+        check_lockable(tmp_path)

@@ -40,7 +40,7 @@ def write_ablation(grid: Grid, axes: Sequence[Axis], command: str) -> Path:
         "command": command,
         "versions": {package: version for package, version in versions().items() if version},
         "recipe": grid.recipes[0],
-        "seeds": grid.seeds,
+        "seeds": len(grid.seeds),
         "better": directions(cells.runs),
         "axes": [_report(cells, axis) for axis in axes],
         "cells": [

@@ -87,7 +87,7 @@ def study(name: str) -> tuple[str, ...]:
     return STUDIES[name]
 
 
-def grid_of(recipe: str, axes: Sequence[Axis], seeds: int, folder: Path, overrides: Sequence[str]) -> Grid:
+def grid_of(recipe: str, axes: Sequence[Axis], seeds: tuple[int, ...], folder: Path, overrides: Sequence[str]) -> Grid:
     """Every combination of the axes' values, as a grid of one recipe."""
     own = load_recipe(recipe, list(overrides)).algorithm
     variants = [variant_of(own, dict(values)) for values in combinations(axes)]

@@ -96,16 +96,20 @@ class Grid:
     Attributes:
         recipes (`tuple[str, ...]`): names of recipes, or their files.
         variants (`tuple[Variant, ...]`)
-        seeds (`int`): 0, 1, ... of every cell.
+        seeds (`tuple[int, ...]`): of every cell; given a number N, 0 to N - 1.
         folder (`Path`)
         overrides (`tuple[str, ...]`): keys for every recipe, as words of a command line.
     """
 
     recipes: tuple[str, ...]
     variants: tuple[Variant, ...]
-    seeds: int
+    seeds: tuple[int, ...]
     folder: Path
     overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seeds, int):
+            object.__setattr__(self, "seeds", tuple(range(self.seeds)))
 
     def cells(self) -> list[Cell]:
         """Every cell in the order of running: the supervised one of a task and seed comes first, as others need it."""
@@ -113,10 +117,7 @@ class Grid:
         if self._shares_supervised_models:
             variants = [SUPERVISED, *(variant for variant in variants if variant != SUPERVISED)]
         return [
-            self._cell(recipe, variant, seed)
-            for recipe in self.recipes
-            for seed in range(self.seeds)
-            for variant in variants
+            self._cell(recipe, variant, seed) for recipe in self.recipes for seed in self.seeds for variant in variants
         ]
 
     def supervised_cell(self, cell: Cell) -> Cell | None:
@@ -214,6 +215,32 @@ def shared_keys(grid: Grid) -> list[str]:
         if not is_left_out:
             words.append(word)
     return words
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds as a command line writes them, each once, in their order.
+
+    Args:
+        text (`str`): a number of seeds, or seeds and ranges (without their end) separated by commas.
+
+    Raises:
+        UserError: it is not written so, or names no seed.
+
+    Example:
+        >>> parse_seeds("3"), parse_seeds("2:5"), parse_seeds("0,3,7:9")
+        ((0, 1, 2), (2, 3, 4), (0, 3, 7, 8))
+    """
+    text = text.strip()
+    parts = [f"0:{text}"] if text.isdecimal() else [part.strip() for part in text.split(",")]
+    seeds: list[int] = []
+    for part in parts:
+        first, colon, end = (word.strip() for word in part.partition(":"))
+        if not first.isdecimal() or (colon and not (end.isdecimal() and int(first) < int(end))):
+            raise UserError(
+                f"--seeds {text!r}: write how many (3 is 0, 1, 2), a range (2:5 is 2, 3, 4), or a list (0,3,7)."
+            )
+        seeds += range(int(first), int(end)) if colon else [int(first)]
+    return tuple(dict.fromkeys(seeds))
 
 
 def split_names(text: str) -> list[str]:

@@ -18,6 +18,7 @@ from ..secrets import redacted
 from ..storage.files import check_folder, read_json, replace_file
 from ..storage.results import CELL_NAME, RunResults
 from ..storage.run_lock import FolderTakenError, check_not_taken, lock_on
+from .asked import keep_asked
 from .cells import Cell, Grid, fingerprint_of, keys_of, paths_of, scoring_of, shared_keys
 
 
@@ -42,18 +43,39 @@ def run_grid(grid: Grid, run: Callable[[Any], Any], say: Callable[[str], None]) 
     check_folder(grid.folder, "--out")
     cells = grid.cells()
     check_earlier(grid)
-    left = list(enumerate(cells, 1))
+    left = [(cell, place_of(cell, number, len(cells))) for number, cell in enumerate(cells, 1)]
     says_that_it_waits = True
     while left:
-        left = [
-            (number, cell) for number, cell in left if not _visit(grid, cell, f"[{number}/{len(cells)}]", run, say)
-        ]
+        left = [(cell, place) for cell, place in left if not _visit(grid, cell, place, run, say)]
         if left and says_that_it_waits:
             say(f"Waiting for supervised models that other commands are training: {len(left)} cells need them.")
             says_that_it_waits = False
         time.sleep(_PAUSE if left else 0.0)
+    return failed_of(grid, say)
+
+
+def run_cell(grid: Grid, cell: Cell, place: str, run: Callable[..., Any], say: Callable[[str], None]) -> None:
+    """Run one cell of a grid under its lock, unless it is done or another command has it.
+
+    Args:
+        grid, run, say: as for [`run_grid`].
+        cell ([`Cell`])
+        place (`str`): what it is called in lines.
+    """
+    while not _visit(grid, cell, place, run, say):
+        time.sleep(_PAUSE)
+
+
+def place_of(cell: Cell, number: int, total: int) -> str:
+    """What a cell is called in lines: `[3/24] commongen, nlpo, seed 0`."""
+    return f"[{number}/{total}] {cell.task}, {cell.variant.label}, seed {cell.seed}"
+
+
+def failed_of(grid: Grid, say: Callable[[str], None]) -> list[Cell]:
+    """The cells that are neither done nor being run by other commands; what else there is to know is said."""
+    cells = grid.cells()
     _hint_at_rescoring(grid, cells, say)
-    taken = [cell for cell in cells if cell.status != "done" and _is_taken(cell.folder)]
+    taken = [cell for cell in cells if cell.status != "done" and is_taken(cell.folder)]
     if taken:
         say(f"{len(taken)} cells are being run by other commands; the last to end writes the whole leaderboard.")
     return [cell for cell in cells if cell.status != "done" and cell not in taken]
@@ -70,17 +92,16 @@ _PAUSE = 2.0
 """Seconds between two looks at what other commands are doing."""
 
 
-def _visit(grid: Grid, cell: Cell, number: str, run: Callable[..., Any], say: Callable[[str], None]) -> bool:
+def _visit(grid: Grid, cell: Cell, place: str, run: Callable[..., Any], say: Callable[[str], None]) -> bool:
     """Run a cell unless it is done or another command has it; False where it has to be looked at again.
 
     That is while another command is training the supervised model that it needs.
     """
-    place = f"{number} {cell.task}, {cell.variant.label}, seed {cell.seed}"
     supervised = grid.supervised_cell(cell)
     if cell.status == "done":
         say(f"{place}: done before.")
         return True
-    if supervised is not None and supervised.status != "done" and _is_taken(supervised.folder):
+    if supervised is not None and supervised.status != "done" and is_taken(supervised.folder):
         return False
     try:
         with lock_on(cell.folder):
@@ -93,7 +114,7 @@ def _visit(grid: Grid, cell: Cell, number: str, run: Callable[..., Any], say: Ca
     return True
 
 
-def _is_taken(folder: Path) -> bool:
+def is_taken(folder: Path) -> bool:
     """Whether another process is writing into a folder."""
     try:
         check_not_taken(folder)
@@ -169,6 +190,7 @@ def _remember(grid: Grid) -> None:
             )
     grid.folder.mkdir(parents=True, exist_ok=True)
     replace_file(path, json.dumps(shared, indent=2) + "\n")
+    keep_asked(grid)
 
 
 def write_cell(cell: Cell, content: dict[str, Any]) -> None:

@@ -25,6 +25,8 @@ Rows = dict[str, dict[str, Any]]
 """Of each algorithm its columns, each with `mean`, `std` and `seeds`, and `low` and `high` where rows have scores."""
 Scores = dict[str, list[float | None]]
 """Of each kind of score (`score`, a reward, `metrics/<name>`) one per test prompt, averaged over seeds."""
+SeedRows = Mapping[Any, Sequence[Mapping[str, "float | None"]]]
+"""By seed a row per test prompt with its scores, as [`scores_of_stage`] gives them."""
 
 
 def write_leaderboard(grid: Grid, command: str) -> Path:
@@ -47,7 +49,7 @@ def write_leaderboard(grid: Grid, command: str) -> Path:
     board = {
         "command": command,
         "versions": {package: version for package, version in versions().items() if version},
-        "seeds": grid.seeds,
+        "seeds": len(grid.seeds),
         "tasks": {task: _in_order(_rows(of_task), grid) for task, of_task in tasks.items()},
         "runs": {
             task: {label: len(group) for label, group in _by_label(runs).items()} for task, runs in tasks.items()
@@ -131,41 +133,62 @@ def averages(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 
 def _comparisons(runs: Runs) -> list[dict[str, Any]]:
-    """NLPO against PPO, and both against where they start."""
-    scores = {label: _scores(group) for label, group in _by_label(runs).items()}
-    return compared(scores, lambda label: _opponents(label, list(scores)))
+    """NLPO against PPO, and both against where they start, on the seeds that both have."""
+    rows = {
+        label: {cell.seed: list(scores_of(cell, run)) for cell, run in group.items()}
+        for label, group in _by_label(runs).items()
+    }
+
+    def opponents(label: str) -> list[str]:
+        # A seed may decide the data: without one in common there may be no prompt in common.
+        return [other for other in _opponents(label, list(rows)) if rows[label].keys() & rows[other].keys()]
+
+    return compared(rows, opponents)
 
 
-def compared(scores: Mapping[str, Scores], opponents: Callable[[str], Sequence[str]]) -> list[dict[str, Any]]:
-    """Paired bootstraps over prompts, scores averaged over seeds.
+def compared(rows: Mapping[str, SeedRows], opponents: Callable[[str], Sequence[str]]) -> list[dict[str, Any]]:
+    """Paired bootstraps over prompts, scores paired by seed and row and averaged over seeds.
 
-    Every kind of score that both have is compared; all comparisons are one family.
+    Every kind of score that both have is compared, on the seeds that both have; all comparisons are one family. Where
+    two have no seed in common, each is averaged over its own: they must have been asked the same.
 
     Args:
-        scores: by system.
+        rows: by system and seed.
         opponents: of a system, those that it is compared with.
 
     Returns:
-        `list[dict]`: `first`, `second`, `score` (its kind), and the fields of a [`significance.Comparison`].
+        `list[dict]`: `first`, `second`, `score` (its kind), `seeds` (how many were averaged over), and the fields of a
+        [`significance.Comparison`].
     """
-    pairs_of_names = [
-        (first, second, name)
-        for first in scores
-        for second in scores
-        if first != second and second in opponents(first)
-        for name in scores[first]
-        if _are_comparable(scores[first][name], scores[second].get(name, []))
-    ]
-    # Other numbers of prompts are other families: their resamples are not the same.
-    families = dict.fromkeys(len(scores[first][name]) for first, _, name in pairs_of_names)
+    pairs: dict[tuple[str, str, str], tuple[list[float | None], list[float | None]]] = {}
+    seeds: dict[tuple[str, str], int] = {}
+    for first in rows:
+        others = opponents(first)
+        for second in rows:
+            if second == first or second not in others:
+                continue
+            common = [seed for seed in rows[first] if seed in rows[second]]
+            ours, theirs = (
+                averaged_scores([rows[system][seed] for seed in common or rows[system]]) for system in (first, second)
+            )
+            seeds[first, second] = len(common) or min(len(rows[first]), len(rows[second]))
+            for name in ours:
+                if _are_comparable(ours[name], theirs.get(name, [])):
+                    pairs[first, second, name] = ours[name], theirs[name]
     found: dict[tuple[str, str, str], Any] = {}
-    for size in families:
-        family = [entry for entry in pairs_of_names if len(scores[entry[0]][entry[2]]) == size]
-        pairs = [(scores[first][name], scores[second][name]) for first, second, name in family]
-        found |= dict(zip(family, paired_bootstraps(pairs), strict=True))
+    # Other numbers of prompts are other families: their resamples are not the same.
+    for size in dict.fromkeys(len(ours) for ours, _ in pairs.values()):
+        family = [key for key, (ours, _) in pairs.items() if len(ours) == size]
+        found |= dict(zip(family, paired_bootstraps([pairs[key] for key in family]), strict=True))
     return [
-        {"first": first, "second": second, "score": name, **dataclasses.asdict(found[first, second, name])}
-        for first, second, name in pairs_of_names
+        {
+            "first": first,
+            "second": second,
+            "score": name,
+            "seeds": seeds[first, second],
+            **dataclasses.asdict(found[first, second, name]),
+        }
+        for first, second, name in pairs
     ]
 
 

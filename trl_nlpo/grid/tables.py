@@ -61,7 +61,7 @@ def as_csv(board: dict[str, Any]) -> str:
                 writer.writerow({**place, **entry})
         for entry in board["comparisons"][task]:
             place = {"task": task, "algorithm": entry["first"], "against": entry["second"], "column": entry["score"]}
-            numbers = {name: entry[name] for name in ("low", "high", "p_adjusted")}
+            numbers = {name: entry[name] for name in ("seeds", "low", "high", "p_adjusted") if name in entry}
             writer.writerow({**place, "mean": entry["difference"], **numbers})
     return text.getvalue()
 
@@ -214,8 +214,9 @@ def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
     if not comparisons:
         return []
     lines = [
-        "Differences of scores per prompt, averaged over seeds; paired bootstrap over prompts. Intervals hold "
-        f"together with 95 %, and p is corrected, for all {len(comparisons)} comparisons (max-T); bold: p < 0.05.",
+        "Differences of scores per prompt, averaged over the seeds that both have; paired bootstrap over prompts. "
+        f"Intervals hold together with 95 %, and p is corrected, for all {len(comparisons)} comparisons (max-T); "
+        "bold: p < 0.05.",
         "",
         "| | score | difference | interval | p |",
         "|---|---|---|---|---|",

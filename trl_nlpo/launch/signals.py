@@ -12,8 +12,10 @@ from typing import Any
 from ..errors import StoppedAtOnce, StoppedRunError, Terminated
 
 
-_AS_SIGTERM = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
-"""Requests to end: a scheduler's, a terminal's that was closed, and Slurm's warning that time is up."""
+_AS_SIGTERM = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+"""Requests to end: a scheduler's, a terminal's that was closed, and Slurm's warnings that time is up."""
 
 _STOPPING = "Stopping after this update, with a checkpoint. Ctrl-C again stops at once."
 
@@ -25,7 +27,7 @@ class StopRequest:
     """Which signal has asked to stop, if any.
 
     Attributes:
-        signal (`int`, *optional*): SIGINT, or SIGTERM for that and its like (SIGHUP, SIGUSR1).
+        signal (`int`, *optional*): SIGINT, or SIGTERM for that and its like (SIGHUP, SIGUSR1, SIGUSR2).
     """
 
     def __init__(self) -> None:
@@ -46,7 +48,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Note SIGINT, SIGTERM, SIGHUP and SIGUSR1 while inside; the handlers that were there before come back.
+    """Note SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 while inside; the handlers that were there before come back.
 
     Outside the main thread, where Python allows no handlers, and for signals that are ignored (as under `nohup`),
     nothing is changed.
@@ -60,7 +62,7 @@ def stop_request() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def ending_with_a_line(how_to_resume: str) -> Iterator[None]:
-    """For the command line: SIGINT, SIGTERM, SIGHUP and SIGUSR1 at any time as one line and an exit code.
+    """For the command line: SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 at any time as one line and an exit code.
 
     Args:
         how_to_resume (`str`): said when the signal came outside training, where nothing says it yet.

@@ -252,8 +252,9 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
         for entry in comparisons
     )
     note = _paragraph(
-        "Differences of scores per prompt, averaged over seeds; paired bootstrap over prompts. Intervals hold "
-        f"together with 95 %, and p is corrected, for all {len(comparisons)} comparisons (max-T); bold: p < 0.05.",
+        "Differences of scores per prompt, averaged over the seeds that both have; paired bootstrap over prompts. "
+        f"Intervals hold together with 95 %, and p is corrected, for all {len(comparisons)} comparisons (max-T); "
+        "bold: p < 0.05.",
         "soft",
     )
     table = _table(["systems", "score", "difference", "interval", "p", "prompts"], lines, "comparisons")

@@ -44,21 +44,21 @@ def results_of(reported: Reported, task: str) -> ResultsTable:
 def _of_runs(groups: Mapping[str, list[ReportedRun]], last_only: bool) -> ResultsTable:
     """Rows of every group and stage; of unfinished grids' cells of the last stage, which is what a cell is about."""
     rows: dict[str, dict[str, Any]] = {}
-    scores: dict[str, Any] = {}
-    prompts: dict[str, list[list[Any]]] = {}
+    rows_of: dict[str, dict[Any, Any]] = {}
+    prompts: dict[str, dict[Any, list[Any]]] = {}
     of_group: dict[str, str] = {}
     for group, runs in groups.items():
         stages = list(dict.fromkeys(stage for run in runs for stage in run.results.stages))
         for stage in stages[-1:] if last_only else stages:
             in_order = sorted(runs, key=lambda run: str(run.seed))
-            finished = [run.results for run in in_order if stage in run.results.stages]
+            finished = _by_seed([run for run in in_order if stage in run.results.stages])
             label = group if last_only else _label(group, stage, len(groups) > 1)
-            columns = averages([_numbers(run.stages[stage]) for run in finished])
-            scores[label] = averaged_scores([list(scores_of_stage(run, stage, columns)) for run in finished])
-            for name, values in scores[label].items():
+            columns = averages([_numbers(run.stages[stage]) for run in finished.values()])
+            rows_of[label] = {seed: list(scores_of_stage(run, stage, columns)) for seed, run in finished.items()}
+            for name, values in averaged_scores([*rows_of[label].values()]).items():
                 add_interval(columns, "reward" if name == "score" else name, values)
             rows[label], of_group[label] = columns, group
-            prompts[label] = _prompts(finished)
+            prompts[label] = {seed: [row.get("prompt") for row in run.samples] for seed, run in finished.items()}
     last = {group: label for label, group in of_group.items()}
     order = list(last.values())
 
@@ -68,18 +68,30 @@ def _of_runs(groups: Mapping[str, list[ReportedRun]], last_only: bool) -> Result
             return []
         others = [other for other, group in of_group.items() if group == of_group[label] and other != label]
         others += order[: order.index(label)]
-        return [other for other in others if prompts[other] == prompts[label]]
+        return [other for other in others if _were_asked_the_same(prompts[other], prompts[label])]
 
-    return ResultsTable(rows, _directions(groups), compared(scores, opponents))
+    return ResultsTable(rows, _directions(groups), compared(rows_of, opponents))
 
 
-def _prompts(runs: Sequence[RunResults]) -> list[list[Any]]:
-    """The prompts that scores are averaged over, row by row: of each seed its own, or once where all have the same.
+def _by_seed(runs: Sequence[ReportedRun]) -> dict[Any, RunResults]:
+    """The results of a group's runs by seed, of several with the same seed by that and a number."""
+    found: dict[Any, RunResults] = {}
+    for run in runs:
+        number = sum(seed == str(run.seed) for seed, _ in found)
+        found[str(run.seed), number] = run.results
+    return found
 
-    A seed may decide the data too; then only systems with the same seeds have been asked the same.
+
+def _were_asked_the_same(first: Mapping[Any, list[Any]], second: Mapping[Any, list[Any]]) -> bool:
+    """Whether two systems had the same prompts, row by row, with the seeds that both have, or with all their seeds.
+
+    A seed may decide the data too.
     """
-    of_runs = [[row.get("prompt") for row in run.samples] for run in runs]
-    return of_runs[:1] if all(prompts == of_runs[0] for prompts in of_runs) else of_runs
+    common = first.keys() & second.keys()
+    if common:
+        return all(first[seed] == second[seed] for seed in common)
+    asked = [*first.values(), *second.values()]
+    return all(prompts == asked[0] for prompts in asked)
 
 
 def _label(group: str, stage: str, several: bool) -> str:

@@ -69,7 +69,7 @@ class RunResults:
             **kept,
             samples=read_samples(folder),
             log=_rows(folder / LOG_NAME, growing=True),
-            recipe=_recipe(folder / RECIPE_NAME),
+            recipe=read_recipe(folder),
             cell=read_cell(folder),
         )
 
@@ -123,7 +123,13 @@ def _rows(path: Path, growing: bool = False) -> tuple[dict[str, Any], ...]:
     return tuple(row for _, row in rows)
 
 
-def _recipe(path: Path) -> dict[str, Any] | None:
+def read_recipe(folder: Path) -> dict[str, Any] | None:
+    """The resolved recipe of a run; None where it is not there.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / RECIPE_NAME
     if not path.is_file():
         return None
     try:

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from .files import check_folder, explain_full_disk
 
 LOCK_NAME = "_lock.json"
 """Uploads to the Hub leave out names with this first letter."""
+
+JOB_VARIABLE = "TRL_NLPO_JOB"
+"""Environment variable by which a launcher tells a process which of its jobs it belongs to."""
 
 _LOOKS = 10
 """How often a lock without content is looked at: its owner is about to write it."""
@@ -35,23 +38,34 @@ class Owner:
         pid (`int`): its number there.
         began (`str`): when it began, as the system counts; empty where the system does not say (without `/proc`).
         space (`str`): in which space of process numbers (containers have their own); empty likewise.
+        job (`str`): the launcher's job that it belongs to, which has one process at a time; empty without a launcher.
     """
 
     host: str
     pid: int
     began: str = ""
     space: str = ""
+    job: str = ""
 
     @classmethod
     def here(cls) -> Owner:
         """This process."""
-        return cls(socket.gethostname(), os.getpid(), _began(os.getpid()), _space())
+        return cls(socket.gethostname(), os.getpid(), _began(os.getpid()), _space(), os.environ.get(JOB_VARIABLE, ""))
+
+    @classmethod
+    def of(cls, pid: int) -> Owner:
+        """A process of this machine, by its number."""
+        return cls(socket.gethostname(), pid, _began(pid), _space())
 
     @property
     def may_be_alive(self) -> bool:
-        """False where it has certainly ended: on this machine, and no process is the one that it was."""
+        """False where it has certainly ended.
+
+        That is on this machine where no process is the one that it was, and on another where it belonged to the job
+        that this process belongs to: the job was requeued.
+        """
         if self.host != socket.gethostname() or self.space != _space():
-            return True
+            return not self.job or self.job != os.environ.get(JOB_VARIABLE)
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -127,6 +141,49 @@ def lock_on(folder: str | Path, wanted: bool = True) -> Iterator[None]:
         for path in missing:
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def release_ended(folder: str | Path, has_ended: Callable[[Owner], bool]) -> None:
+    """Remove the lock of a process that is known to have ended, though it could not remove it itself.
+
+    Args:
+        folder (`str` or `Path`)
+        has_ended: whether that is so of the owner that it is given.
+    """
+    owner = owner_of(folder)
+    if owner is not None and has_ended(owner):
+        (Path(folder) / LOCK_NAME).unlink(missing_ok=True)
+
+
+def check_lockable(folder: str | Path) -> None:
+    """Try whether of two that take a lock in a folder only one has it.
+
+    Args:
+        folder (`str` or `Path`): it is there.
+
+    Raises:
+        UserError: both have it, or nobody: the file system has no locks that work.
+    """
+    probe = Path(folder) / f"_lock_probe.{socket.gethostname()}.{os.getpid()}"
+    takes = 0
+    problem = "two processes could have one lock"
+    try:
+        for _ in range(2):
+            with contextlib.suppress(FileExistsError):
+                _write_new(probe)
+                takes += 1
+        if _read(probe) != Owner.here():
+            takes, problem = 0, "what is written is not there afterwards"
+    except OSError as error:
+        takes, problem = 0, error.strerror or one_line(error)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    if takes != 1:
+        raise UserError(
+            f"the file system of {folder} has no locks that work ({problem}), by which the jobs of a grid share its "
+            "cells: give an --out elsewhere."
+        )
 
 
 def _take(folder: Path) -> None:
