@@ -1,6 +1,6 @@
 """What an update costs: operations and bytes by a formula, which is held against counted ones, and 7B as an estimate.
 
-    python benchmarks/costs.py --check       # counts the operations of real updates here, beside the formula
+    python benchmarks/costs.py --check --layers 4 --hidden 128    # counts the operations of real updates, beside it
     python benchmarks/costs.py --estimate    # a model of 7B on 8 and 64 GPUs, by the formula and the rates given
 
 docs/costs.md explains both and has the figures.
@@ -123,12 +123,13 @@ def print_estimates() -> None:
                 print(f"    {part:45s} {value / GIB:6.1f} GiB")
 
 
-def print_check(arguments: argparse.Namespace) -> None:
+def print_check(sizes: list[str]) -> None:
+    """The table of `--check`; `sizes` are words for `update_time.py`."""
     import sys
 
     import update_time
 
-    sys.argv = ["update_time.py", *arguments.sizes]
+    sys.argv = ["update_time.py", *sizes]
     print(f"{'':46s} {'counted':>9s} {'formula':>9s} {'ratio':>6s}   (GFLOP)")
     for changes in ({}, {"batch": 2}, {"response": 2}, {"vocabulary": 2}):
         args = update_time.parse()
@@ -152,10 +153,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--estimate", action="store_true")
-    parser.add_argument("sizes", nargs=argparse.REMAINDER, help="for update_time.py: --layers 4 ...")
-    arguments = parser.parse_args()
+    arguments, sizes = parser.parse_known_args()
     if arguments.check:
-        print_check(arguments)
+        print_check(sizes)
     if arguments.estimate or not arguments.check:
         print_estimates()
 
