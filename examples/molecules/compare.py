@@ -5,9 +5,9 @@
 
 Every run scores the same number of molecules, by their similarity to celecoxib, and pays for none twice
 (`DiversityMemory`). The measure is that of the Practical Molecular Optimization benchmark (Gao et al. 2022): the mean
-similarity of the 100 (10) best different molecules so far, averaged over the run; what is no molecule counts as scored,
-and what is repeated too. A learning rate of a grid is chosen for each method by the same measure on two other seeds.
-`prior` samples without learning.
+similarity of the 100 (10) best different molecules so far, averaged over the run; what is no molecule, or is repeated,
+counts as scored. A learning rate of a grid is chosen for each method by the same measure on two other seeds.
+`prior` and `prior_top_p` sample without learning.
 
 Each run is a file of its own, `<method>-<rate>-<seed>.json`.
 """
@@ -50,7 +50,9 @@ TUNING_SEEDS = (1000, 1001)
 PPO = {"mask_strategy": "none", "num_ppo_epochs": 4}
 NLPO = {"mask_strategy": "top_p", "mask_top_p": 0.9, "mask_sync_steps": 20, "num_ppo_epochs": 4}
 METHODS: dict[str, dict[str, Any]] = {
+    # Without learning: from all tokens, and from those that NLPO's mask would allow.
     "prior": PPO,
+    "prior_top_p": {**PPO, "generation_kwargs": {"top_p": 0.9}},
     # Olivecrona et al. 2017: one step for a batch, no critic.
     "reinvent": {"mask_strategy": "none", "num_ppo_epochs": 1, "vf_coef": 0.0},
     "ppo": PPO,
@@ -59,6 +61,7 @@ METHODS: dict[str, dict[str, Any]] = {
     # The objective of the paper, without the anchor of the mask.
     "nlpo_paper": {**NLPO, "mask_anchor_coef": 0.0},
 }
+UNTRAINED = ("prior", "prior_top_p")
 
 
 @dataclass
@@ -123,7 +126,7 @@ def trained(method: str, prior: Path, seed: int, rate: float, updates: int, rewa
             args=args, processing_class=tokenizer, model=policy, reward_funcs=reward,
             train_dataset=Dataset.from_dict({"prompt": [""] * BATCH}), **options,
         )  # fmt: skip
-        if method == "prior":
+        if method in UNTRAINED:
             for batch in trainer.get_train_dataloader():
                 trainer.score_rollout(trainer.collect_rollout(batch))
         else:
@@ -132,8 +135,7 @@ def trained(method: str, prior: Path, seed: int, rate: float, updates: int, rewa
 
 def digest(model: Path) -> str:
     """What tells a model's weights from others."""
-    with (model / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def run(out: Path, method: str, prior: Path, seed: int, rate: float, updates: int) -> dict[str, Any]:
@@ -189,9 +191,9 @@ def best_rate(records: Sequence[dict[str, Any]], method: str) -> float | None:
 
 def run_all(out: Path, prior: Path, methods: Sequence[str], seeds: int, updates: int) -> None:
     """Rates first, then seed by seed all methods, so that what is there at any time can be compared."""
-    rates: dict[str, float] = {"prior": 0.0}
+    rates = dict.fromkeys(UNTRAINED, 0.0)
     for method in methods:
-        if method != "prior":
+        if method not in UNTRAINED:
             records = [run(out, method, prior, seed, rate, updates) for seed in TUNING_SEEDS for rate in RATES]
             rates[method] = best_rate(records, method) or RATES[0]
     for seed in range(seeds):
@@ -242,7 +244,7 @@ def _row(method: str, runs: list[dict[str, Any]]) -> str:
         spread([r["valid"] for r in runs], 3), spread([r["different"] for r in runs], 0),
         spread([r["scaffolds"] for r in runs], 0), f"{statistics.fmean(r['seconds'] for r in runs):.0f}",
     ]  # fmt: skip
-    rate = f"{runs[0]['rate']:g}" if method != "prior" else ""
+    rate = f"{runs[0]['rate']:g}" if method not in UNTRAINED else ""
     return f"| {method} | {rate} | {len(runs)} | " + " | ".join(columns) + " |"
 
 
@@ -252,7 +254,7 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, help="folder of the supervised model")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--updates", type=int, default=48)
+    parser.add_argument("--updates", type=int, default=32)
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     methods = arguments.methods.split(",")

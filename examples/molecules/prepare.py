@@ -3,7 +3,7 @@
     pip install --no-deps molsets
     python prepare.py data --rows 50000
 
-writes into the folder `data` the files `train.jsonl`, `validation.jsonl` and `test.jsonl` (an empty prompt, a SMILES as
+writes into the folder `data` `train.jsonl`, `validation.jsonl` and `test.jsonl` (an empty prompt, a SMILES as
 its reference) and the model and its tokenizer in `start/`. Of the package molsets, whose code needs libraries of 2020,
 only the data files are read.
 """
