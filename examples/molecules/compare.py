@@ -148,10 +148,9 @@ def run(out: Path, method: str, prior: Path, seed: int, rate: float, updates: in
     settings = {"scored": updates * BATCH, "prior": digest(prior)}
     if path.is_file():
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if record["scored"] != updates * BATCH:
-            raise UserError(
-                f"{path} has {record['scored']} molecules, and --updates {updates} makes {updates * BATCH}."
-            )
+        for name, value in settings.items():
+            if record[name] != value:
+                raise UserError(f"{path} is of another comparison: {name} is {record[name]!r} there, here {value!r}.")
         return record
     start = time.time()
     found = Found()

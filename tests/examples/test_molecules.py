@@ -248,12 +248,13 @@ def test_the_comparison_runs_from_its_command_line_and_keeps_what_is_done(prior,
     assert "| reinvent - prior |" in again
 
 
-@pytest.mark.slow
-def test_runs_of_another_comparison_are_not_mixed_in(prior, tmp_path):
-    words = ("compare.py", tmp_path, "--prior", prior, "--methods", "prior", "--seeds", 1)
-    command(*words, "--updates", 1, cwd=FOLDER)
-    with pytest.raises(AssertionError, match="is of another comparison: scored is 32 there, here 64"):
-        command(*words, "--updates", 2, cwd=FOLDER)
+@pytest.mark.parametrize(("key", "there"), [("scored", 32), ("prior", "0123456789ab")])
+def test_runs_of_another_comparison_are_not_mixed_in(example, prior, tmp_path, key, there):
+    compare = example("compare")
+    record = {"scored": 64, "prior": compare.digest(prior), key: there}
+    (tmp_path / "ppo-0.001-0.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(UserError, match=f"is of another comparison: {key} is {there!r} there"):
+        compare.run(tmp_path, "ppo", prior, seed=0, rate=1e-3, updates=2)
 
 
 @pytest.mark.slow
