@@ -205,6 +205,19 @@ def test_a_rate_is_not_chosen_before_all_of_the_grid_have_run(example):
     assert compare.best_rate(done[:-1], "ppo") is None
 
 
+@pytest.mark.parametrize(("seeds", "are_given"), [(4, False), (5, True)])
+def test_differences_are_given_when_there_are_seeds_enough_to_resample(example, tmp_path, seeds, are_given):
+    compare = example("compare")
+    rest = {"rate": 1e-3, "auc_top10": 0.2, "curve_top100": [0.2], "last_batches": 0.1, "valid": 0.5, "different": 9}
+    for method, area in (("ppo", 0.1), ("nlpo", 0.3)):
+        for seed in range(seeds):
+            record = {"method": method, "seed": seed, "auc_top100": area, "scaffolds": 3, "seconds": 1.0, **rest}
+            (tmp_path / f"{method}-{seed}.json").write_text(json.dumps(record), encoding="utf-8")
+    report = compare.report(tmp_path)
+    assert f"| nlpo | 0.001 | {seeds} | 0.3000 ± 0.0000 |" in report
+    assert ("| nlpo - ppo | +0.2000 |" in report) == are_given
+
+
 @pytest.fixture
 def prior(example, tmp_path):
     """A model that has learned nothing, and rows, as prepare.py makes them."""
@@ -245,7 +258,7 @@ def test_the_comparison_runs_from_its_command_line_and_keeps_what_is_done(prior,
     after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert {name: after[name] for name in files} == files
     assert len(after) == len(files) + 2
-    assert "| reinvent - prior |" in again
+    assert "| reinvent | " in again
 
 
 @pytest.mark.parametrize(("key", "there"), [("scored", 32), ("prior", "0123456789ab")])
