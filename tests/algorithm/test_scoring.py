@@ -141,7 +141,7 @@ def test_dense_rewards_of_two_functions_add_up_and_some_rows_may_have_a_number()
         ("abc", "returned str"),
         ({"a": 1.0, "b": 1.0, "c": 1.0}, "returned dict"),
         (torch.tensor(1.0), "returned float"),
-        ((number for number in (1.0, 1.0, 1.0)), "returned generator"),
+        pytest.param((number for number in (1.0, 1.0, 1.0)), "returned generator", id="generator"),
         ([[1.0, 1.0], 1.0, 1.0], "returned 2 token rewards for sample 0, which has 3 tokens"),
         ([1.0, [float("nan")], 1.0], "returned nan for sample 1"),
         ([1.0, [None], 1.0], "returned None for sample 1"),
