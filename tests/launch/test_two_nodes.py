@@ -16,7 +16,8 @@ from trl_nlpo.experiment import experiment
 from trl_nlpo.recipes.recipe import load_recipe
 
 
-pytestmark = pytest.mark.slow
+# Each starts four processes two or three times.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 RECIPE = {
     **TINY_RECIPE, "algorithm": "nlpo", "per_device_train_batch_size": 2, "max_steps": 6, "eval_strategy": "no",
