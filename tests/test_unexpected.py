@@ -48,6 +48,18 @@ def test_what_is_to_be_mended_outside_is_said_so_and_exits_with_2(error, part):
     assert "\n" not in line
 
 
+def test_a_process_that_has_gone_is_told_from_a_server_that_closed_its_connection(monkeypatch):
+    lost = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:1")
+    of_a_server = ConnectionResetError("[Errno 104] Connection reset by peer")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    line, code = explain(lost)
+    assert line.startswith("Another process of this run has gone")
+    assert code == 2
+    assert explain(of_a_server)[0].startswith("The environment is at fault")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert explain(lost)[0].startswith("The environment is at fault")
+
+
 def test_code_of_the_users_own_is_named_with_its_line():
     line, code = explain(raising(ZeroDivisionError("mine")))
     assert code == 2

@@ -38,10 +38,8 @@ _ENVIRONMENT_WORDS = (
     "CUDA", "cuDNN", "NCCL", "out of memory", "DefaultCPUAllocator", "Connection", "timed out", "Temporary failure",
     "Too many open files", "cannot open shared object", "shared memory", "No space left on device", "os error 28",
 )  # fmt: skip
-_LOST_PEER_WORDS = (
-    "Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited",
-    "Gloo connectFullMesh failed", "process group", "watchdog", "Socket closed",
-)  # fmt: skip
+_LOST_PEER_WORDS = ("gloo/transport", "Gloo connectFullMesh failed", "ncclRemoteError", "remote process exited")
+"""Of gloo and NCCL themselves: that a connection was closed is what any server's client says too."""
 
 _OURS = str(Path(__file__).parent) + os.sep
 
@@ -136,7 +134,7 @@ def _is_loading(error: BaseException) -> bool:
 
 
 def _is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective operation says that somebody is not there any more (gloo's and NCCL's words)."""
+    """Whether a collective operation says that somebody is not there any more ."""
     return any(words in str(error) for words in _LOST_PEER_WORDS)
 
 
