@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from support.commands import run_cli
 from support.grids import VARIANTS, FakeRun, made_up_grid
@@ -20,7 +22,7 @@ from trl_nlpo.grid.asked import asked_cells, whole_grid
 from trl_nlpo.grid.cells import Grid, parse_variant
 from trl_nlpo.grid.grid import run_grid
 from trl_nlpo.grid.launchers.launching import log_of, record_of
-from trl_nlpo.grid.status import statuses
+from trl_nlpo.grid.status import CellStatus, show_status, statuses
 
 
 ROOT = Path(__file__).parents[2]
@@ -153,3 +155,22 @@ def test_before_a_cell_is_done_there_is_no_table(half_done, monkeypatch, capsys)
     code, _, error = run_cli(monkeypatch, capsys, "grue", "leaderboard", half_done)
     assert code == 2
     assert "no cell of the grid" in error
+
+
+def test_the_table_waits_between_two_cells_and_ends_when_none_has_begun_for_long(monkeypatch, tmp_path):
+    # Seconds pass only where the table waits.
+    now = [0.0]
+    monkeypatch.setattr("trl_nlpo.grid.status.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr("trl_nlpo.grid.status.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("trl_nlpo.grid.status.Console", lambda: Console(force_terminal=True, file=io.StringIO()))
+    cell = made_up_grid(tmp_path, seeds=1).cells()[0]
+    seen = []
+
+    def looks(folder):
+        # Busy, nothing for 20 seconds, busy once more, then nothing for ever.
+        seen.append(now[0])
+        return [CellStatus(cell, "running" if now[0] < 4 or now[0] == 24 else "waiting")]
+
+    monkeypatch.setattr("trl_nlpo.grid.status.statuses", looks)
+    show_status(tmp_path, print)
+    assert seen[-1] == 24 + 30

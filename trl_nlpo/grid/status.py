@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -116,7 +117,9 @@ def _last_line(path: Path) -> str:
 
 
 def show_status(folder: str | Path, say: Callable[[str], None]) -> None:
-    """Show a table that follows the grid until no cell can change, on a terminal; else a line for each cell.
+    """Show a table that follows the grid for as long as anything runs, on a terminal; else a line for each cell.
+
+    A command that runs one cell after another has none for a moment between two: the table waits a while for the next.
 
     Args:
         folder (`str` or `Path`): the grid's.
@@ -133,14 +136,23 @@ def show_status(folder: str | Path, say: Callable[[str], None]) -> None:
         say(_summary(found))
         return
     with Live(_shown(found), console=console, refresh_per_second=4, vertical_overflow="visible") as live:
-        while any(status.state in ("running", "submitted") for status in found):
+        seen = time.monotonic() if _is_busy(found) else -math.inf
+        while time.monotonic() - seen < _BETWEEN_CELLS and any(status.state != "done" for status in found):
             time.sleep(_PAUSE)
             found = statuses(folder)
             live.update(_shown(found))
+            seen = time.monotonic() if _is_busy(found) else seen
 
 
 _PAUSE = 2.0
 """Seconds between two looks at the folder."""
+
+_BETWEEN_CELLS = 30.0
+"""Seconds in which another cell is expected to begin after the last was seen."""
+
+
+def _is_busy(found: Sequence[CellStatus]) -> bool:
+    return any(status.state in ("running", "submitted") for status in found)
 
 
 def _rest(status: CellStatus) -> Sequence[str]:
