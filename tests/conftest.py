@@ -38,6 +38,21 @@ def own_path():
     sys.path[:] = before
 
 
+@pytest.fixture
+def loopback_hub(monkeypatch, tmp_path):
+    """A Hub on this machine, where this process's huggingface_hub looks for one."""
+    import huggingface_hub
+
+    from support.loopback_hub import LoopbackHub
+
+    with LoopbackHub() as served:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", served.endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield served
+
+
 @pytest.fixture(scope="session")
 def one(tmp_path_factory):
     """The runs of `processes` in this process, each made once and when asked for."""

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from support.small_runs import lines, tiny
+from support.small_runs import TINY, lines, tiny
 from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.experiment.trackers import Trackers
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +94,48 @@ def test_weights_and_biases_has_one_run_for_all_stages_which_ends_with_it(monkey
     tables = [data["completions"] for data in logged if "completions" in data]
     assert [table.columns[:3] for table in tables] == [["step", "prompt", "completion"]] * 2
     assert wandb.run is None
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_in_the_same_run_of_every_tracker(tmp_path):
+    """In processes of their own, the first of which is stopped between two updates."""
+    trackers = [name for name in ("tensorboard", "wandb", "trackio") if importlib.util.find_spec(name) is not None]
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline",
+        "TRACKIO_DIR": str(tmp_path / "trackio"),
+    }  # fmt: skip
+    recipe = {
+        **TINY,
+        "report_to": trackers,
+        "output_dir": "out",
+        "algorithm": "nlpo",
+        "max_steps": 60,
+        "eval_strategy": "no",
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "trl_nlpo", "run", "own.yaml"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "out" / "metrics.jsonl"
+    while process.poll() is None and not (log.is_file() and '"step": 2,' in log.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 143, said
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    stopped = int(checkpoint.name.partition("-")[2])
+    further = [*command, "--resume", "--max_steps", str(stopped + 2), "--force"]
+    subprocess.run(further, cwd=tmp_path, env=environment, check=True)
+    steps = list(range(1, stopped + 3))
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    assert [step for step, _ in scalars(folder)["train/reward"]] == steps
+    if "wandb" in trackers:
+        runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
+        assert len(runs) == 2
+        assert {run.name.rpartition("-")[2] for run in runs} == {folder.name}
+    if "trackio" in trackers:
+        (found,) = (tmp_path / "trackio").glob("*.db")
+        with contextlib.closing(sqlite3.connect(found)) as database:
+            rows = database.execute("SELECT run_name, metrics FROM metrics").fetchall()
+        assert {name for name, _ in rows} == {f"out-{folder.name}"}
+        logged = [json.loads(metrics) for _, metrics in rows]
+        assert [line["train/global_step"] for line in logged if "train/reward" in line] == steps

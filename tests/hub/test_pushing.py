@@ -14,7 +14,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
 from support import tiny
-from support.loopback_hub import TOKEN, LoopbackHub
+from support.loopback_hub import TOKEN
 from support.trainers import DEFAULTS
 from trl_nlpo import NLPOConfig, NLPOTrainer
 from trl_nlpo.errors import NotPushedError, UserError
@@ -22,15 +22,11 @@ from trl_nlpo.storage.checkpoint_folder import damage
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with LoopbackHub() as served:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", served.endpoint)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("huggingface_hub.utils._http._DEFAULT_RETRY_ON_EXCEPTIONS", (), raising=False)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        yield served
+def hub(loopback_hub, monkeypatch):
+    """Nobody waits between two attempts."""
+    monkeypatch.setattr("huggingface_hub.utils._http._DEFAULT_RETRY_ON_EXCEPTIONS", (), raising=False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    return loopback_hub
 
 
 def trainer(folder, model=None, lora=None, name="out", **arguments):

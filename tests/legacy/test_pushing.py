@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import os
 
-import huggingface_hub.constants
 import pytest
 import torch
 
 from support import tiny
-from support.loopback_hub import TOKEN, LoopbackHub
+from support.loopback_hub import TOKEN
 from trl_nlpo.legacy import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with LoopbackHub() as served:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", served.endpoint)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield served
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:trl_nlpo.legacy.PPOTrainer is for scripts:FutureWarning")
-def test_what_is_pushed_is_the_model_its_head_and_its_tokenizer(hub, tmp_path):
+def test_what_is_pushed_is_the_model_its_head_and_its_tokenizer(loopback_hub, tmp_path):
     model = AutoModelForCausalLMWithValueHead.from_pretrained(tiny.policy())
     trainer = PPOTrainer(PPOConfig(batch_size=1, mini_batch_size=1), model, None, tiny.tokenizer())
     address = trainer.push_to_hub("me/old", token=TOKEN)
-    assert address == f"{hub.endpoint}/me/old"
-    files = hub.files("me/old")
+    assert address == f"{loopback_hub.endpoint}/me/old"
+    files = loopback_hub.files("me/old")
     assert {"config.json", "model.safetensors", "v_head.safetensors", "tokenizer.json"} <= set(files)
     for name, content in files.items():
         path = tmp_path / "again" / name

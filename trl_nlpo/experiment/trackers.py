@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations import WandbCallback, get_reporting_integration_callbacks
 
 
 _SHARED = ("TensorBoardCallback", "WandbCallback", "TrackioCallback")
@@ -33,7 +34,8 @@ class Trackers:
     def __init__(self, args: Any, folder: Path, run: str):
         self.args = args
         classes = get_reporting_integration_callbacks(args.report_to)
-        self.callbacks: list[Any] = [cls() for cls in classes if cls.__name__ in _SHARED]
+        self._replaced = [cls for cls in classes if cls.__name__ in _SHARED]
+        self.callbacks: list[Any] = [_WandbCallback(run) if cls is WandbCallback else cls() for cls in self._replaced]
         # One that a script has begun goes on after this run.
         self._ends_wandb = "wandb" in args.report_to and sys.modules["wandb"].run is None
         if self.callbacks:
@@ -49,8 +51,8 @@ class Trackers:
 
     def attach(self, trainer: Any) -> None:
         """Put these in the place of a trainer's own."""
-        for callback in self.callbacks:
-            trainer.remove_callback(type(callback))
+        for cls, callback in zip(self._replaced, self.callbacks, strict=True):
+            trainer.remove_callback(cls)
             trainer.add_callback(callback)
 
     def log_results(self, results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -84,10 +86,36 @@ class Trackers:
             failed = False
         finally:
             for callback in self.callbacks:
-                if "Wandb" not in type(callback).__name__:
+                if not isinstance(callback, WandbCallback):
                     callback.on_train_end(self.args, self._state, TrainerControl())
             if self._ends_wandb:
                 sys.modules["wandb"].finish(exit_code=int(failed))
+
+
+class _WandbCallback(WandbCallback):
+    """Weights & Biases knows a resumed run by its id alone, and transformers lets it make up another each time.
+
+    TensorBoard knows it by its folder, trackio by its name.
+
+    Args:
+        run (`str`): the run's id.
+    """
+
+    def __init__(self, run: str):
+        super().__init__()
+        self.run = run
+
+    def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
+        """Begin the run there, or go on with it."""
+        wandb = sys.modules["wandb"]
+        if state.is_world_process_zero and wandb.run is None:
+            wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "huggingface"),
+                name=args.run_name,
+                id=os.environ.get("WANDB_RUN_ID", self.run),
+                resume=os.environ.get("WANDB_RESUME", "allow"),
+            )
+        super().setup(args, state, model, **kwargs)
 
 
 class _StageTracker(TrainerCallback):
