@@ -773,25 +773,25 @@ def _print_keys(names: list[str], command: str | None = None) -> None:
     if command is None:
         found = keys_named(names)
     else:
-        listed = keys_of_command(command, *_classes_of_keys(command))
+        listed = keys_of_command(command, _class_of_keys(command))
         found = meant_keys(listed, names, f"trl-nlpo keys --of {command}")
     for line, is_heading in key_lines(found, _width()):
         typer.secho(line, bold=is_heading)
 
 
-def _classes_of_keys(command: str) -> tuple[type, ...]:
-    """The dataclasses of a command's own keys."""
+def _class_of_keys(command: str) -> type:
+    """The dataclass of a command's own keys."""
     from .collection.arguments import CollectionArguments
     from .human_study.study import StudySettings
     from .naming import did_you_mean
     from .reward_training.classifier import ClassifierArguments
     from .reward_training.reward_model import RewardModelArguments
 
-    known: dict[str, tuple[type, ...]] = {
-        "collect": (CollectionArguments,),
-        "train-reward": (RewardModelArguments,),
-        "train-classifier": (ClassifierArguments,),
-        "study": (StudySettings,),
+    known: dict[str, type] = {
+        "collect": CollectionArguments,
+        "train-reward": RewardModelArguments,
+        "train-classifier": ClassifierArguments,
+        "study": StudySettings,
     }
     if command not in known:
         raise UserError(

@@ -24,6 +24,8 @@ class Launch(Protocol):
 
     def needs_rehearsal(self, model: Any) -> bool: ...
 
+    def rehearsed(self, model: Any) -> None: ...
+
     def accumulating(self, model: Any, is_last: bool) -> AbstractContextManager[Any]: ...
 
     def backward(self, loss: torch.Tensor, scale: torch.Tensor, is_finite: torch.Tensor) -> None: ...
@@ -152,6 +154,7 @@ class OptimizerSteps:
         loss = microbatch.loss(output, values, self.objective, self.sampling, unused)
         self.launch.backward(loss, torch.ones_like(loss), unused.loss_is_finite)
         self.optimizer.zero_grad()
+        self.launch.rehearsed(self.model)
 
     def _critic(self) -> list[torch.nn.Parameter]:
         return list(self.module.critic_parameters())

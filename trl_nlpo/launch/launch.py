@@ -41,7 +41,7 @@ class Launch:
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
-        self._has_rehearsed: Any = None
+        self._rehearsed_model: Any = None
 
     @property
     def description(self) -> str:
@@ -99,14 +99,17 @@ class Launch:
 
         DDP sorts its buckets anew after the first backward pass of a process. Where a gradient is in its bucket
         decides at which process its sum begins, and with three or more processes that changes the last bits: a run
-        that is resumed would take its first step with other sums than the unbroken one. True once for a trainer.
+        that is resumed would take its first step with other sums than the unbroken one. True until [`rehearsed`].
 
         Args:
             model: as accelerate wrapped it.
         """
-        wanted = self._has_rehearsed is not model
-        self._has_rehearsed = model
-        return wanted and self.accelerator.num_processes > 2 and isinstance(model, DistributedDataParallel)
+        is_new = self._rehearsed_model is not model
+        return is_new and self.accelerator.num_processes > 2 and isinstance(model, DistributedDataParallel)
+
+    def rehearsed(self, model: Any) -> None:
+        """The pass of [`needs_rehearsal`] has been made."""
+        self._rehearsed_model = model
 
     def accumulating(self, model: Any, is_last: bool) -> AbstractContextManager[Any]:
         """Passes whose gradients are added up over processes in the last of an optimizer step only.

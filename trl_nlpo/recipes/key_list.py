@@ -71,22 +71,21 @@ def all_keys(most_choices: int = 12) -> list[Key]:
     return sorted(found, key=lambda key: (order.index(key.theme), place_in_theme(key.name, key.theme)))
 
 
-def keys_of_command(command: str, *classes: type) -> list[Key]:
+def keys_of_command(command: str, cls: type) -> list[Key]:
     """The keys of a command that is given no recipe, or keys beside a recipe's.
 
     Args:
         command (`str`): as it is typed; the keys' theme.
-        classes (`type`): dataclasses of its keys; what several have is listed once.
+        cls (`type`): the dataclass of its keys.
     """
-    found: dict[str, Key] = {}
-    for cls in classes:
-        hints = get_type_hints(cls)
-        for item in dataclasses.fields(cls):
-            values = described(hints[item.name], item.metadata.get("choices"), 1000)
-            is_needed = item.default is item.default_factory is dataclasses.MISSING
-            default = "must be given" if is_needed else _own_default(item)
-            found.setdefault(item.name, Key(item.name, command, default, values, _sentence(_own_help(item))))
-    return list(found.values())
+    found = []
+    hints = get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        values = described(hints[item.name], item.metadata.get("choices"), 1000)
+        is_needed = item.default is item.default_factory is dataclasses.MISSING
+        default = "must be given" if is_needed else _own_default(item)
+        found.append(Key(item.name, command, default, values, _sentence(_own_help(item))))
+    return found
 
 
 def keys_named(words: Sequence[str]) -> list[Key]:
