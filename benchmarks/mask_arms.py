@@ -7,6 +7,8 @@ Question, arms, endpoints and tests were written down in docs/results/masks.md b
 a KL penalty β and a seed: from the seed's supervised model, equal updates on equal prompts with equal random numbers.
 The final policy is sampled from as a whole, without any mask and at temperature 1, on held-out prompts; its KL from
 the supervised model is summed over the vocabulary at every position, not estimated from the drawn tokens.
+
+IMDB's reward and its judge are two classifiers, each trained on every second review of the train split.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import argparse
 import fcntl
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,8 @@ from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.grid.significance import interquartile_mean, interval_of_interquartile_mean
 from trl_nlpo.metrics.registry import get_metric
 from trl_nlpo.recipes.recipe import load_recipe
+from trl_nlpo.reward_training.classifier import ClassifierArguments, train_classifier
+from trl_nlpo.rewards.registry import get_reward
 
 
 _PAPER = {"mask_anchor_coef": 0.0}
@@ -61,9 +66,14 @@ KEYS = {
 }  # fmt: skip
 TASKS: dict[str, dict[str, Any]] = {
     "commongen": {"supervised_all_references": True, "supervised_num_train_epochs": 3},
-}
-JUDGES = {"commongen": "chrf"}
-BUDGETS = {"commongen": 8.0}
+    "imdb": {
+        "max_train_samples": 1400, "max_prompt_length": 32, "response_length": 32, "max_position_embeddings": 128,
+        "supervised_num_train_epochs": 5,
+    },
+}  # fmt: skip
+CLASSIFIERS = {"imdb": ("reward", "judge")}
+"""Of a task whose reward is a classifier: it, and another that judges, as folders beside the cells."""
+BUDGETS = {"commongen": 8.0, "imdb": 8.0}
 """K of each task: nats of KL from the supervised model, of a completion."""
 SAMPLES = 3
 """Completions of a held-out prompt."""
@@ -80,8 +90,39 @@ def words(keys: dict[str, Any]) -> list[str]:
     ]
 
 
-def recipe(task: str, dataset_name: str, seed: int, **keys: Any) -> Any:
-    return load_recipe(task, words({**KEYS, **TASKS[task], "dataset_name": dataset_name, "seed": seed, **keys}))
+def recipe(task: str, dataset_name: str, seed: int, out: Path, **keys: Any) -> Any:
+    chosen = {**KEYS, **TASKS[task], "dataset_name": dataset_name, "seed": seed, **keys}
+    if task in CLASSIFIERS:
+        reward, _ = CLASSIFIERS[task]
+        chosen["rewards"] = json.dumps({"name": "classifier", "model": str(out / task / reward), "label": 1})
+    return load_recipe(task, words(chosen))
+
+
+def train_classifiers(task: str, dataset_name: str, out: Path) -> None:
+    """A task's reward and judge, where they are not there: the first from the even rows, the other from the odd."""
+    for part, name in enumerate(CLASSIFIERS.get(task, ())):
+        folder = out / task / name
+        with locked(folder.with_suffix(".lock")):
+            if (folder / "accuracy.json").is_file():
+                continue
+            rows = Path(dataset_name) / f"{task}_train.jsonl"
+            with tempfile.TemporaryDirectory() as data:
+                Path(data, "train.jsonl").write_text("".join(every_second(rows.read_text().splitlines(True), part)))
+                shutil.copy(rows.with_name(f"{task}_test.jsonl"), Path(data, "test.jsonl"))
+                accuracy = train_classifier(ClassifierArguments(data=data, out=str(folder), seed=part))
+            (folder / "accuracy.json").write_text(json.dumps(accuracy) + "\n")
+
+
+def every_second(lines: Sequence[str], part: int) -> list[str]:
+    """Even or odd ones, counted within each label, as files may be in its order."""
+    counts: dict[Any, int] = {}
+    kept = []
+    for line in lines:
+        label = json.loads(line)["label"]
+        if counts.setdefault(label, 0) % 2 == part:
+            kept.append(line)
+        counts[label] += 1
+    return kept
 
 
 def supervised(task: str, dataset_name: str, seed: int, out: Path) -> Path:
@@ -90,7 +131,7 @@ def supervised(task: str, dataset_name: str, seed: int, out: Path) -> Path:
     with locked(folder.with_suffix(".lock")):
         if not (folder / "results.json").is_file():
             run_experiment(
-                recipe(task, dataset_name, seed, algorithm="supervised", output_dir=folder, max_test_samples=32),
+                recipe(task, dataset_name, seed, out, algorithm="supervised", output_dir=folder, max_test_samples=32),
                 False, True,
             )  # fmt: skip
     return folder / "supervised"
@@ -109,11 +150,11 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
         yield True
 
 
-def run(task: str, dataset_name: str, arm: str, beta: float, seed: int, start: Path) -> dict[str, Any]:
+def run(task: str, dataset_name: str, arm: str, beta: float, seed: int, out: Path, start: Path) -> dict[str, Any]:
     """Train a cell and measure its final policy."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = recipe(
-            task, dataset_name, seed, algorithm="supervised+nlpo", supervised_model=start, output_dir=folder,
+            task, dataset_name, seed, out, algorithm="supervised+nlpo", supervised_model=start, output_dir=folder,
             kl_coef=beta, **ARMS[arm],
         )  # fmt: skip
         splits = load_splits(chosen.arguments, seed)
@@ -131,19 +172,19 @@ def run(task: str, dataset_name: str, arm: str, beta: float, seed: int, start: P
     masses = [[line["nlpo/mask_age"], round(line["nlpo/mask_mass"], 4)] for line in log if "nlpo/mask_mass" in line]
     return {
         "task": task, "arm": arm, "beta": beta, "seed": seed,
-        **held_out(chosen, splits.test, policy, reference, tokenizer),
+        **held_out(chosen, splits.test, policy, reference, tokenizer, judge_of(task, out)),
         "curve": [round(line["reward"], 4) for line in log], "mass": masses, "seconds": round(seconds, 1),
     }  # fmt: skip
 
 
 @torch.no_grad()
-def held_out(chosen: Any, rows: Any, policy: Any, reference: Any, tokenizer: Any) -> dict[str, float]:
+def held_out(chosen: Any, rows: Any, policy: Any, reference: Any, tokenizer: Any, judge: Any) -> dict[str, float]:
     """What the whole policy does on held-out prompts: reward, judge, tokens, and KL from the reference in nats."""
     policy.eval(), reference.eval()
     columns = {name: values * SAMPLES for name, values in rows.to_dict().items()}
     prompts = columns.pop("prompt")
     inputs = tokenizer(
-        prompts, return_tensors="pt", padding=True, truncation=True, max_length=KEYS["max_prompt_length"]
+        prompts, return_tensors="pt", padding=True, truncation=True, max_length=chosen.arguments.max_prompt_length
     )
     width = inputs["input_ids"].shape[1]
     torch.manual_seed(chosen.training.seed)
@@ -168,12 +209,20 @@ def held_out(chosen: Any, rows: Any, policy: Any, reference: Any, tokenizer: Any
     specs = chosen.arguments.reward_specs
     scores = [function(**call) for function in chosen.arguments.reward_functions()]
     reward = [sum(spec.weight * s for spec, s in zip(specs, row, strict=True)) for row in zip(*scores, strict=True)]
-    judged = get_metric(JUDGES[chosen.arguments.task]).score(texts, references=columns["references"])
+    judged = judge(**call)
     return {
         "reward": statistics.fmean(reward), "judge": statistics.fmean(judged), "kl": float(kl.mean()),
         "tokens": float(real.sum(-1).float().mean()),
         "entropy": float(-(logprobs[0].exp() * logprobs[0]).sum(-1)[real].mean()),
     }  # fmt: skip
+
+
+def judge_of(task: str, out: Path) -> Callable[..., list[float]]:
+    """What scores completions and was never trained on: another classifier, or chrF of the references."""
+    if task in CLASSIFIERS:
+        return get_reward("classifier", model=str(out / task / CLASSIFIERS[task][1]), label=1)
+    chrf = get_metric("chrf")
+    return lambda completions, references, **others: chrf.score(completions, references=references)
 
 
 def area_under_frontier(points: Sequence[tuple[float, float]], start: float, budget: float) -> float:
@@ -208,12 +257,14 @@ def _is_below(hull: Sequence[tuple[float, float]], new: tuple[float, float]) -> 
     return (y1 - y0) * (new[0] - x0) <= (new[1] - y0) * (x1 - x0)
 
 
-def starting_point(task: str, dataset_name: str, seed: int, start: Path) -> dict[str, Any]:
+def starting_point(task: str, dataset_name: str, seed: int, out: Path, start: Path) -> dict[str, Any]:
     """The supervised model, measured as a final policy is."""
-    chosen = recipe(task, dataset_name, seed, algorithm="supervised+nlpo", supervised_model=start, output_dir="runs")
+    keys = {"algorithm": "supervised+nlpo", "supervised_model": start, "output_dir": "runs"}
+    chosen = recipe(task, dataset_name, seed, out, **keys)
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     rows = load_splits(chosen.arguments, seed).test
-    found = held_out(chosen, rows, model, model, AutoTokenizer.from_pretrained(start, padding_side="left"))
+    tokenizer = AutoTokenizer.from_pretrained(start, padding_side="left")
+    found = held_out(chosen, rows, model, model, tokenizer, judge_of(task, out))
     return {"task": task, "arm": "supervised", "beta": 0.0, "seed": seed, **found}
 
 
@@ -227,9 +278,9 @@ def run_seed(task: str, dataset_name: str, seed: int, out: Path, arms: Sequence[
             if not mine or path.is_file():
                 continue
             found = (
-                starting_point(task, dataset_name, seed, start)
+                starting_point(task, dataset_name, seed, out, start)
                 if arm == "supervised"
-                else run(task, dataset_name, arm, beta, seed, start)
+                else run(task, dataset_name, arm, beta, seed, out, start)
             )
             part = path.with_suffix(".part")
             part.write_text(json.dumps(found) + "\n")
@@ -337,6 +388,7 @@ def main() -> None:
     options = parser.parse_args()
     transformers_logging.set_verbosity_error()
     if not options.report:
+        train_classifiers(options.task, options.dataset_name, options.out)
         first, _, last = options.seeds.rpartition(":")
         for seed in range(int(first or 0), int(last)):
             run_seed(options.task, options.dataset_name, seed, options.out, options.arms)

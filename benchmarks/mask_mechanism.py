@@ -60,15 +60,15 @@ class World:
     """Data and models of a seed."""
 
     def __init__(self, task: str, dataset_name: str, seed: int, out: Path):
-        self.task, self.dataset_name, self.seed = task, dataset_name, seed
+        self.task, self.dataset_name, self.seed, self.out = task, dataset_name, seed, out
         self.start = supervised(task, dataset_name, seed, out)
         self.tokenizer = AutoTokenizer.from_pretrained(self.start, padding_side="left")
         self.rows = load_splits(self.recipe("runs").arguments, seed).train
 
     def recipe(self, folder: str, **keys: Any) -> Any:
         return recipe(
-            self.task, self.dataset_name, self.seed, algorithm="supervised+nlpo", supervised_model=self.start,
-            output_dir=folder, **keys,
+            self.task, self.dataset_name, self.seed, self.out, algorithm="supervised+nlpo",
+            supervised_model=self.start, output_dir=folder, **keys,
         )  # fmt: skip
 
     def model(self) -> Any:

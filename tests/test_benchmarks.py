@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def test_the_area_under_a_frontier_is_that_of_the_upper_concave_hull(arms):
     # What is worse than the start is not taken, and a line is cut at the budget: (1 + 2) / 2.
     assert arms.area_under_frontier([(1.0, 0.5)], 1.0, 4.0) == pytest.approx(1.0)
     assert arms.area_under_frontier([(4.0, 3.0)], 1.0, 2.0) == pytest.approx(1.5)
+
+
+def test_reward_and_judge_learn_from_different_rows_that_have_equally_many_of_each_label(arms):
+    lines = [json.dumps({"label": label, "row": row}) for row, label in enumerate("aaaabbcc")]
+    halves = [arms.every_second(lines, part) for part in (0, 1)]
+    assert sorted([*halves[0], *halves[1]]) == sorted(lines)
+    labels = [[json.loads(line)["label"] for line in half] for half in halves]
+    assert labels == [list("aabc")] * 2
 
 
 def test_holms_correction_goes_step_by_step_and_keeps_the_order(arms):

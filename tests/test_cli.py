@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from rich.text import Text
 from typer.testing import CliRunner
 
 from support.commands import run_cli
@@ -178,6 +179,22 @@ def test_help_is_there_under_both_names_for_every_command(words):
     assert (short.exit_code, long.exit_code) == (0, 0)
     assert short.output == long.output
     assert "Usage: " in short.output
+
+
+def help_texts(group):
+    """What is said of every command and option."""
+    for found in group.commands.values():
+        yield from (text for item in (found, *found.params) if (text := getattr(item, "help", None)))
+        if hasattr(found, "commands"):
+            yield from help_texts(found)
+
+
+def test_what_stands_in_brackets_in_a_help_is_not_taken_for_markup_and_left_out():
+    texts = [*help_texts(typer.main.get_command(cli.app))]
+    assert any("nlpo\\[" in text for text in texts)
+    for text in texts:
+        assert Text.from_markup(text).plain == text.replace("\\[", "[")
+    assert "nlpo[mask_sync_steps=null]" in runner.invoke(cli.app, ["grue", "--help"]).output.replace("\n", "")
 
 
 @pytest.mark.parametrize(

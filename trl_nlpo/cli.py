@@ -293,7 +293,7 @@ def grue_run(
     ] = None,
     algorithms: Annotated[
         str,
-        typer.Option(help="Separated by commas. One may have keys of its own: nlpo[mask_sync_steps=null]."),
+        typer.Option(help="Separated by commas. One may have keys of its own: nlpo\\[mask_sync_steps=null]."),
     ] = "zero_shot,supervised,ppo,nlpo,supervised+ppo,supervised+nlpo",
     seeds: Annotated[str, typer.Option(help=_SEEDS)] = "3",
     out: Annotated[str, typer.Option(help="Folder of the cells and the leaderboard.")] = "runs/grue",
