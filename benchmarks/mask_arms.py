@@ -184,7 +184,7 @@ def held_out(chosen: Any, rows: Any, policy: Any, reference: Any, tokenizer: Any
     columns = {name: values * SAMPLES for name, values in rows.to_dict().items()}
     prompts = columns.pop("prompt")
     inputs = tokenizer(
-        prompts, return_tensors="pt", padding=True, truncation=True, max_length=chosen.arguments.max_prompt_length
+        prompts, return_tensors="pt", padding=True, truncation=True, max_length=chosen.training.max_prompt_length
     )
     width = inputs["input_ids"].shape[1]
     torch.manual_seed(chosen.training.seed)
