@@ -177,6 +177,22 @@ def test_gradients_and_statistics_do_not_depend_on_how_a_batch_is_cut(family):
         same_stats(whole[0], cut[0])
 
 
+def test_a_pass_is_rehearsed_once_and_leaves_nothing_behind(monkeypatch):
+    def taken():
+        module, rollout, estimates, sampling = real_example()
+        return update(module, rollout, estimates, FULL, sampling, microbatch=3, learning_rate=0.1, num_ppo_epochs=2)
+
+    plain = taken()
+    # As with three processes or more, of which one has to do here.
+    monkeypatch.setattr(OneAccelerator, "num_processes", 3)
+    monkeypatch.setattr("trl_nlpo.launch.launch.DistributedDataParallel", torch.nn.Module)
+    rehearsed = taken()
+    assert len(rehearsed[2].synchronised) == len(plain[2].synchronised) + 1
+    for ours, theirs in zip(plain[1], rehearsed[1], strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert repr(plain[0]) == repr(rehearsed[0])
+
+
 @pytest.mark.parametrize("family", ["gpt2", "opt", "bart"])
 def test_more_padding_changes_nothing(family):
     module, rollout, estimates, sampling = real_example(family)

@@ -10,13 +10,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from support.small_runs import TINY, lines, tiny
+from support.small_runs import TINY, lines, tiny, wait_for_step
 from trl_nlpo.experiment.experiment import run_experiment
 from trl_nlpo.experiment.trackers import Trackers
 
@@ -104,20 +103,11 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_every_tracker(tmp_path):
         **os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline",
         "TRACKIO_DIR": str(tmp_path / "trackio"),
     }  # fmt: skip
-    recipe = {
-        **TINY,
-        "report_to": trackers,
-        "output_dir": "out",
-        "algorithm": "nlpo",
-        "max_steps": 60,
-        "eval_strategy": "no",
-    }
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
+    keys = {"report_to": trackers, "output_dir": "out", "algorithm": "nlpo", "max_steps": 60, "eval_strategy": "no"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**TINY, **keys}))
     command = [sys.executable, "-m", "trl_nlpo", "run", "own.yaml"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    log = tmp_path / "out" / "metrics.jsonl"
-    while process.poll() is None and not (log.is_file() and '"step": 2,' in log.read_text()):
-        time.sleep(0.05)
+    wait_for_step(process, tmp_path / "out", 2)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 143, said

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -160,8 +161,8 @@ def test_before_a_cell_is_done_there_is_no_table(half_done, monkeypatch, capsys)
 def test_the_table_waits_between_two_cells_and_ends_when_none_has_begun_for_long(monkeypatch, tmp_path):
     # Seconds pass only where the table waits.
     now = [0.0]
-    monkeypatch.setattr("trl_nlpo.grid.status.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    monkeypatch.setattr("trl_nlpo.grid.status.time.monotonic", lambda: now[0])
+    clock = SimpleNamespace(sleep=lambda seconds: now.__setitem__(0, now[0] + seconds), monotonic=lambda: now[0])
+    monkeypatch.setattr("trl_nlpo.grid.status.time", clock)
     monkeypatch.setattr("trl_nlpo.grid.status.Console", lambda: Console(force_terminal=True, file=io.StringIO()))
     cell = made_up_grid(tmp_path, seeds=1).cells()[0]
     seen = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import yaml
 
 from support import tiny
 from support.resumable import assert_equal_ends, trainer
+from support.small_runs import lines, wait_for_step
 from trl_nlpo.errors import Interrupted, StoppedAtOnce, StoppedRunError, Terminated, UserError
 from trl_nlpo.launch.launch import Launch
 from trl_nlpo.launch.signals import ending_with_a_line, stop_request
@@ -206,9 +206,7 @@ def test_the_command_line_exits_with_a_code_and_a_line_that_says_how_to_go_on(tm
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    log = tmp_path / "run" / "metrics.jsonl"
-    while process.poll() is None and not (log.is_file() and '"step": 3,' in log.read_text()):
-        time.sleep(0.05)
+    wait_for_step(process, tmp_path / "run", 3)
     process.send_signal(number)
     _, said = process.communicate(timeout=100)
     assert process.returncode == code
@@ -219,4 +217,5 @@ def test_the_command_line_exits_with_a_code_and_a_line_that_says_how_to_go_on(tm
         "(resume_from_checkpoint=True in a script)."
     )
     assert "Traceback" not in said
-    assert [json.loads(line)["step"] for line in log.read_text().splitlines()][1:] == list(range(1, step + 1))
+    log = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in log][1:] == list(range(1, step + 1))

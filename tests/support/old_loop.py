@@ -1,7 +1,7 @@
 """Two steps of the old loop, by TRL 0.11 or by ours: `python old_loop.py FOLDER` where TRL 0.11 is.
 
 FOLDER has `model` (a causal model), `head.pt` (the value head's two tensors), `reference` and `case.json`; the
-statistics and final weights are written to `found.pt`.
+statistics that it names and the final weights are written to `found.pt`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 
-def run(folder: Path, old: object) -> None:
+def run(folder: Path, old: Any) -> None:
     """`old` is the module that has the old names."""
     case = json.loads((folder / "case.json").read_text())
     model = old.AutoModelForCausalLMWithValueHead.from_pretrained(str(folder / "model"))
@@ -35,18 +36,9 @@ def run(folder: Path, old: object) -> None:
     for rows in case["steps"]:
         queries, responses = ([torch.tensor(ids) for ids in rows[name]] for name in ("queries", "responses"))
         stats = trainer.step(queries, responses, [torch.tensor(score) for score in rows["scores"]])
-        steps.append(
-            {name: torch.as_tensor(value).float().cpu() for name, value in stats.items() if _is_number(value)}
-        )
+        steps.append({name: float(stats[name]) for name in case["names"]})
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     torch.save({"steps": steps, "weights": weights, "kl_coef": float(trainer.kl_ctl.value)}, folder / "found.pt")
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return torch.as_tensor(value).dtype != torch.bool
-    except (TypeError, ValueError, RuntimeError):
-        return False
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import yaml
 from transformers import (
@@ -48,6 +49,13 @@ def tiny(**keys):
     with open("tiny.yaml", "w") as file:
         yaml.safe_dump({**TINY, **keys}, file)
     return load_recipe("tiny.yaml")
+
+
+def wait_for_step(process, folder, step):
+    """Until the run of a process has logged an update, or the process has ended."""
+    log = folder / "metrics.jsonl"
+    while process.poll() is None and not (log.is_file() and f'"step": {step},' in log.read_text()):
+        time.sleep(0.05)
 
 
 def lines(path):
