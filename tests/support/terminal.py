@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -34,6 +35,13 @@ class Shown:
         return any(text in line for screen in self.screens for line in screen)
 
 
+def _as_from_a_shell():
+    # Its controlling terminal, so that Ctrl-C is typed and not sent.
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Ignored by whatever runs in the background of a script, which tests may do, and inherited.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def on_terminal(words, environment, cwd=None, columns=80, rows=40, interrupt_at=None, timeout=400):
     """Run a command on a terminal of so many columns.
 
@@ -55,8 +63,7 @@ def on_terminal(words, environment, cwd=None, columns=80, rows=40, interrupt_at=
         cwd=cwd,
         env={**environment, "TERM": "xterm-256color"},
         start_new_session=True,
-        # Its controlling terminal, so that Ctrl-C is typed and not sent.
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_as_from_a_shell,
     )
     os.close(terminal)
     shown, raw, end = Shown(), bytearray(), time.monotonic() + timeout
