@@ -44,7 +44,7 @@ from trl_nlpo.storage.files import replace_file
 
 SIGMA = 120.0
 BATCH = 32
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 TUNING_SEEDS = (1000, 1001)
 SEEDS_OF_INTERVALS = 5
 """Fewer have nothing to resample: of two seeds an interval only says that they are two."""
@@ -60,6 +60,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "ppo": PPO,
     # The package's defaults.
     "nlpo": NLPO,
+    # The reward of the last token reaches all tokens alike, as in REINVENT, and not through a critic that is new.
+    "ppo_lam1": {**PPO, "lam": 1.0},
+    "nlpo_lam1": {**NLPO, "lam": 1.0},
     # The objective of the paper, without the anchor of the mask.
     "nlpo_paper": {**NLPO, "mask_anchor_coef": 0.0},
 }

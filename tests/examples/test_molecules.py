@@ -198,7 +198,7 @@ def test_a_rate_is_not_chosen_before_all_of_the_grid_have_run(example):
     compare = example("compare")
     done = [
         {"method": "ppo", "rate": rate, "seed": seed, "auc_top100": area}
-        for rate, area in zip(compare.RATES, (0.1, 0.3, 0.2), strict=True)
+        for rate, area in zip(compare.RATES, (0.1, 0.3, 0.2, 0.1, 0.0), strict=True)
         for seed in compare.TUNING_SEEDS
     ]
     assert compare.best_rate(done, "ppo") == compare.RATES[1]
@@ -248,8 +248,8 @@ def test_the_comparison_runs_from_its_command_line_and_keeps_what_is_done(prior,
     words = (FOLDER / "compare.py", out, "--prior", prior, "--methods", "prior,reinvent", "--updates", 1)
     first = command(*words, "--seeds", 1, cwd=tmp_path)
     files = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    # REINVENT with three rates on two seeds, and then both on one.
-    assert len(files) == 3 * 2 + 2
+    # REINVENT with five rates on two seeds, and then both on one.
+    assert len(files) == 5 * 2 + 2
     record = json.loads((out / "prior-0-0.json").read_text(encoding="utf-8"))
     assert record["scored"] == 32
     assert math.isfinite(record["auc_top100"])
