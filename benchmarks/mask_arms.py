@@ -38,7 +38,7 @@ from transformers.utils import logging as transformers_logging
 from trl_nlpo import NLPOTrainer
 from trl_nlpo.data.splits import load_splits
 from trl_nlpo.experiment.experiment import run_experiment
-from trl_nlpo.grid.significance import interquartile_mean, interval_of_interquartile_mean
+from trl_nlpo.grid.significance import interquartile_mean, interval_of_interquartile_mean, sign_flip_tests
 from trl_nlpo.metrics.registry import get_metric
 from trl_nlpo.recipes.recipe import load_recipe
 from trl_nlpo.reward_training.classifier import ClassifierArguments, train_classifier
@@ -315,14 +315,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p of a mean of paired differences, over every choice of their signs (Fisher's exact test)."""
-    values = np.asarray(differences)
-    signs = ((np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1) * 2 - 1
-    means = np.abs((signs * values).mean(1))
-    return float((means >= abs(values.mean()) * (1 - 1e-12)).mean())
-
-
 def report(task: str, found: Sequence[dict[str, Any]], control: str = "no mask") -> str:
     """Tables: areas of each endpoint, differences from a control arm, and what each β gave."""
     lines: list[str] = []
@@ -334,7 +326,8 @@ def report(task: str, found: Sequence[dict[str, Any]], control: str = "no mask")
         others = [arm for arm in table if arm != control]
         shared = sorted(set.intersection(*(set(values) for values in table.values())))
         differences = {arm: [table[arm][seed] - table[control][seed] for seed in shared] for arm in others}
-        adjusted = dict(zip(others, holm([sign_flip_p(differences[arm]) for arm in others]), strict=True))
+        tests = sign_flip_tests([differences[arm] for arm in others])
+        adjusted = dict(zip(others, holm([test.p_value for test in tests]), strict=True))
         lines += [
             f"### {endpoint}: area under the frontier up to {budget:g} nats, {len(shared)} seeds", "",
             f"| arm | IQM | interval | less {control} | interval | p (Holm) | seeds above |",

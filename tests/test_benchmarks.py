@@ -50,14 +50,6 @@ def test_holms_correction_goes_step_by_step_and_keeps_the_order(arms):
     assert arms.holm([0.9, 0.6]) == [1.0, 1.0]
 
 
-def test_the_sign_flip_test_counts_the_choices_that_are_as_far_out(arms):
-    # Only all signs as they are, and all turned over.
-    assert arms.sign_flip_p([1.0, 2.0, 3.0]) == pytest.approx(2 / 8)
-    assert arms.sign_flip_p([-1.0, -2.0, -3.0]) == pytest.approx(2 / 8)
-    # |1 - 2 + 3| = 2 or more: all but the two with |1 + 2 - 3| = 0.
-    assert arms.sign_flip_p([1.0, -2.0, 3.0]) == pytest.approx(6 / 8)
-
-
 def test_the_operations_of_an_update_are_those_of_its_passes():
     costs = benchmark("costs")
     model = costs.Model(weights=10.0, layers=1, hidden=2, vocabulary=5, key_value=2)

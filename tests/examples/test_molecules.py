@@ -205,8 +205,8 @@ def test_a_rate_is_not_chosen_before_all_of_the_grid_have_run(example):
     assert compare.best_rate(done[:-1], "ppo") is None
 
 
-@pytest.mark.parametrize(("seeds", "are_given"), [(4, False), (5, True)])
-def test_differences_are_given_when_there_are_seeds_enough_to_resample(example, tmp_path, seeds, are_given):
+@pytest.mark.parametrize(("seeds", "are_given"), [(5, False), (6, True)])
+def test_differences_are_given_when_there_are_seeds_enough_for_a_test(example, tmp_path, seeds, are_given):
     compare = example("compare")
     rest = {"rate": 1e-3, "auc_top10": 0.2, "curve_top100": [0.2], "last_batches": 0.1, "valid": 0.5, "different": 9}
     for method, area in (("ppo", 0.1), ("nlpo", 0.3)):

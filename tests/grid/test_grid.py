@@ -178,8 +178,38 @@ def test_a_cell_that_another_command_has_is_left_to_it(tmp_path):
     run, said = FakeRun(), []
     assert run_grid(subject, run, said.append) == []
     assert [recipe.arguments.algorithm for recipe in run.recipes] == ["nlpo"]
-    assert said[0] == "[1/2] commongen, ppo, seed 0: another command has it."
+    lock = taken / "_lock.json"
+    assert said[0] == (
+        "[1/2] commongen, ppo, seed 0: another command has it (process 1 on elsewhere; if that has ended, delete "
+        f"{lock})."
+    )
     assert said[-1].startswith("1 cells are being run by other commands")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--seed", "5"), "--seed: each cell of a grid has its own: give --seeds"),
+        (("--output_dir", "elsewhere"), "--output_dir: each cell of a grid has its own: give --out"),
+        (("--supervised_model", "x"), "--supervised_model: .* its supervised cell trains it"),
+        (("--zero_shot_results", "x"), "--zero_shot_results: .* first cell of its seed"),
+        (("--push_to_hub", "true"), "push_to_hub: the cells of a grid would overwrite one another"),
+    ],
+)
+def test_keys_that_a_grid_gives_to_its_cells_are_refused_and_not_passed_over(tmp_path, words, says):
+    subject = Grid(("commongen",), (parse_variant("supervised+ppo"),), 1, tmp_path / "grid", words)
+    run = FakeRun()
+    with pytest.raises(UserError, match=says):
+        run_grid(subject, run, lambda line: None)
+    assert run.recipes == []
+    assert not (tmp_path / "grid").exists()
+
+
+def test_a_judge_of_ones_own_is_kept(tmp_path):
+    subject = Grid(("commongen",), (parse_variant("supervised+ppo"),), 1, tmp_path / "grid", ("--judge_model", "mine"))
+    run = FakeRun()
+    run_grid(subject, run, lambda line: None)
+    assert {recipe.arguments.judge_model for recipe in run.recipes} == {"mine"}
 
 
 def test_cells_wait_for_a_supervised_model_that_another_command_trains(tmp_path, monkeypatch):

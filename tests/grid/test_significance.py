@@ -1,4 +1,4 @@
-"""The paired bootstrap."""
+"""Paired bootstraps over prompts, and exact tests over runs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from trl_nlpo.grid.significance import (
     interval_of_mean,
     paired_bootstrap,
     paired_bootstraps,
+    sign_flip_tests,
 )
 
 
@@ -139,3 +140,66 @@ def test_its_interval_holds_it_and_knows_the_groups():
     whole = interquartile_mean([score for group in groups for score in group])
     assert low < whole < high
     assert interval_of_interquartile_mean([[0.5] * 4, [0.5] * 3]) == (0.5, 0.5)
+
+
+def test_the_sign_flip_test_counts_the_choices_that_are_as_far_out():
+    up, down, mixed = sign_flip_tests([[1.0, 2.0, 3.0], [-1.0, -2.0, -3.0], [1.0, -2.0, 3.0]])
+    # Only all signs as they are, and all turned over.
+    assert up.p_value == down.p_value == pytest.approx(2 / 8)
+    # |1 - 2 + 3| = 2 or more: all but the two with |1 + 2 - 3| = 0.
+    assert mixed.p_value == pytest.approx(6 / 8)
+    assert [found.above for found in (up, down, mixed)] == [3, 0, 2]
+    assert [found.difference for found in (up, down)] == [2.0, -2.0]
+
+
+def test_a_sign_flip_test_is_corrected_for_the_most_extreme_of_its_family():
+    alone = sign_flip_tests([[1.0, 2.0, 3.0, 4.0]])[0]
+    assert alone.p_adjusted == alone.p_value == pytest.approx(2 / 16)
+    # Of equal lengths, so that the standardized means are the sums: 10, and of the others 8 (one sign) or 6 (another).
+    rows = [[1.0, 2.0, 3.0, 4.0], [-1.0, 2.0, 3.0, 4.0], [1.0, -2.0, 3.0, 4.0]]
+    found = sign_flip_tests(rows)
+    assert [f.p_value for f in found] == pytest.approx([2 / 16, 4 / 16, 6 / 16])
+    # Each row is some choice's most extreme one: of 16 choices 6 make one of the three sums 10 or -10.
+    assert [f.p_adjusted for f in found] == pytest.approx([6 / 16, 8 / 16, 10 / 16], abs=2.1 / 16)
+    assert all(f.p_adjusted >= f.p_value for f in found)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=6, max_size=9), st.floats(0.01, 1))
+def test_the_limits_are_the_differences_that_the_sign_flip_test_does_not_reject(values, beyond):
+    found = sign_flip_tests([values])[0]
+    assert found.low <= found.difference + 1e-12
+    assert found.difference <= found.high + 1e-12
+
+    def p_of(difference):
+        return sign_flip_tests([[value - difference for value in values]])[0].p_value
+
+    assert p_of(found.low - beyond) <= 0.05
+    assert p_of(found.high + beyond) <= 0.05
+    assert p_of((found.low + found.high) / 2) > 0.05
+
+
+def test_five_runs_have_no_limits_and_six_do():
+    five, six = (sign_flip_tests([[1.0 + 0.1 * n for n in range(runs)]])[0] for runs in (5, 6))
+    assert (five.low, five.high) == (-math.inf, math.inf)
+    assert (six.low, six.high) == (1.0, 1.5)
+
+
+def test_of_many_runs_the_choices_are_drawn():
+    values = [math.sin(n) + 0.3 for n in range(16)]
+    exact = sign_flip_tests([values])[0]
+    drawn = sign_flip_tests([[*values, exact.difference]])[0]
+    assert drawn.p_value == pytest.approx(exact.p_value, abs=0.05)
+    assert drawn.low == pytest.approx(exact.low, abs=0.1)
+
+
+@pytest.mark.parametrize("differences", [[], [[]], [[1.0], [1.0, 2.0]]])
+def test_a_sign_flip_test_needs_the_same_runs(differences):
+    with pytest.raises(UserError, match="the same runs"):
+        sign_flip_tests(differences)
+
+
+def test_no_difference_at_all_is_no_competitor():
+    none, some = sign_flip_tests([[0.0] * 6, [1.0] * 6])
+    assert none.p_value == none.p_adjusted == 1.0
+    assert some.p_adjusted == pytest.approx(2 / 64)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,46 @@ def test_a_lock_is_removed_for_a_process_that_is_known_to_have_ended_and_for_no_
     assert (tmp_path / LOCK_NAME).exists()
     release_ended(tmp_path, lambda owner: owner.job == "slurm-12_3")
     assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_a_lock_that_was_written_in_the_meantime_is_not_removed(tmp_path):
+    locked_by(tmp_path, host="node-7", job="slurm-12_3")
+
+    def has_ended(owner):
+        # Another command took the dead one's lock over after this one had read it.
+        if owner.job == "slurm-12_3":
+            locked_by(tmp_path)
+            return True
+        return False
+
+    release_ended(tmp_path, has_ended)
+    assert owner_of(tmp_path) == Owner.here()
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
+
+
+def test_a_live_lock_is_never_gone_while_others_try(tmp_path, other, monkeypatch):
+    locked_by(tmp_path, pid=other.pid, began=began(other.pid))
+    before = (tmp_path / LOCK_NAME).stat()
+    # As if the owner had come between the first look and the second.
+    monkeypatch.setattr("trl_nlpo.storage.run_lock.check_not_taken", lambda folder: None)
+    with pytest.raises(FolderTakenError), lock_on(tmp_path):
+        pass
+    after = (tmp_path / LOCK_NAME).stat()
+    assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
+
+
+@pytest.mark.parametrize(("age", "has_the_folder"), [(0, False), (3600, True)])
+def test_a_takeover_is_waited_for_unless_it_is_that_of_a_process_that_died_in_it(tmp_path, age, has_the_folder):
+    locked_by(tmp_path, pid=2**22 + 1)
+    takeover = tmp_path / "_lock_takeover"
+    takeover.touch()
+    os.utime(takeover, (time.time() - age,) * 2)
+    if has_the_folder:
+        with lock_on(tmp_path):
+            assert owner_of(tmp_path) == Owner.here()
+    else:
+        with pytest.raises(FolderTakenError), lock_on(tmp_path):
+            pass
 
 
 def test_a_folder_whose_locks_work_is_left_as_it_was(tmp_path):

@@ -182,7 +182,8 @@ def paths_of(grid: Grid, cell: Cell) -> list[str]:
     supervised, zero_shot = grid.supervised_cell(cell), grid.zero_shot_cell(cell)
     if supervised is not None:
         model = str(supervised.folder / "supervised")
-        words += ["--judge_model", model]
+        if "judge_model" not in parse_overrides([*grid.overrides, *cell.variant.overrides]):
+            words += ["--judge_model", model]
         if cell.variant.starts_supervised:
             words += ["--supervised_model", model]
     if zero_shot is not None:

@@ -5,6 +5,7 @@ Several commands can share a grid: each cell is run by the one that has the lock
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import traceback
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Interrupted, Terminated, UserError
+from ..recipes.overrides import parse_overrides
 from ..recipes.recipe import load_recipe
 from ..secrets import redacted
 from ..storage.files import check_folder, read_json, replace_file
 from ..storage.results import CELL_NAME, RunResults
-from ..storage.run_lock import FolderTakenError, check_not_taken, lock_on
+from ..storage.run_lock import LOCK_NAME, FolderTakenError, Owner, check_not_taken, lock_on, owner_of
 from .asked import keep_asked
 from .cells import Cell, Grid, fingerprint_of, keys_of, paths_of, scoring_of, shared_keys
 
@@ -110,7 +112,7 @@ def _visit(grid: Grid, cell: Cell, place: str, run: Callable[..., Any], say: Cal
                 say(f"{place} ...")
                 _run_cell(grid, cell, run, say)
     except FolderTakenError:
-        say(f"{place}: another command has it.")
+        say(f"{place}: {who_has(cell.folder)}.")
     return True
 
 
@@ -121,6 +123,17 @@ def is_taken(folder: Path) -> bool:
     except FolderTakenError:
         return True
     return False
+
+
+def who_has(folder: Path) -> str:
+    """That another command has a folder, and what is known of its process; in words."""
+    with contextlib.suppress(UserError):
+        owner = owner_of(folder)
+        if owner is not None:
+            # Of a process elsewhere nobody here can see whether it has ended.
+            hint = "" if owner.host == Owner.here().host else f"; if that has ended, delete {folder / LOCK_NAME}"
+            return f"another command has it (process {owner.pid} on {owner.host}{hint})"
+    return "another command has it"
 
 
 def _run_cell(grid: Grid, cell: Cell, run: Callable[..., Any], say: Callable[[str], None]) -> None:
@@ -162,8 +175,9 @@ def check_earlier(grid: Grid) -> None:
 
     Raises:
         UserError: a recipe is wrong (a misspelt key is known before the first cell has run for hours), the folder has
-            a grid with other keys, or a recipe was edited since a cell of it ran.
+            a grid with other keys, or a recipe was edited since a cell of it ran; or a key is none for all cells.
     """
+    _check_keys(grid)
     fingerprints = {cell: fingerprint_of(grid, cell) for cell in grid.cells()}
     _remember(grid)
     for cell, fingerprint in fingerprints.items():
@@ -175,6 +189,29 @@ def check_earlier(grid: Grid) -> None:
                 f"{cell.folder / 'recipe.yaml'}): undo the edit, give another --out, or delete "
                 f"{grid.folder / cell.task} to run all of the task again."
             )
+
+
+def _check_keys(grid: Grid) -> None:
+    """Refuse what every cell has of its own, and would not take from the keys for all."""
+    given = parse_overrides(grid.overrides)
+    for key, instead in _OF_CELLS.items():
+        if key in given:
+            raise UserError(f"--{key}: each cell of a grid has its own: {instead}.")
+    for cell in grid.cells():
+        if cell.variant.algorithm.reinforces and load_recipe(cell.recipe, keys_of(grid, cell)).training.push_to_hub:
+            raise UserError(
+                "push_to_hub: the cells of a grid would overwrite one another on the Hub: give --push_to_hub false, "
+                "and afterwards push the cell that you want: trl-nlpo push FOLDER --hub_model_id NAME."
+            )
+
+
+_OF_CELLS = {
+    "seed": "give --seeds",
+    "output_dir": "give --out",
+    "supervised_model": "its supervised cell trains it",
+    "zero_shot_results": "they are those of the first cell of its seed",
+}
+"""Keys that a grid gives to its cells, and what to do instead of giving them."""
 
 
 def _remember(grid: Grid) -> None:

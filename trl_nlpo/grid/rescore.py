@@ -19,7 +19,7 @@ from ..storage.results import RECIPE_NAME, RunResults
 from ..storage.run_folder import RunFolder
 from ..storage.run_lock import FolderTakenError, lock_on
 from .cells import Cell, Grid, keys_of, paths_of, scoring_of
-from .grid import check_earlier, write_cell
+from .grid import check_earlier, who_has, write_cell
 
 
 def rescore_grid(grid: Grid, say: Callable[[str], None]) -> list[Cell]:
@@ -56,7 +56,7 @@ def rescore_grid(grid: Grid, say: Callable[[str], None]) -> list[Cell]:
             with lock_on(cell.folder):
                 unavailable = _rescore(grid, cell, tests)
         except FolderTakenError:
-            say(f"{place}: another command has it.")
+            say(f"{place}: {who_has(cell.folder)}.")
             continue
         except UserError as error:
             failed.append(cell)

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ def replace_file(path: Path, text: str) -> None:
     Raises:
         DiskFullError: there is no room; the old file is still there.
     """
-    # By process, as several commands may write the table of one grid.
-    temporary = path.parent / f".{path.name}.{os.getpid()}.part"
+    # A name of its own, as several commands may write the table of one grid, from containers where each is process 1.
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
     with explain_full_disk(path.parent, path.name):
         with temporary.open("w", encoding="utf-8") as file:
             file.write(redacted(text, known_only=True))

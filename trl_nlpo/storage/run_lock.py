@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,12 @@ JOB_VARIABLE = "TRL_NLPO_JOB"
 """Environment variable by which a launcher tells a process which of its jobs it belongs to."""
 
 _LOOKS = 10
-"""How often a lock without content is looked at: its owner is about to write it."""
+_PAUSE = 0.02
+"""How often a lock without content is looked at, and seconds in between: its owner is about to write it."""
+
+_TAKEOVER_NAME = "_lock_takeover"
+_LONGEST_TAKEOVER = 60.0
+"""Seconds after which a takeover, which takes milliseconds, was that of a process that died in it."""
 
 
 class FolderTakenError(UserError):
@@ -91,7 +97,7 @@ def owner_of(folder: str | Path) -> Owner | None:
         owner = _read(lock)
         if owner is not None:
             return owner if owner.may_be_alive else None
-        time.sleep(0.02)
+        time.sleep(_PAUSE)
     raise FolderTakenError(
         f"{folder} may have a run that is just starting: its {LOCK_NAME} cannot be read. Try again; if no run is "
         f"writing there, delete {lock}."
@@ -150,9 +156,8 @@ def release_ended(folder: str | Path, has_ended: Callable[[Owner], bool]) -> Non
         folder (`str` or `Path`)
         has_ended: whether that is so of the owner that it is given.
     """
-    owner = owner_of(folder)
-    if owner is not None and has_ended(owner):
-        (Path(folder) / LOCK_NAME).unlink(missing_ok=True)
+    if owner_of(folder) is not None:
+        _remove_ended(Path(folder) / LOCK_NAME, has_ended)
 
 
 def check_lockable(folder: str | Path) -> None:
@@ -164,7 +169,7 @@ def check_lockable(folder: str | Path) -> None:
     Raises:
         UserError: both have it, or nobody: the file system has no locks that work.
     """
-    probe = Path(folder) / f"_lock_probe.{socket.gethostname()}.{os.getpid()}"
+    probe = Path(folder) / f"_lock_probe.{uuid.uuid4().hex}"
     takes = 0
     problem = "two processes could have one lock"
     try:
@@ -191,13 +196,14 @@ def _take(folder: Path) -> None:
         check_not_taken(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _remove_stale(folder / LOCK_NAME)
+            _remove_ended(folder / LOCK_NAME, lambda owner: not owner.may_be_alive)
             with explain_full_disk(folder, LOCK_NAME):
                 _write_new(folder / LOCK_NAME)
             return
         except FileExistsError:
             # A file is in the way; or there is a folder, and another process was faster.
             check_folder(folder, "output_dir")
+            time.sleep(_PAUSE)
         except OSError as error:
             raise UserError(
                 f"output_dir {folder} cannot be written into ({error.strerror or one_line(error)}): give another, or "
@@ -208,7 +214,8 @@ def _take(folder: Path) -> None:
 
 def _write_new(lock: Path) -> None:
     """Write the lock of this process, unless there is one; nobody sees it without its content."""
-    beside = lock.with_name(f"{LOCK_NAME}.{os.getpid()}")
+    # Containers that share a folder may have one process number, and one host name.
+    beside = lock.with_name(f"{LOCK_NAME}.{uuid.uuid4().hex}")
     beside.write_text(json.dumps(asdict(Owner.here())) + "\n", encoding="utf-8")
     try:
         os.link(beside, lock)
@@ -222,19 +229,29 @@ def _write_new(lock: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _remove_stale(lock: Path) -> None:
-    """Remove the lock of a process that has ended: of several that try, one finds it, as a rename has one winner."""
-    aside = lock.with_name(f"{LOCK_NAME}.{os.getpid()}")
-    try:
-        os.replace(lock, aside)
-    except FileNotFoundError:
+def _remove_ended(lock: Path, has_ended: Callable[[Owner], bool]) -> None:
+    """Remove the lock of a process that has ended, and never one that was written in the meantime.
+
+    Whoever removes locks has a second one for it, and looks once more while having it: of several that saw the same
+    dead owner the first removes its lock, and the others find nothing, or that of the next owner.
+    """
+    owner = _read(lock)
+    if owner is None or not has_ended(owner):
         return
-    owner = _read(aside)
-    if owner is None or owner.may_be_alive:
-        # The winner of a moment ago had written its own in between.
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, lock)
-    aside.unlink()
+    takeover = lock.with_name(_TAKEOVER_NAME)
+    try:
+        os.close(os.open(takeover, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - takeover.stat().st_mtime > _LONGEST_TAKEOVER:
+                takeover.unlink()
+        return
+    try:
+        owner = _read(lock)
+        if owner is not None and has_ended(owner):
+            lock.unlink(missing_ok=True)
+    finally:
+        takeover.unlink(missing_ok=True)
 
 
 def _read(lock: Path) -> Owner | None:

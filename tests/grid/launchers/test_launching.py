@@ -64,6 +64,10 @@ class MadeUpLauncher:
         return {job.id for job in jobs if job.id in self.open or job.id in self.known}
 
     def has_ended(self, job, owner):
+        """Whether the lock has the job's name, and its node is gone."""
+        return self.is_of(job, owner) and owner.host == "a-node-that-failed"
+
+    def is_of(self, job, owner):
         """Whether the lock has the job's name."""
         return owner.job == f"made-up-{job.id}"
 
@@ -199,6 +203,72 @@ def test_a_job_of_an_earlier_command_is_followed_and_not_submitted_again(tmp_pat
     assert not record.exists()
 
 
+def test_a_job_that_died_while_no_command_followed_it_is_run_again(tmp_path):
+    subject = small_grid(tmp_path, "ppo")
+    cell = subject.cells()[0]
+    cell.folder.mkdir(parents=True)
+    owner = {"host": "a-node-that-failed", "pid": 1, "job": "made-up-12"}
+    (cell.folder / "_lock.json").write_text(json.dumps(owner))
+    record = record_of(subject.folder, cell)
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"launcher": "made-up", "id": "12"}))
+    launcher = MadeUpLauncher()
+    assert launch_grid(subject, lambda: launcher, lambda line: None) == []
+    assert algorithms(launcher.run) == [("ppo", 0)]
+    assert cell.status == "done"
+    assert not record.exists()
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_job_whose_process_is_still_stopping_is_waited_for_and_not_taken_for_another_command(
+    tmp_path, monkeypatch, stops
+):
+    subject, said = small_grid(tmp_path, "ppo"), []
+    cell = subject.cells()[0]
+    now = [0.0]
+    monkeypatch.setattr(launching.time, "monotonic", lambda: now[0])
+
+    def killed(recipe, force, overwrite):
+        lock = json.dumps({"host": "a-node-that-lives", "pid": 1, "job": "made-up-1"})
+        (cell.folder / "_lock.json").write_text(lock)
+        raise Killed
+
+    def time_passes(seconds):
+        now[0] += 100.0
+        if stops and now[0] == 500.0:
+            (cell.folder / "_lock.json").unlink()
+
+    monkeypatch.setattr(launching.time, "sleep", time_passes)
+    launcher = MadeUpLauncher(killed)
+    failed = launch_grid(subject, lambda: launcher, said.append)
+    if stops:
+        assert failed == [cell]
+        assert any("ended without a result" in line for line in said)
+        assert now[0] == 500.0
+    else:
+        assert "process 1 on a-node-that-lives; if that has ended, delete" in said[-2]
+        # It was first seen to have ended after 100 seconds.
+        assert now[0] == 100.0 + 900.0
+
+
+def test_what_fails_for_want_of_its_supervised_model_keeps_its_tries(tmp_path):
+    launcher = MadeUpLauncher(queues=True)
+    tries = {"supervised": 0, "supervised+ppo": 0}
+    succeeds = launcher.run
+
+    def run(recipe, force, overwrite):
+        name = recipe.arguments.algorithm
+        tries[name] += 1
+        # The first fails for no lasting reason, and then what comes after it: once for want of its model, once so.
+        if tries[name] <= {"supervised": 1, "supervised+ppo": 2}[name]:
+            raise UserError("out of luck")
+        return succeeds(recipe, force, overwrite)
+
+    launcher.run = run
+    assert launch_grid(small_grid(tmp_path, "supervised+ppo"), lambda: launcher, lambda line: None, retries=1) == []
+    assert tries == {"supervised": 2, "supervised+ppo": 3}
+
+
 def test_a_cell_that_another_command_has_is_left_to_it(tmp_path):
     subject, said = small_grid(tmp_path, "ppo", "nlpo"), []
     taken = subject.cells()[0].folder
@@ -207,7 +277,11 @@ def test_a_cell_that_another_command_has_is_left_to_it(tmp_path):
     launcher = MadeUpLauncher()
     assert launch_grid(subject, lambda: launcher, said.append) == []
     assert algorithms(launcher.run) == [("nlpo", 0)]
-    assert "[1/2] commongen, ppo, seed 0: another command has it." in said
+    lock = taken / "_lock.json"
+    assert (
+        "[1/2] commongen, ppo, seed 0: another command has it (process 1 on elsewhere; if that has ended, delete "
+        f"{lock})."
+    ) in said
 
 
 def test_ctrl_c_says_what_goes_on_and_what_was_not_submitted(tmp_path):

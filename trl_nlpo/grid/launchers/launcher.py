@@ -66,6 +66,9 @@ class Launcher(Protocol):
     def has_ended(self, job: Submitted, owner: Owner) -> bool:
         """Whether a process that has a cell's lock has surely ended with an unfinished job, on another machine."""
 
+    def is_of(self, job: Submitted, owner: Owner) -> bool:
+        """Whether a process that has a cell's lock was begun by a job."""
+
     def last_words(self, job: Submitted) -> str:
         """Why a job has ended that has not come to begin its cell, or where that stands; in words."""
 

@@ -14,7 +14,7 @@ from ...errors import Terminated, UserError
 from ...storage.files import check_folder, read_json, replace_file
 from ...storage.run_lock import Owner, check_lockable, owner_of, release_ended
 from ..cells import Cell, Grid
-from ..grid import check_earlier, failed_of, is_taken, place_of
+from ..grid import check_earlier, failed_of, is_taken, place_of, who_has
 from .cell_process import request_of
 from .job import CellJob
 from .launcher import Launcher, Submitted, check_nothing_secret, environment_of_runs, options_from
@@ -25,6 +25,9 @@ JOBS_NAME = "_jobs"
 
 _PAUSE = 1.0
 """Seconds between two looks at the jobs."""
+
+_LONGEST_STOP = 900.0
+"""Seconds that the process of a job that has ended may take for its update and its checkpoint."""
 
 
 def launcher_of(name: str, options: Sequence[str], folder: Path) -> Launcher:
@@ -108,8 +111,8 @@ class _Launching:
         self._places = {cell: place_of(cell, number, len(cells)) for number, cell in enumerate(cells, 1)}
         self._waiting: list[Cell] = []
         self._jobs: dict[Cell, Submitted] = {}
-        self._ended: dict[Cell, float] = {}
-        """When cells whose job has ended were first seen without a result."""
+        self._ended: dict[Cell, tuple[float, bool]] = {}
+        """When cells whose job has ended were first seen without a result, and whether their model was missing."""
         self._began: set[Cell] = set()
         self._failures: Counter[Cell] = Counter()
         self._says_that_it_waits = True
@@ -138,7 +141,16 @@ class _Launching:
         if not path.is_file():
             return None
         record = read_json(path, "delete it")
-        return self._launcher.find(record) if record.get("launcher") == self._launcher.name else None
+        if record.get("launcher") != self._launcher.name:
+            return None
+        job = self._launcher.find(record)
+        if job is None:
+            # It ended while no command followed it, perhaps without a word.
+            ended = Submitted(str(record.get("id", "")), "")
+            release_ended(cell.folder, lambda owner: self._launcher.has_ended(ended, owner))
+            if not is_taken(cell.folder):
+                path.unlink(missing_ok=True)
+        return job
 
     def _collect(self) -> None:
         """See which jobs have ended, and how."""
@@ -150,8 +162,14 @@ class _Launching:
             elif cell.status == "done":
                 self._say(f"{self._places[cell]}: done.")
                 self._forget(cell)
-            elif time.monotonic() - self._ended.setdefault(cell, time.monotonic()) >= self._launcher.settling:
+            elif self._has_waited(cell, self._launcher.settling):
                 self._end_without_result(cell, job)
+
+    def _has_waited(self, cell: Cell, seconds: float) -> bool:
+        """Whether the job of a cell without a result was first seen to have ended so long ago."""
+        now = time.monotonic()
+        since, _ = self._ended.setdefault(cell, (now, self._lacks_its_model(cell)))
+        return now - since >= seconds
 
     def _say_that_it_runs(self, cell: Cell, job: Submitted) -> None:
         if cell not in self._began and (owner := _owner(cell)) is not None:
@@ -161,19 +179,32 @@ class _Launching:
     def _end_without_result(self, cell: Cell, job: Submitted) -> None:
         place = self._places[cell]
         release_ended(cell.folder, lambda owner: self._launcher.has_ended(job, owner))
+        owner = _owner(cell)
+        if owner is not None and self._launcher.is_of(job, owner) and not self._has_waited(cell, _LONGEST_STOP):
+            # Its process has noticed, and finishes its update and its checkpoint.
+            return
+        _, lacked_its_model = self._ended[cell]
         self._forget(cell)
         if is_taken(cell.folder):
-            self._say(f"{place}: another command has it.")
+            self._say(f"{place}: {who_has(cell.folder)}.")
             return
         result = cell.result()
         why = f"failed: {result.get('error')}" if result.get("status") == "failed" else "ended without a result"
-        self._failures[cell] += 1
+        # Without its supervised model a cell cannot but fail: that counts as a try of that one's cell alone.
+        if not lacked_its_model:
+            self._failures[cell] += 1
         again = self._failures[cell] <= self._retries and not self._is_in_vain(cell)
         if again:
             self._waiting.insert(0, cell)
-            why += f"; it is tried again ({self._failures[cell]} of {self._retries})"
+            tries = f" ({self._failures[cell]} of {self._retries})" if self._failures[cell] else ""
+            why += f"; it is tried again{tries}"
         log = self._log(cell)
         self._say(f"{place}: {why} ({f'see {log}' if log.is_file() else self._launcher.last_words(job)}).")
+
+    def _lacks_its_model(self, cell: Cell) -> bool:
+        """Whether a cell needs a supervised model that is not there yet."""
+        supervised = self._grid.supervised_cell(cell)
+        return supervised is not None and supervised.status != "done" and self._is_to_come(supervised)
 
     def _is_in_vain(self, cell: Cell) -> bool:
         """Whether a cell needs a supervised model that there will not be."""
@@ -197,7 +228,7 @@ class _Launching:
             for cell in [*self._waiting]:
                 if cell.status == "done" or is_taken(cell.folder):
                     self._waiting.remove(cell)
-                    how = "done" if cell.status == "done" else "another command has it"
+                    how = "done" if cell.status == "done" else who_has(cell.folder)
                     self._say(f"{self._places[cell]}: {how}.")
                 elif room > 0 and self._is_ready(cell):
                     after = self._job_before(cell)

@@ -105,6 +105,10 @@ class LocalLauncher:
         """Never for sure: on this machine a lock tells by itself."""
         return False
 
+    def is_of(self, job: Submitted, owner: Owner) -> bool:
+        """By submitit's name of the process."""
+        return owner.job == f"local-{job.id}"
+
     def last_words(self, job: Submitted) -> str:
         """Where submitit keeps them."""
         return f"see {self._executor.folder / f'{job.id}_0_log.out'}"

@@ -65,7 +65,9 @@ class RayLauncher:
         asked = {"num_cpus": options.cpus, "num_gpus": gpus, "resources": options.resources}
         if options.memory_gb is not None:
             asked["memory"] = int(options.memory_gb * 1e9)
-        self._task = self._ray.remote(max_retries=0, **{key: value for key, value in asked.items() if value})(run_job)
+        self._task = self._ray.remote(
+            max_retries=0, **{key: value for key, value in asked.items() if value is not None}
+        )(run_job)
         self._running: dict[str, Any] = {}
 
     def submit(self, jobs: Sequence[CellJob], after: Submitted | None) -> list[Submitted]:
@@ -90,7 +92,11 @@ class RayLauncher:
     def has_ended(self, job: Submitted, owner: Owner) -> bool:
         """Whether the lock is of this task and its node is no longer in the cluster."""
         alive = {node["NodeManagerHostname"] for node in self._ray.nodes() if node["Alive"]}
-        return owner.job == job.id and owner.host not in alive
+        return self.is_of(job, owner) and owner.host not in alive
+
+    def is_of(self, job: Submitted, owner: Owner) -> bool:
+        """By the name that the task was given."""
+        return owner.job == job.id
 
     def last_words(self, job: Submitted) -> str:
         """The error of the task."""

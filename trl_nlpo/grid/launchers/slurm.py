@@ -137,6 +137,10 @@ class SlurmLauncher:
 
     def has_ended(self, job: Submitted, owner: Owner) -> bool:
         """Whether the lock is of this job, which Slurm does not have any more."""
+        return self.is_of(job, owner)
+
+    def is_of(self, job: Submitted, owner: Owner) -> bool:
+        """By submitit's name of the job."""
         return owner.job == f"slurm-{job.id}"
 
     def last_words(self, job: Submitted) -> str:
