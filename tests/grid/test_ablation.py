@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import random
+import statistics
 
 import pytest
 from numpy import array
@@ -116,9 +118,45 @@ def test_seeds_that_disagree_widen_the_interval_and_prompts_alone_do_not_tell():
     assert together.p_value < 0.001
 
 
-def test_the_spread_is_that_of_the_formula_for_two_levels():
-    # Seeds -1 and 1, prompts without spread: the variance of a mean of two draws of variance 1 is 1/2.
-    (found,) = two_level_bootstraps([array([[-1.0] * 5, [1.0] * 5])], num_resamples=20_000)
-    assert found.difference == 0.0
-    # The 2.5 and 97.5 % points of -1, 0, 0, 1
-    assert (found.low, found.high) == (-1.0, 1.0)
+@pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.706), (3, 4.303), (5, 2.776)])
+def test_the_interval_over_seeds_is_that_of_students_t(seeds, quantile):
+    values = [(-1.0) ** n * (1 + n) for n in range(seeds)]
+    (found,) = two_level_bootstraps([array([[value] * 5 for value in values])], num_resamples=40_000)
+    error = statistics.stdev(values) / seeds**0.5
+    assert found.difference == pytest.approx(statistics.fmean(values))
+    assert found.high - found.difference == pytest.approx(quantile * error, rel=0.08)
+    assert found.difference - found.low == pytest.approx(quantile * error, rel=0.08)
+
+
+def test_where_seeds_agree_the_interval_is_that_of_the_prompts():
+    rows = [[0.0] * 200 + [1.0] * 200] * 3
+    (found,) = two_level_bootstraps([array(rows)])
+    # 1.96 standard errors of 400 prompts with a standard deviation of 0.5
+    assert found.high - 0.5 == pytest.approx(1.96 * 0.5 / 20, rel=0.05)
+
+
+@pytest.mark.parametrize(("comparisons", "spread_of_seeds"), [(1, 0.05), (3, 0.05), (1, 0.0)])
+def test_chance_is_called_significant_about_as_often_as_is_said(comparisons, spread_of_seeds):
+    draws = random.Random(0)
+    found = 0
+    for _ in range(150):
+        family = [
+            array(
+                [
+                    [seed + draws.gauss(0.0, 0.2) for _ in range(30)]
+                    for seed in (draws.gauss(0.0, spread_of_seeds) for _ in range(3))
+                ]
+            )
+            for _ in range(comparisons)
+        ]
+        found += any(entry.p_adjusted < 0.05 for entry in two_level_bootstraps(family, num_resamples=400))
+    # 5 % are 7.5 of 150; seeds that are resampled give 29 and 60.
+    assert found <= 18
+
+
+def test_of_one_seed_nothing_is_said_of_others(tmp_path):
+    with pytest.raises(UserError, match="of one seed nothing"):
+        two_level_bootstraps([array([[0.1, 0.2]])])
+    report, path = ablated(tmp_path, ["gamma=0.5,0.95"], made_up, seeds=1)
+    assert report["axes"][0]["comparisons"] == []
+    assert "One seed has run with every value: what is chance cannot be told." in path.read_text()

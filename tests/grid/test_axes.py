@@ -34,6 +34,31 @@ def test_the_recipes_own_value_is_the_base_if_it_is_among_them():
 
 
 @pytest.mark.parametrize(
+    ("over", "base"),
+    [
+        ("lam=0.9,0.95,1.0", "0.95"),
+        ("cliprange=0.1,0.2,0.3", "0.2"),
+        ("max_grad_norm=1.0,0.50", "0.50"),
+        ("learning_rate=1e-3,1e-4", "1e-4"),
+        ("gamma=1,0.95", "0.95"),
+        ("disable_dropout=false,true", "true"),
+        ("generation_kwargs={top_k: 5},null", "null"),
+        ("lam=0.5,0.6", "0.5"),
+    ],
+)
+def test_the_recipes_own_value_is_found_however_it_is_written_and_also_where_it_is_a_default(over, base):
+    (axis,) = axes_of("commongen", [over], TINY)
+    assert axis.base == base
+
+
+def test_values_that_are_too_long_to_name_a_folder_are_refused_before_anything_runs(tmp_path):
+    long = [f"[{', '.join(f'reward_number_{n}_{m}' for m in range(12))}]" for n in range(2)]
+    axes = axes_of("commongen", [f"rewards={','.join(long)}"], ("--dataset_name", "miniature"))
+    with pytest.raises(UserError, match="are too long to name a folder"):
+        grid_of("commongen", axes, 1, tmp_path, ())
+
+
+@pytest.mark.parametrize(
     ("overs", "says"),
     [
         (["gamma"], "write a key and two values at least"),

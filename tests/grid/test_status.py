@@ -24,6 +24,7 @@ from trl_nlpo.grid.cells import Grid, parse_variant
 from trl_nlpo.grid.grid import run_grid
 from trl_nlpo.grid.launchers.launching import log_of, record_of
 from trl_nlpo.grid.status import CellStatus, show_status, statuses
+from trl_nlpo.storage.run_lock import Owner
 
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,27 @@ def half_done(tmp_path):
     cells["trpo"].folder.mkdir()
     (cells["trpo"].folder / "cell.json").write_text('{"recipe": "x"}')
     return subject.folder
+
+
+@pytest.mark.parametrize(("changes", "state"), [({}, "waiting"), ({"host": "node-7"}, "submitted")])
+def test_a_job_of_this_machine_that_has_ended_is_not_shown_as_submitted_for_ever(half_done, changes, state):
+    cell = next(cell for cell in asked_cells(half_done) if cell.variant.label == "a2c")
+    process = {**vars(Owner.here()), "pid": 2**22 + 1, **changes}
+    record_of(half_done, cell).write_text(json.dumps({**process, "gpus": [], "launcher": "local", "id": "1"}))
+    found = {status.cell.variant.label: status.state for status in statuses(half_done)}
+    assert found["a2c"] == state
+
+
+def test_cells_that_were_copied_in_from_another_machine_are_in_the_table_too(tmp_path):
+    for folder, seeds in (("here", (0, 1)), ("there", (2, 3))):
+        run_grid(Grid(("commongen",), (parse_variant("ppo"),), seeds, tmp_path / folder), FakeRun(), lambda line: None)
+    for seed in (2, 3):
+        name = Path("commongen", "ppo", f"seed-{seed}")
+        shutil.copytree(tmp_path / "there" / name, tmp_path / "here" / name)
+    assert whole_grid(tmp_path / "here").seeds == (0, 1, 2, 3)
+    assert [cell.status for cell in whole_grid(tmp_path / "here").cells()] == ["done"] * 4
+    # Cells that were asked for are not there twice.
+    assert len(asked_cells(tmp_path / "here")) == 4
 
 
 def test_every_cell_has_its_state_and_what_is_known_of_it(half_done):

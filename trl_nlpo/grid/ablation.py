@@ -104,17 +104,24 @@ def _report(cells: _Cells, axis: Axis) -> dict[str, Any]:
         "key": axis.key,
         "values": list(axis.values),
         "base": axis.base,
+        "seeds": len(_seeds_of_all(cells, axis)),
         "rows": rows,
         "comparisons": _comparisons(cells, axis),
     }
+
+
+def _seeds_of_all(cells: _Cells, axis: Axis) -> list[int]:
+    """Seeds that have run with the base and with every other value of which there is anything."""
+    scores = {value: cells.scores(axis, value) for value in axis.values}
+    return sorted(set(scores[axis.base]).intersection(*(found for found in scores.values() if found)))
 
 
 def _comparisons(cells: _Cells, axis: Axis) -> list[dict[str, Any]]:
     """Each value against the base, on the same seeds and prompts; all of an axis are one family."""
     scores = {value: cells.scores(axis, value) for value in axis.values}
     others = [value for value in axis.values if value != axis.base and scores[value]]
-    seeds = sorted(set(scores[axis.base]).intersection(*(scores[value] for value in others)))
-    if not seeds or not others or len({len(scores[value][seeds[0]]) for value in (axis.base, *others)}) != 1:
+    seeds = _seeds_of_all(cells, axis)
+    if len(seeds) < 2 or not others or len({len(scores[value][seeds[0]]) for value in (axis.base, *others)}) != 1:
         return []
     stacked = {value: np.stack([scores[value][seed] for seed in seeds]) for value in (axis.base, *others)}
     known = ~np.isnan(np.stack(list(stacked.values()))).any((0, 1))
@@ -157,12 +164,12 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 def _difference_lines(axis: Mapping[str, Any]) -> list[str]:
     if not axis["comparisons"]:
-        return []
+        return ["One seed has run with every value: what is chance cannot be told.", ""] if axis["seeds"] == 1 else []
     seeds = axis["comparisons"][0]["seeds"]
     lines = [
         f"Differences of the reward from {markdown(axis['key'])} = {markdown(axis['base'])}, on the same {seeds} "
-        "seeds and prompts. Bootstrap over seeds and prompts; intervals hold together with 95 %, and p is corrected, "
-        f"for the {len(axis['comparisons'])} of this axis (max-T); bold: p < 0.05.",
+        "seeds and prompts. Student's t over seeds, bootstrap over prompts; intervals hold together with 95 %, and p "
+        f"is corrected, for the {len(axis['comparisons'])} of this axis (max-T); bold: p < 0.05.",
         "",
         "| | difference | interval | p | seeds above |",
         "|---|---|---|---|---|",

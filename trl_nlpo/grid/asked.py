@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,15 @@ def keep_asked(grid: Grid) -> None:
 
 
 def asked_grids(folder: str | Path) -> list[Grid]:
-    """The grids that commands asked for in a folder; in one of an earlier version, its cells that began.
+    """The grids that commands asked for in a folder, and cells in it that were copied there from elsewhere.
 
     Raises:
         UserError: there is no grid in the folder, or a file is damaged.
     """
     folder = Path(folder)
     files = sorted((folder / ASKED_NAME).glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
-    grids = [from_json(read_json(path, f"delete {path}"), folder) for path in files] or _found_on_disk(folder)
+    asked = [from_json(read_json(path, f"delete {path}"), folder) for path in files]
+    grids = [*asked, *_found_on_disk(folder, asked)]
     if not grids:
         raise UserError(f"{folder} has no grid: give the --out of a grue or ablate command that has begun.")
     return grids
@@ -95,11 +96,17 @@ def asked_cells(folder: str | Path) -> list[Cell]:
     return list({cell.folder: cell for grid in asked_grids(folder) for cell in grid.cells()}.values())
 
 
-def _found_on_disk(folder: Path) -> list[Grid]:
+def _found_on_disk(folder: Path, asked: Sequence[Grid]) -> list[Grid]:
     grids = []
+    known = {cell.folder for grid in asked for cell in grid.cells()}
+    recipes = {Path(recipe).stem: recipe for grid in asked for recipe in grid.recipes}
     for path in sorted(folder.glob(f"*/*/seed-*/{CELL_NAME}")):
+        if path.parent in known:
+            continue
         task, label, seed = path.parent.parts[-3:]
         # A label that cannot be read back is that of an ablation, whose own report has it.
         with contextlib.suppress(UserError, ValueError):
-            grids.append(Grid((task,), (parse_variant(label),), (int(seed.removeprefix("seed-")),), folder))
+            grids.append(
+                Grid((recipes.get(task, task),), (parse_variant(label),), (int(seed.removeprefix("seed-")),), folder)
+            )
     return grids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from ..errors import UserError
 from ..naming import did_you_mean
 from ..recipes.algorithms import Algorithm
-from ..recipes.recipe import load_recipe
+from ..recipes.recipe import Recipe, load_recipe
 from ..secrets import is_secret_name
 from .cells import Grid, Variant
 
@@ -44,6 +45,9 @@ STUDIES: dict[str, tuple[str, ...]] = {
 """The questions of the paper's section 5, and of its masks, as axes: what `--study` stands for."""
 
 
+_LONGEST_LABEL = 240
+
+
 def axes_of(recipe: str, overs: Sequence[str], overrides: Sequence[str]) -> tuple[Axis, ...]:
     """Axes as `--over` has them.
 
@@ -57,7 +61,7 @@ def axes_of(recipe: str, overs: Sequence[str], overrides: Sequence[str]) -> tupl
     """
     axes: list[Axis] = []
     given = {word[2:].partition("=")[0].replace("-", "_") for word in overrides if word.startswith("--")}
-    resolved = load_recipe(recipe, list(overrides)).resolved
+    load_recipe(recipe, list(overrides))
     for over in overs:
         key, equals, text = over.partition("=")
         key = key.strip().removeprefix("--").replace("-", "_")
@@ -70,8 +74,7 @@ def axes_of(recipe: str, overs: Sequence[str], overrides: Sequence[str]) -> tupl
             raise UserError(f"--over {key}: its values name folders and rows: give it as --{key}.")
         if key in given or any(axis.key == key for axis in axes):
             raise UserError(f"--over {key}: the key is given twice.")
-        own = _written(resolved.get(key))
-        axes.append(Axis(key, values, own if own in values else values[0]))
+        axes.append(Axis(key, values, _own_of(recipe, overrides, key, values) or values[0]))
     return tuple(axes)
 
 
@@ -103,7 +106,13 @@ def variant_of(own: Algorithm, values: dict[str, str]) -> Variant:
     """A cell's variant of the recipe's algorithm; the label names its values."""
     algorithm = Algorithm.parse(values["algorithm"]) if "algorithm" in values else own
     keys = {key: value for key, value in values.items() if key != "algorithm"}
+    # It names a folder, whose name most file systems limit to 255 bytes.
     label = algorithm.name + (f"[{','.join(f'{key}={value}' for key, value in keys.items())}]" if keys else "")
+    if len(label.encode()) > _LONGEST_LABEL:
+        raise UserError(
+            f"the values {', '.join(keys.values())} are too long to name a folder: write each into a recipe of its "
+            "own, and run trl-nlpo grue --tasks with the recipes."
+        )
     words = tuple(word for key, value in keys.items() for word in (f"--{key}", value))
     return Variant(label, algorithm, words)
 
@@ -114,8 +123,18 @@ def split_values(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _written(value: Any) -> str:
-    """A value of a recipe as a command line writes it."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return str(value)
+def _own_of(recipe: str, overrides: Sequence[str], key: str, values: Sequence[str]) -> str | None:
+    """Which of an axis' values is what the recipe has without it, however either is written; None: none of them."""
+    own = _value(load_recipe(recipe, list(overrides)), key)
+    for value in values:
+        # One that goes only with another axis' value is refused where their combination is made.
+        with contextlib.suppress(UserError):
+            if _value(load_recipe(recipe, [*overrides, f"--{key}", value]), key) == own:
+                return value
+    return None
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    """A key's value in a recipe, a default where the recipe does not have it."""
+    parts = (recipe.arguments, recipe.training, recipe.model)
+    return next((getattr(part, key) for part in parts if hasattr(part, key)), recipe.resolved.get(key))

@@ -81,34 +81,49 @@ def paired_bootstraps(
     differences = np.array([_numbers(first) - _numbers(second) for first, second in pairs]).T
     means = np.nanmean(differences, axis=0)
     deviations = resampled_means(differences, num_resamples, seed) - means
-    return _family(means, deviations, (~np.isnan(differences)).sum(axis=0))
+    errors = np.sqrt((deviations**2).mean(axis=0))
+    return _family(means, deviations, (~np.isnan(differences)).sum(axis=0), errors)
 
 
 def two_level_bootstraps(
     differences: Sequence[np.ndarray], num_resamples: int = 10_000, seed: int = 0
 ) -> list[Comparison]:
-    """A family of differences over the same seeds and prompts, both resampled with replacement.
+    """A family of differences over the same seeds and prompts: what is said holds for other seeds and other prompts.
 
-    For runs that are paired by seed: what is said holds for other seeds and other prompts. With S seeds the variance
-    over seeds comes out smaller by (S - 1) / S, as always with a bootstrap.
+    Prompts are resampled. Seeds are few, and resampling three of them would call every fifth chance significant: the
+    error of a mean over S seeds is drawn from Student's t with S - 1 degrees of freedom instead. Prompts count with
+    the part of their variance that is not chance within a seed (the random effects of a two-way layout without
+    replicates: Searle, Casella & McCulloch 1992, chapter 4).
 
     Args:
         differences: of each comparison `(S, P)`, a row per seed.
         num_resamples (`int`), seed (`int`)
+
+    Raises:
+        UserError: there is only one seed, which says nothing of others.
     """
     num_seeds, num_prompts = differences[0].shape
+    if num_seeds < 2:
+        raise UserError("of one seed nothing can be said about others: run two at least.")
+    # (S, M) and (P, M)
+    of_seeds = np.stack([difference.mean(1) for difference in differences], axis=1)
+    of_prompts = np.stack([difference.mean(0) for difference in differences], axis=1)
+    means = of_seeds.mean(0)
+    rest = np.array(
+        [((d - d.mean(1)[:, None] - d.mean(0) + d.mean()) ** 2).sum() for d in map(np.asarray, differences)]
+    ) / ((num_seeds - 1) * max(num_prompts - 1, 1))
+    square = num_seeds * ((of_prompts - means) ** 2).sum(0) / max(num_prompts - 1, 1)
+    share = np.sqrt(np.divide((square - rest).clip(min=0), square, out=np.zeros_like(square), where=square > 0))
+
     rng = np.random.default_rng(seed)
-    of_seeds = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, num_resamples) / num_seeds
-    means = np.array([difference.mean() for difference in differences])
-    deviations = np.empty((num_resamples, len(differences)))
-    step = max(_TOGETHER // num_prompts, 1)
-    for start in range(0, num_resamples, step):
-        rows = slice(start, min(start + step, num_resamples))
-        shape = (rows.stop - start, [1 / num_prompts] * num_prompts)
-        of_prompts = rng.multinomial(num_prompts, shape[1], shape[0]) / num_prompts
-        for number, difference in enumerate(differences):
-            deviations[rows, number] = ((of_seeds[rows] @ difference) * of_prompts).sum(1) - means[number]
-    return _family(means, deviations, np.full(len(differences), num_prompts))
+    # One draw for all comparisons keeps what they have in common.
+    normal = rng.standard_normal((num_resamples, num_seeds)) @ (of_seeds - means)
+    chi = np.sqrt(rng.chisquare(num_seeds - 1, (num_resamples, 1)) / (num_seeds - 1))
+    by_seeds = normal / np.sqrt(num_seeds * (num_seeds - 1)) / chi
+    by_prompts = share * (resampled_means(of_prompts, num_resamples, seed) - means)
+    # Student's t has no variance with two degrees of freedom or one, so that it cannot be taken from the draws.
+    errors = np.sqrt(of_seeds.var(0, ddof=1) / num_seeds + by_prompts.var(0))
+    return _family(means, by_seeds + by_prompts, np.full(len(differences), num_prompts), errors)
 
 
 @dataclass(frozen=True)
@@ -178,10 +193,12 @@ def _subsets(number: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, number)), drawn[drawn.any(1)]])
 
 
-def _family(means: np.ndarray, deviations: np.ndarray, numbers: np.ndarray) -> list[Comparison]:
-    """Intervals and p-values of `(M,)` means, corrected for their number, from `(R, M)` resampled deviations."""
+def _family(means: np.ndarray, deviations: np.ndarray, numbers: np.ndarray, errors: np.ndarray) -> list[Comparison]:
+    """Intervals and p-values of `(M,)` means, corrected for their number, from `(R, M)` resampled deviations.
+
+    `errors`, `(M,)`, are the standard errors by which comparisons of a family are made equal.
+    """
     num_resamples = len(deviations)
-    errors = np.sqrt((deviations**2).mean(axis=0))
     as_far = (np.abs(deviations) >= np.abs(means)).sum(axis=0)
     # Adding one to both counts keeps an estimate from being 0, which no finite number of resamples shows.
     p_values = (as_far + 1) / (num_resamples + 1)

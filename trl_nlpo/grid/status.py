@@ -24,6 +24,7 @@ from ..storage.run_lock import Owner, owner_of
 from .asked import asked_cells
 from .cells import Cell
 from .launchers.launching import log_of, record_of
+from .launchers.local import has_ended_here
 
 
 _LONGEST = 160
@@ -81,7 +82,8 @@ def _status(folder: Path, cell: Cell) -> CellStatus:
     record = record_of(folder, cell)
     if record.is_file():
         job = read_json(record, "delete it")
-        return CellStatus(cell, "submitted", progress, line=f"{job.get('launcher')} job {job.get('id')}")
+        if not has_ended_here(job):
+            return CellStatus(cell, "submitted", progress, line=f"{job.get('launcher')} job {job.get('id')}")
     return CellStatus(cell, "stopped" if result or progress else "waiting", progress, line=line)
 
 

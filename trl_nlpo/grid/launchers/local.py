@@ -93,7 +93,7 @@ class LocalLauncher:
 
     def find(self, record: Mapping[str, Any]) -> Submitted | None:
         """A process of an earlier command, if it is still there; one of another machine is told by its lock."""
-        process = Owner(**{key: value for key, value in record.items() if key not in ("launcher", "id", "gpus")})
+        process = _process_of(record)
         is_here = process.host == Owner.here().host
         return self._known(process, record.get("gpus", [])) if is_here and process.may_be_alive else None
 
@@ -117,6 +117,15 @@ class LocalLauncher:
         """They go on."""
         numbers = " ".join(job.id for job in jobs)
         return f"{len(jobs)} cells go on in the background (kill {numbers} stops them, with a checkpoint each)"
+
+
+def has_ended_here(record: Mapping[str, Any]) -> bool:
+    """Whether the record of a job is that of a process of this machine that has ended."""
+    return record.get("launcher") == LocalLauncher.name and not _process_of(record).may_be_alive
+
+
+def _process_of(record: Mapping[str, Any]) -> Owner:
+    return Owner(**{key: value for key, value in record.items() if key not in ("launcher", "id", "gpus")})
 
 
 @contextlib.contextmanager

@@ -23,6 +23,10 @@ _PATIENCE = 5.0
 """Seconds between two questions to Slurm, which serves many."""
 
 
+_LARGEST_ARRAY = 1000
+"""Jobs of an array: one less than Slurm's default for MaxArraySize."""
+
+
 @dataclass
 class SlurmOptions:
     """What is asked of Slurm for a cell. What is not given is the cluster's default."""
@@ -81,6 +85,7 @@ class SlurmLauncher:
                     "login node, or take --launcher local."
                 )
         self._errors = (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError)
+        self._clean_environment = submitit.helpers.clean_env
         self._executor = submitit.SlurmExecutor(folder, max_num_timeout=options.timeouts)
         asked = {
             "gpus_per_node": options.gpus,
@@ -108,9 +113,14 @@ class SlurmLauncher:
         """An array of jobs, or one."""
         # Whatever ends the other, so that a failure is told by the cell, and no job waits for ever.
         self._executor.update_parameters(dependency=None if after is None else f"afterany:{after.id}")
+        made = []
         try:
-            with self._executor.batch():
-                made = [self._executor.submit(SubmittedCell(job)) for job in jobs]
+            for start in range(0, len(jobs), _LARGEST_ARRAY):
+                array = jobs[start : start + _LARGEST_ARRAY]
+                self._executor.update_parameters(array_parallelism=len(array))
+                # Where the command is given inside of an allocation, its jobs would take themselves for parts of it.
+                with self._clean_environment(), self._executor.batch():
+                    made += [self._executor.submit(SubmittedCell(job)) for job in array]
         except self._errors as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise UserError(f"Slurm did not accept the jobs: {one_line(RuntimeError(lines[-1]))}") from None
