@@ -62,16 +62,18 @@ def forward(model: Model, update: Update) -> tuple[float, float]:
 
 
 def operations(model: Model, update: Update) -> dict[str, float]:
-    """Operations of an update with a value head, by what they are for."""
+    """Operations of an update with a value head, by what they are for; under LoRA the value function is an adapter
+    with passes of its own."""
     layers, output = forward(model, update)
     # Gradients of activations cost a pass, and those of weights another one.
     backward = 1 if update.lora else 2
     return {
         "rollout": (2 if update.old_mask else 1) * (layers + output),
         # Old log-probabilities of the policy and of the reference.
-        "evaluation": 2 * (layers + output),
+        "evaluation": (3 if update.lora else 2) * layers + 2 * output,
         # The output layer is not kept: its logits are computed again in its backward pass.
-        "training": update.passes * ((1 + backward + update.checkpointing) * layers + (2 + backward) * output),
+        "training": update.passes
+        * ((2 if update.lora else 1) * (1 + backward + update.checkpointing) * layers + (2 + backward) * output),
     }
 
 
@@ -88,7 +90,7 @@ def bytes_per_gpu(model: Model, update: Update, gpus: int, microbatch: int) -> d
     cache = 2 * model.layers * model.key_value * 2 * rows * length
     return {
         "base model, bf16": 2 * parameters,
-        "adapters: float32 weights, gradients, Adam": 16 * adapter,
+        "two adapters: float32 weights, gradients, Adam": 2 * 16 * adapter,
         "caches of a rollout": (2 if update.old_mask else 1) * cache,
         "activations between layers": microbatch * length * model.layers * model.hidden * 2,
         "one layer's, computed again": microbatch * length * model.hidden * 34 * 2,

@@ -61,4 +61,6 @@ def test_the_operations_of_an_update_are_those_of_its_passes():
     }  # fmt: skip
     old = costs.Update(3, 1, 3, 2, old_mask=True, lora=True, checkpointing=True)
     assert costs.operations(model, old)["rollout"] == 1224.0
-    assert costs.operations(model, old)["training"] == 2 * (3 * 432.0 + 3 * 180.0)
+    # The value function's adapter has passes of its own, through the layers alone.
+    assert costs.operations(model, old)["evaluation"] == 3 * 432.0 + 2 * 180.0
+    assert costs.operations(model, old)["training"] == 2 * (2 * 3 * 432.0 + 3 * 180.0)
