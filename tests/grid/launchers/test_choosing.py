@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -96,3 +97,16 @@ def test_the_command_line_says_what_is_wrong_before_anything_runs(tmp_path, monk
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_what_is_submitted_from_inside_of_a_slurm_job_does_not_inherit_it_but_finds_the_cluster(monkeypatch):
+    from trl_nlpo.grid.launchers.slurm import _outside_of_allocations
+
+    inside = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "11", "SLURMD_NODENAME": "n", "SUBMITIT_EXECUTOR": "slurm"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "mine"}
+    for name, value in (inside | kept).items():
+        monkeypatch.setenv(name, value)
+    with _outside_of_allocations():
+        assert not set(inside) & set(os.environ)
+        assert kept.items() <= os.environ.items()
+    assert (inside | kept).items() <= os.environ.items()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +87,6 @@ class SlurmLauncher:
                     "login node, or take --launcher local."
                 )
         self._errors = (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError)
-        self._clean_environment = submitit.helpers.clean_env
         self._executor = submitit.SlurmExecutor(folder, max_num_timeout=options.timeouts)
         asked = {
             "gpus_per_node": options.gpus,
@@ -118,8 +119,7 @@ class SlurmLauncher:
             for start in range(0, len(jobs), _LARGEST_ARRAY):
                 array = jobs[start : start + _LARGEST_ARRAY]
                 self._executor.update_parameters(array_parallelism=len(array))
-                # Where the command is given inside of an allocation, its jobs would take themselves for parts of it.
-                with self._clean_environment(), self._executor.batch():
+                with _outside_of_allocations(), self._executor.batch():
                     made += [self._executor.submit(SubmittedCell(job)) for job in array]
         except self._errors as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
@@ -161,6 +161,24 @@ class SlurmLauncher:
         """They stay in the queue."""
         numbers = " ".join(dict.fromkeys(job.id.partition("_")[0] for job in jobs))
         return f"{len(jobs)} cells wait or run as Slurm jobs {numbers} and go on (scancel {numbers} ends them)"
+
+
+@contextlib.contextmanager
+def _outside_of_allocations() -> Iterator[None]:
+    """Without the variables of the job that this process is in: what it submits would take itself for a part of it.
+
+    What tells where Slurm is stays, and so do people's own defaults for sbatch (`SBATCH_ACCOUNT`); submitit's
+    `clean_env` takes those too.
+    """
+    own = [name for name in os.environ if name.startswith(("SLURM", "SUBMITIT_")) and name not in _OF_THE_CLUSTER]
+    before = {name: os.environ.pop(name) for name in own}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+_OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 def _named(job_id: str) -> Submitted:
