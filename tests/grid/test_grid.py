@@ -205,11 +205,23 @@ def test_keys_that_a_grid_gives_to_its_cells_are_refused_and_not_passed_over(tmp
     assert not (tmp_path / "grid").exists()
 
 
-def test_a_judge_of_ones_own_is_kept(tmp_path):
-    subject = Grid(("commongen",), (parse_variant("supervised+ppo"),), 1, tmp_path / "grid", ("--judge_model", "mine"))
+@pytest.mark.parametrize("where", ["recipe", "command line"])
+def test_a_judge_of_ones_own_is_kept(tmp_path, where):
+    file = tmp_path / "own.yaml"
+    file.write_text("task: commongen\n" + ("judge_model: mine\n" if where == "recipe" else ""))
+    words = () if where == "recipe" else ("--judge_model", "mine")
+    subject = Grid((str(file),), (parse_variant("supervised+ppo"),), 1, tmp_path / "grid", words)
     run = FakeRun()
     run_grid(subject, run, lambda line: None)
     assert {recipe.arguments.judge_model for recipe in run.recipes} == {"mine"}
+
+
+def test_a_supervised_model_in_the_recipe_is_refused_where_a_grid_trains_its_own(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("task: commongen\nsupervised_model: runs/before/supervised\n")
+    subject = Grid((str(file),), (parse_variant("supervised+ppo"),), 1, tmp_path / "grid")
+    with pytest.raises(UserError, match="start from the supervised model of their own seed: leave it out"):
+        run_grid(subject, FakeRun(), lambda line: None)
 
 
 def test_cells_wait_for_a_supervised_model_that_another_command_trains(tmp_path, monkeypatch):

@@ -182,7 +182,7 @@ def paths_of(grid: Grid, cell: Cell) -> list[str]:
     supervised, zero_shot = grid.supervised_cell(cell), grid.zero_shot_cell(cell)
     if supervised is not None:
         model = str(supervised.folder / "supervised")
-        if "judge_model" not in parse_overrides([*grid.overrides, *cell.variant.overrides]):
+        if load_recipe(cell.recipe, keys_of(grid, cell)).arguments.judge_model is None:
             words += ["--judge_model", model]
         if cell.variant.starts_supervised:
             words += ["--supervised_model", model]

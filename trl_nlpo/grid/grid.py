@@ -198,7 +198,13 @@ def _check_keys(grid: Grid) -> None:
         if key in given:
             raise UserError(f"--{key}: each cell of a grid has its own: {instead}.")
     for cell in grid.cells():
-        if cell.variant.algorithm.reinforces and load_recipe(cell.recipe, keys_of(grid, cell)).training.push_to_hub:
+        recipe = load_recipe(cell.recipe, keys_of(grid, cell)) if cell.variant.algorithm.reinforces else None
+        if recipe and recipe.arguments.supervised_model and grid.supervised_cell(cell):
+            raise UserError(
+                f"supervised_model in recipe {cell.recipe!r}: the cells of a grid start from the supervised model of "
+                "their own seed: leave it out."
+            )
+        if recipe and recipe.training.push_to_hub:
             raise UserError(
                 "push_to_hub: the cells of a grid would overwrite one another on the Hub: give --push_to_hub false, "
                 "and afterwards push the cell that you want: trl-nlpo push FOLDER --hub_model_id NAME."
