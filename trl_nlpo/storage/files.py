@@ -99,12 +99,15 @@ def replace_file(path: Path, text: str) -> None:
     """
     # A name of its own, as several commands may write the table of one grid, from containers where each is process 1.
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
-    with explain_full_disk(path.parent, path.name):
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(redacted(text, known_only=True))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+    try:
+        with explain_full_disk(path.parent, path.name):
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(redacted(text, known_only=True))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
