@@ -326,8 +326,8 @@ def report(task: str, found: Sequence[dict[str, Any]], control: str = "no mask")
         others = [arm for arm in table if arm != control]
         shared = sorted(set.intersection(*(set(values) for values in table.values())))
         differences = {arm: [table[arm][seed] - table[control][seed] for seed in shared] for arm in others}
-        tests = sign_flip_tests([differences[arm] for arm in others])
-        adjusted = dict(zip(others, holm([test.p_value for test in tests]), strict=True))
+        tests = dict(zip(others, sign_flip_tests([differences[arm] for arm in others]), strict=True))
+        adjusted = dict(zip(others, holm([test.p_value for test in tests.values()]), strict=True))
         lines += [
             f"### {endpoint}: area under the frontier up to {budget:g} nats, {len(shared)} seeds", "",
             f"| arm | IQM | interval | less {control} | interval | p (Holm) | seeds above |",
@@ -344,10 +344,9 @@ def report(task: str, found: Sequence[dict[str, Any]], control: str = "no mask")
                 rng = np.random.default_rng(0)
                 means = rng.choice(mine, (10_000, len(mine))).mean(1)
                 least, most = np.percentile(means, [2.5, 97.5])
-                above = sum(value > 0 for value in mine)
                 cells += [
-                    f"{statistics.fmean(mine):+.4f}", f"{least:+.4f} to {most:+.4f}", f"{adjusted[arm]:.4f}",
-                    f"{above} of {len(mine)}",
+                    f"{tests[arm].difference:+.4f}", f"{least:+.4f} to {most:+.4f}", f"{adjusted[arm]:.4f}",
+                    f"{tests[arm].above} of {len(mine)}",
                 ]  # fmt: skip
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
         lines.append("")

@@ -18,7 +18,7 @@ from support.resumable import assert_equal_ends, trainer
 from support.small_runs import lines, wait_for_step
 from trl_nlpo.errors import Interrupted, StoppedAtOnce, StoppedRunError, Terminated, UserError
 from trl_nlpo.launch.launch import Launch
-from trl_nlpo.launch.signals import ending_with_a_line, stop_request
+from trl_nlpo.launch.signals import StopRequest, ending_with_a_line, stop_request, telling_of_stops
 from trl_nlpo.trainer.guard import Guard
 from trl_nlpo.trainer.run_state import Run
 
@@ -94,6 +94,19 @@ def test_a_repeated_sigterm_and_the_ctrl_c_after_it_wait_for_the_update(tmp_path
     with pytest.raises(Interrupted):
         trainer(tmp_path, Signalling(1, *numbers), save_steps=50).train()
     assert (tmp_path / "checkpoint-1").is_dir()
+
+
+def test_a_signal_that_comes_while_the_first_is_being_told_is_not_told_again():
+    request, told = StopRequest(), []
+
+    def tell(line):
+        told.append(line)
+        if len(told) == 1:
+            request.receive(signal.SIGTERM)
+
+    with telling_of_stops(tell):
+        request.receive(signal.SIGUSR2)
+    assert len(told) == 1
 
 
 def test_an_update_that_has_its_checkpoint_gets_no_second(tmp_path):

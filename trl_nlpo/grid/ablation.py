@@ -100,27 +100,24 @@ class _Cells:
 def _report(cells: _Cells, axis: Axis) -> dict[str, Any]:
     of_values = {value: cells.of(axis, value) for value in axis.values}
     rows = {value: averages([metrics_of(cell) for cell in runs]) for value, runs in of_values.items() if runs}
+    scores = {value: cells.scores(axis, value) for value in axis.values}
+    # That have run with the base and with every other value of which there is anything.
+    seeds = sorted(set(scores[axis.base]).intersection(*(found for found in scores.values() if found)))
     return {
         "key": axis.key,
         "values": list(axis.values),
         "base": axis.base,
-        "seeds": len(_seeds_of_all(cells, axis)),
+        "seeds": len(seeds),
         "rows": rows,
-        "comparisons": _comparisons(cells, axis),
+        "comparisons": _comparisons(axis, scores, seeds),
     }
 
 
-def _seeds_of_all(cells: _Cells, axis: Axis) -> list[int]:
-    """Seeds that have run with the base and with every other value of which there is anything."""
-    scores = {value: cells.scores(axis, value) for value in axis.values}
-    return sorted(set(scores[axis.base]).intersection(*(found for found in scores.values() if found)))
-
-
-def _comparisons(cells: _Cells, axis: Axis) -> list[dict[str, Any]]:
+def _comparisons(
+    axis: Axis, scores: Mapping[str, Mapping[int, np.ndarray]], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
     """Each value against the base, on the same seeds and prompts; all of an axis are one family."""
-    scores = {value: cells.scores(axis, value) for value in axis.values}
     others = [value for value in axis.values if value != axis.base and scores[value]]
-    seeds = _seeds_of_all(cells, axis)
     if len(seeds) < 2 or not others or len({len(scores[value][seeds[0]]) for value in (axis.base, *others)}) != 1:
         return []
     stacked = {value: np.stack([scores[value][seed] for seed in seeds]) for value in (axis.base, *others)}

@@ -61,7 +61,7 @@ def axes_of(recipe: str, overs: Sequence[str], overrides: Sequence[str]) -> tupl
     """
     axes: list[Axis] = []
     given = {word[2:].partition("=")[0].replace("-", "_") for word in overrides if word.startswith("--")}
-    load_recipe(recipe, list(overrides))
+    without = load_recipe(recipe, list(overrides))
     for over in overs:
         key, equals, text = over.partition("=")
         key = key.strip().removeprefix("--").replace("-", "_")
@@ -74,7 +74,9 @@ def axes_of(recipe: str, overs: Sequence[str], overrides: Sequence[str]) -> tupl
             raise UserError(f"--over {key}: its values name folders and rows: give it as --{key}.")
         if key in given or any(axis.key == key for axis in axes):
             raise UserError(f"--over {key}: the key is given twice.")
-        axes.append(Axis(key, values, _own_of(recipe, overrides, key, values) or values[0]))
+        varied = ((value, [*overrides, f"--{key}", value]) for value in values)
+        own = (value for value, words in varied if _is_equal(without, recipe, words, key))
+        axes.append(Axis(key, values, next(own, values[0])))
     return tuple(axes)
 
 
@@ -123,15 +125,12 @@ def split_values(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _own_of(recipe: str, overrides: Sequence[str], key: str, values: Sequence[str]) -> str | None:
-    """Which of an axis' values is what the recipe has without it, however either is written; None: none of them."""
-    own = _value(load_recipe(recipe, list(overrides)), key)
-    for value in values:
-        # One that goes only with another axis' value is refused where their combination is made.
-        with contextlib.suppress(UserError):
-            if _value(load_recipe(recipe, [*overrides, f"--{key}", value]), key) == own:
-                return value
-    return None
+def _is_equal(without: Recipe, recipe: str, words: Sequence[str], key: str) -> bool:
+    """Whether a recipe with an axis' value has what it has without it, however either is written."""
+    # One that goes only with another axis' value is refused where their combination is made.
+    with contextlib.suppress(UserError):
+        return bool(_value(load_recipe(recipe, list(words)), key) == _value(without, key))
+    return False
 
 
 def _value(recipe: Recipe, key: str) -> Any:

@@ -127,13 +127,19 @@ def is_taken(folder: Path) -> bool:
 
 def who_has(folder: Path) -> str:
     """That another command has a folder, and what is known of its process; in words."""
+    owner = owner_if_known(folder)
+    if owner is None:
+        return "another command has it"
+    # Of a process elsewhere nobody here can see whether it has ended.
+    hint = "" if owner.host == Owner.here().host else f"; if that has ended, delete {folder / LOCK_NAME}"
+    return f"another command has it (process {owner.pid} on {owner.host}{hint})"
+
+
+def owner_if_known(folder: Path) -> Owner | None:
+    """Who is writing into a folder; None: nobody, or somebody whose lock cannot be read yet."""
     with contextlib.suppress(UserError):
-        owner = owner_of(folder)
-        if owner is not None:
-            # Of a process elsewhere nobody here can see whether it has ended.
-            hint = "" if owner.host == Owner.here().host else f"; if that has ended, delete {folder / LOCK_NAME}"
-            return f"another command has it (process {owner.pid} on {owner.host}{hint})"
-    return "another command has it"
+        return owner_of(folder)
+    return None
 
 
 def _run_cell(grid: Grid, cell: Cell, run: Callable[..., Any], say: Callable[[str], None]) -> None:
@@ -197,7 +203,8 @@ def _check_keys(grid: Grid) -> None:
     for key, instead in _OF_CELLS.items():
         if key in given:
             raise UserError(f"--{key}: each cell of a grid has its own: {instead}.")
-    for cell in grid.cells():
+    # Seeds do not differ in what is looked at.
+    for cell in (cell for cell in grid.cells() if cell.seed == grid.seeds[0]):
         recipe = load_recipe(cell.recipe, keys_of(grid, cell)) if cell.variant.algorithm.reinforces else None
         if recipe and recipe.arguments.supervised_model and grid.supervised_cell(cell):
             raise UserError(

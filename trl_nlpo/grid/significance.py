@@ -102,17 +102,17 @@ def two_level_bootstraps(
     Raises:
         UserError: there is only one seed, which says nothing of others.
     """
-    num_seeds, num_prompts = differences[0].shape
+    # (S, P, M), and what is left of it by seed, by prompt, and of chance within both
+    values = np.stack(differences, axis=-1)
+    num_seeds, num_prompts, _ = values.shape
     if num_seeds < 2:
         raise UserError("of one seed nothing can be said about others: run two at least.")
-    # (S, M) and (P, M)
-    of_seeds = np.stack([difference.mean(1) for difference in differences], axis=1)
-    of_prompts = np.stack([difference.mean(0) for difference in differences], axis=1)
+    of_seeds, of_prompts = values.mean(1), values.mean(0)
     means = of_seeds.mean(0)
-    rest = np.array(
-        [((d - d.mean(1)[:, None] - d.mean(0) + d.mean()) ** 2).sum() for d in map(np.asarray, differences)]
-    ) / ((num_seeds - 1) * max(num_prompts - 1, 1))
-    square = num_seeds * ((of_prompts - means) ** 2).sum(0) / max(num_prompts - 1, 1)
+    chance = values - of_seeds[:, None] - of_prompts + means
+    # Mean squares; both have num_prompts - 1 as a divisor, which their ratio does not need.
+    square = num_seeds * ((of_prompts - means) ** 2).sum(0)
+    rest = (chance**2).sum((0, 1)) / (num_seeds - 1)
     share = np.sqrt(np.divide((square - rest).clip(min=0), square, out=np.zeros_like(square), where=square > 0))
 
     rng = np.random.default_rng(seed)

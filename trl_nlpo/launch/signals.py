@@ -41,9 +41,11 @@ class StopRequest:
         """
         if self.signal == number == signal.SIGINT:
             raise StoppedAtOnce
-        if self.signal is None:
-            _say_that_it_stops()
+        is_first = self.signal is None
+        # Before it is said: another signal may come in the middle of that.
         self.signal = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+        if is_first:
+            _say_that_it_stops()
 
 
 @contextlib.contextmanager

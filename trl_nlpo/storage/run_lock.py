@@ -156,8 +156,7 @@ def release_ended(folder: str | Path, has_ended: Callable[[Owner], bool]) -> Non
         folder (`str` or `Path`)
         has_ended: whether that is so of the owner that it is given.
     """
-    if owner_of(folder) is not None:
-        _remove_ended(Path(folder) / LOCK_NAME, has_ended)
+    _remove_ended(Path(folder) / LOCK_NAME, has_ended)
 
 
 def check_lockable(folder: str | Path) -> None:

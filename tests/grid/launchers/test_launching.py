@@ -299,6 +299,24 @@ def test_ctrl_c_says_what_goes_on_and_what_was_not_submitted(tmp_path):
     )
 
 
+def test_when_later_jobs_are_not_accepted_the_line_says_what_goes_on(tmp_path):
+    launcher = MadeUpLauncher(queues=True)
+    accepts = launcher.submit
+
+    def submit(jobs, after):
+        if launcher.arrays:
+            raise UserError("the queue is full.")
+        return accepts(jobs, after)
+
+    launcher.submit = submit
+    with pytest.raises(UserError) as error:
+        launch_grid(made_up_grid(tmp_path), lambda: launcher, lambda line: None)
+    assert str(error.value) == (
+        "the queue is full. 2 cells go on. 6 more were not submitted yet. The same command goes on from there, and "
+        "follows what still runs."
+    )
+
+
 def test_a_secret_among_the_keys_is_refused_as_it_would_stand_in_files(tmp_path):
     subject = Grid(("commongen",), (parse_variant("ppo"),), 1, tmp_path / "grid", ("--hub_token", "hf_abcdefghij"))
     with pytest.raises(UserError, match="would stand in the files of a queue") as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections import Counter
@@ -12,9 +11,9 @@ from typing import Any
 
 from ...errors import Terminated, UserError
 from ...storage.files import check_folder, read_json, replace_file
-from ...storage.run_lock import Owner, check_lockable, owner_of, release_ended
+from ...storage.run_lock import check_lockable, release_ended
 from ..cells import Cell, Grid
-from ..grid import check_earlier, failed_of, is_taken, place_of, who_has
+from ..grid import check_earlier, failed_of, is_taken, owner_if_known, place_of, who_has
 from .cell_process import request_of
 from .job import CellJob
 from .launcher import Launcher, Submitted, check_nothing_secret, environment_of_runs, options_from
@@ -93,6 +92,9 @@ def launch_grid(
         launching.run()
     except (KeyboardInterrupt, Terminated) as stop:
         raise type(stop)(launching.leave("terminated" if isinstance(stop, Terminated) else "interrupted")) from None
+    except UserError as error:
+        # What was submitted before goes on, which nobody would know.
+        raise UserError(launching.leave(str(error).removesuffix("."))) from None
     return failed_of(grid, say)
 
 
@@ -172,14 +174,14 @@ class _Launching:
         return now - since >= seconds
 
     def _say_that_it_runs(self, cell: Cell, job: Submitted) -> None:
-        if cell not in self._began and (owner := _owner(cell)) is not None:
+        if cell not in self._began and (owner := owner_if_known(cell.folder)) is not None:
             self._began.add(cell)
             self._say(f"{self._places[cell]}: runs on {owner.host} ({job.words}).")
 
     def _end_without_result(self, cell: Cell, job: Submitted) -> None:
         place = self._places[cell]
         release_ended(cell.folder, lambda owner: self._launcher.has_ended(job, owner))
-        owner = _owner(cell)
+        owner = owner_if_known(cell.folder)
         if owner is not None and self._launcher.is_of(job, owner) and not self._has_waited(cell, _LONGEST_STOP):
             # Its process has noticed, and finishes its update and its checkpoint.
             return
@@ -301,9 +303,3 @@ def record_of(folder: Path, cell: Cell) -> Path:
 def log_of(folder: Path, cell: Cell) -> Path:
     """Where the output of a cell's jobs goes, one after the other."""
     return (folder / JOBS_NAME / cell.folder.relative_to(folder)).with_suffix(".log")
-
-
-def _owner(cell: Cell) -> Owner | None:
-    with contextlib.suppress(UserError):
-        return owner_of(cell.folder)
-    return None

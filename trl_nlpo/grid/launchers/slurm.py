@@ -25,10 +25,6 @@ _PATIENCE = 5.0
 """Seconds between two questions to Slurm, which serves many."""
 
 
-_LARGEST_ARRAY = 1000
-"""Jobs of an array: one less than Slurm's default for MaxArraySize."""
-
-
 @dataclass
 class SlurmOptions:
     """What is asked of Slurm for a cell. What is not given is the cluster's default."""
@@ -114,13 +110,10 @@ class SlurmLauncher:
         """An array of jobs, or one."""
         # Whatever ends the other, so that a failure is told by the cell, and no job waits for ever.
         self._executor.update_parameters(dependency=None if after is None else f"afterany:{after.id}")
-        made = []
+        self._executor.update_parameters(array_parallelism=len(jobs))
         try:
-            for start in range(0, len(jobs), _LARGEST_ARRAY):
-                array = jobs[start : start + _LARGEST_ARRAY]
-                self._executor.update_parameters(array_parallelism=len(array))
-                with _outside_of_allocations(), self._executor.batch():
-                    made += [self._executor.submit(SubmittedCell(job)) for job in array]
+            with _outside_of_allocations(), self._executor.batch():
+                made = [self._executor.submit(SubmittedCell(job)) for job in jobs]
         except self._errors as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise UserError(f"Slurm did not accept the jobs: {one_line(RuntimeError(lines[-1]))}") from None
