@@ -67,12 +67,15 @@ KEYS = {
 TASKS: dict[str, dict[str, Any]] = {
     "commongen": {"supervised_all_references": True, "supervised_num_train_epochs": 3},
     "imdb": {
-        "max_train_samples": 1400, "max_prompt_length": 32, "response_length": 32, "max_position_embeddings": 128,
-        "supervised_num_train_epochs": 5,
+        "max_train_samples": 1400, "max_prompt_length": 24, "response_length": 24, "max_position_embeddings": 64,
+        "supervised_num_train_epochs": 5, "supervised_where": None,
+        "generation_kwargs": '{"min_new_tokens": 24}',
     },
 }  # fmt: skip
 CLASSIFIERS = {"imdb": ("reward", "judge")}
 """Of a task whose reward is a classifier: it, and another that judges, as folders beside the cells."""
+OF_COMPLETION = {"label": 1, "include_prompt": False}
+"""A classifier's probability that the completion alone is positive."""
 BUDGETS = {"commongen": 8.0}
 """K of each task whose pilot has been run: nats of KL from the supervised model, of a completion."""
 SAMPLES = 3
@@ -94,7 +97,7 @@ def recipe(task: str, dataset_name: str, seed: int, out: Path, **keys: Any) -> A
     chosen = {**KEYS, **TASKS[task], "dataset_name": dataset_name, "seed": seed, **keys}
     if task in CLASSIFIERS:
         reward, _ = CLASSIFIERS[task]
-        chosen["rewards"] = json.dumps({"name": "classifier", "model": str(out / task / reward), "label": 1})
+        chosen["rewards"] = json.dumps({"name": "classifier", "model": str(out / task / reward), **OF_COMPLETION})
     return load_recipe(task, words(chosen))
 
 
@@ -188,8 +191,11 @@ def held_out(chosen: Any, rows: Any, policy: Any, reference: Any, tokenizer: Any
     )
     width = inputs["input_ids"].shape[1]
     torch.manual_seed(chosen.training.seed)
+    length = chosen.training.response_length
+    least = (chosen.training.generation_kwargs or {}).get("min_new_tokens")
+    assert least in (None, length), "neither more nor less, or as it comes"
     ids = policy.generate(
-        **inputs, max_new_tokens=chosen.training.response_length, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
+        **inputs, max_new_tokens=length, min_new_tokens=least, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     new = ids[:, width:]
@@ -198,10 +204,15 @@ def held_out(chosen: Any, rows: Any, policy: Any, reference: Any, tokenizer: Any
     real = (ended == 0) | ((ended == 1) & (new == tokenizer.eos_token_id))
     attention = torch.cat([inputs["attention_mask"], real.long()], 1)
     positions = (attention.cumsum(-1) - 1).clamp(min=0)
-    logprobs = [
-        model(ids, attention_mask=attention, position_ids=positions).logits[:, width - 1 : -1].double().log_softmax(-1)
+    logits = [
+        model(ids, attention_mask=attention, position_ids=positions).logits[:, width - 1 : -1].double()
         for model in (policy, reference)
     ]
+    if least is not None:
+        # The end is never drawn: the policy and its reference are what is left without it.
+        for of_model in logits:
+            of_model[..., tokenizer.eos_token_id] = torch.finfo(of_model.dtype).min
+    logprobs = [of_model.log_softmax(-1) for of_model in logits]
     kl = ((logprobs[0].exp() * (logprobs[0] - logprobs[1])).sum(-1) * real).sum(-1)
     lists = [row[keep].tolist() for row, keep in zip(new, real, strict=True)]
     texts = tokenizer.batch_decode(lists, skip_special_tokens=True)
@@ -220,7 +231,7 @@ def held_out(chosen: Any, rows: Any, policy: Any, reference: Any, tokenizer: Any
 def judge_of(task: str, out: Path) -> Callable[..., list[float]]:
     """What scores completions and was never trained on: another classifier, or chrF of the references."""
     if task in CLASSIFIERS:
-        return get_reward("classifier", model=str(out / task / CLASSIFIERS[task][1]), label=1)
+        return get_reward("classifier", model=str(out / task / CLASSIFIERS[task][1]), **OF_COMPLETION)
     chrf = get_metric("chrf")
     return lambda completions, references, **others: chrf.score(completions, references=references)
 

@@ -5,17 +5,19 @@ Written against Gradio 6.31; only its public names are used.
 
 from __future__ import annotations
 
+import errno
 import hmac
+import socket
 from typing import Any
 
 from .errors import UserError
 
 
-def check_address(host: str, token: str | None, variable: str) -> None:
-    """Refuse to serve to other machines without a token.
+def check_address(host: str, port: int | None, token: str | None, variable: str) -> None:
+    """Refuse, before anything is loaded, to serve to other machines without a token or on a port that is taken.
 
     Args:
-        host (`str`), token (`str`, *optional*)
+        host (`str`), port (`int`, *optional*), token (`str`, *optional*)
         variable (`str`): of the environment, which can hold the token.
 
     Raises:
@@ -26,6 +28,25 @@ def check_address(host: str, token: str | None, variable: str) -> None:
             f"serving on {host} needs a token, so that not everybody on the network gets in: give --token, or the "
             f"environment variable {variable}."
         )
+    if port is not None:
+        _check_port(host, port)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuse a port that is taken, or not for everybody; what else is wrong with an address, its server says."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            # As servers do: a port that was in use a moment ago is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise _unusable(host, port, error) from error
+
+
+def _unusable(host: str, port: int | None, error: OSError) -> UserError:
+    return UserError(f"port {port} of {host} cannot be used: {error}.")
 
 
 def launch(
@@ -63,4 +84,4 @@ def launch(
             **options,
         )
     except OSError as error:
-        raise UserError(f"port {port} of {host} cannot be used: {error}.") from error
+        raise _unusable(host, port, error) from error

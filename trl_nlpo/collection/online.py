@@ -306,7 +306,7 @@ def _asker(recipe: Recipe, settings: CollectionArguments, folder: Path, report: 
         return Files(folder / QUESTIONS_NAME, report)
     if settings.asker == "people":
         token = os.environ.get(TOKEN_VARIABLE) or None
-        check_address(settings.host, token, TOKEN_VARIABLE)
+        check_address(settings.host, settings.port, token, TOKEN_VARIABLE)
         return People(folder / QUESTIONS_NAME, report, settings.question, settings.host, settings.port, token)
     functions = recipe.arguments.reward_functions()
     if any(isinstance(function, str) or inspect.iscoroutinefunction(function) for function in functions):

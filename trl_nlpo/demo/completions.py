@@ -18,11 +18,11 @@ from ..data.splits import load_splits
 from ..errors import UserError
 from ..evaluation.policy import evaluate_policy
 from ..experiment.starting_model import starting_model, starting_tokenizer
-from ..hub.loading import CONFIG_FILE, adapter_folder
 from ..metrics.suite import fit_rewards
 from ..metrics.texts import completion_text, prompt_text
 from ..recipes.recipe import load_recipe
 from ..storage.results import RECIPE_NAME, read_samples
+from .run_folder import check_finished
 
 
 _HERE = ("--push_to_hub", "false", "--report_to", "none")
@@ -62,11 +62,7 @@ class Demo:
     """
 
     def __init__(self, folder: Path):
-        if not (folder / RECIPE_NAME).is_file():
-            what = "is no run (it has no recipe.yaml)" if folder.is_dir() else "is not there"
-            raise UserError(f"{folder} {what}: give the output_dir of a run.")
-        if adapter_folder(folder) is None and not (folder / CONFIG_FILE).is_file():
-            raise UserError(f"{folder} has no reinforced model yet: it is saved when the run's training ends.")
+        check_finished(folder)
         words = [*_HERE, *(() if torch.cuda.is_available() else _WITHOUT_GPU)]
         # The reinforced model as one to start from; an adapter is there already.
         of_model = ["--model_name_or_path", str(folder), "--use_peft", "false", "--supervised_model", "null"]

@@ -14,11 +14,13 @@ from ..display import printable
 from ..errors import UserError
 from ..naming import require_package
 from ..serving import check_address, launch
-from .completions import Demo, Shown
+from .run_folder import check_finished
 
 
 if TYPE_CHECKING:
     import gradio
+
+    from .completions import Demo, Shown
 
 TOKEN_VARIABLE = "TRL_NLPO_DEMO_TOKEN"
 """Of the environment: the token that lets people in."""
@@ -88,8 +90,12 @@ def serve(
     Raises:
         UserError: another address without a token, a port that is taken, no finished run, or Gradio is not installed.
     """
-    check_address(host, token, TOKEN_VARIABLE)
+    # A mistake is told before what takes seconds is imported.
+    check_address(host, port, token, TOKEN_VARIABLE)
+    check_finished(folder)
     require_package("gradio", "the page of a demo", "people")
+    from .completions import Demo
+
     demo = Demo(folder)
     page = make_page(demo, f"{demo.recipe.name}: {' and '.join(demo.stages)}")
     launch(page, host, port, token, waits, "Any name of your own, and the token.")

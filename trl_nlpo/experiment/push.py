@@ -12,12 +12,12 @@ from huggingface_hub import get_token
 
 from ..errors import NotPushedError, UserError
 from ..hub.card import CARD_NAME, CardFacts, hub_id, model_card
-from ..hub.loading import CONFIG_FILE, adapter_base, adapter_folder, loading_of
+from ..hub.loading import adapter_base, holds_model, loading_of
 from ..hub.upload import HubRefusal, HubUpload, check_repository
 from ..recipes.algorithms import Algorithm
 from ..storage.checkpoint_folder import checkpoints_by_age
 from ..storage.files import replace_file
-from ..storage.results import RECIPE_NAME, RunResults
+from ..storage.results import RunResults, check_is_run
 from ..storage.run_lock import check_not_taken
 from .card import with_results
 
@@ -77,11 +77,9 @@ def push_run(folder: Path, name: str | None, private: bool, report: Callable[[st
 
 def _finished_run(folder: Path) -> RunResults:
     """The results of a run whose model is saved, and that nobody writes into."""
-    if not (folder / RECIPE_NAME).is_file():
-        what = "is no run (it has no recipe.yaml)" if folder.is_dir() else "is not there"
-        raise UserError(f"{folder} {what}: give the output_dir of a run.")
+    check_is_run(folder)
     check_not_taken(folder)
-    if adapter_folder(folder) is None and not (folder / CONFIG_FILE).is_file():
+    if not holds_model(folder):
         found = "checkpoints only" if checkpoints_by_age(folder) else "none yet"
         raise UserError(
             f"{folder} has no reinforced model ({found}): it is saved when its training ends. Finish the run with "

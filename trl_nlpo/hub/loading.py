@@ -102,6 +102,11 @@ def loading_of(folder: Path, name: str | None = None, revision: str | None = Non
     )
 
 
+def holds_model(folder: Path) -> bool:
+    """Whether a model or an adapter is in a folder."""
+    return adapter_folder(folder) is not None or (folder / CONFIG_FILE).is_file()
+
+
 def adapter_folder(folder: Path) -> Path | None:
     """Where the adapter is; PEFT writes one that is not called "default" into a folder of its name."""
     if (folder / ADAPTER_CONFIG_FILE).is_file():

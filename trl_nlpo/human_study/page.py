@@ -204,7 +204,7 @@ def serve(
     Raises:
         UserError: another address without a token, a port that is taken, or Gradio is not installed.
     """
-    check_address(host, token, TOKEN_VARIABLE)
+    check_address(host, port, token, TOKEN_VARIABLE)
     page = make_page(study, has_login=token is not None)
     welcome = "Any name of your own, which keeps your place, and the token."
     launch(page, host, port, token, waits, welcome, head=_KEYS, css=_STYLE)

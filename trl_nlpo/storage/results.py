@@ -22,6 +22,13 @@ CELL_NAME = "cell.json"
 _RESTORE = "restore it, or run the recipe again into another output_dir"
 
 
+def check_is_run(folder: Path) -> None:
+    """Raise a [`UserError`] where a folder is not a run's `output_dir`."""
+    if not (folder / RECIPE_NAME).is_file():
+        what = f"is no run (it has no {RECIPE_NAME})" if folder.is_dir() else "is not there"
+        raise UserError(f"{folder} {what}: give the output_dir of a run.")
+
+
 @dataclass(frozen=True)
 class RunResults:
     """What a run left in its folder.
