@@ -209,7 +209,7 @@ def _check_keys(grid: Grid) -> None:
         if recipe and recipe.arguments.supervised_model and grid.supervised_cell(cell):
             raise UserError(
                 f"supervised_model in recipe {cell.recipe!r}: the cells of a grid start from the supervised model of "
-                "their own seed: leave it out."
+                f"their own seed. Leave it out; or, to {_FROM_ONE_MODEL}."
             )
         if recipe and recipe.training.push_to_hub:
             raise UserError(
@@ -218,10 +218,13 @@ def _check_keys(grid: Grid) -> None:
             )
 
 
+_FROM_ONE_MODEL = (
+    "start all of them from a model of yours, give that as model_name_or_path, and algorithms without supervised+"
+)
 _OF_CELLS = {
     "seed": "give --seeds",
     "output_dir": "give --out",
-    "supervised_model": "its supervised cell trains it",
+    "supervised_model": f"its supervised cell trains it; to {_FROM_ONE_MODEL}",
     "zero_shot_results": "they are those of the first cell of its seed",
 }
 """Keys that a grid gives to its cells, and what to do instead of giving them."""

@@ -9,14 +9,39 @@ import pytest
 
 from support.equal_grids import ends_of
 from support.launched import CELLS, checkpoint_of, finished, grue, process_of, wait_for, write_recipe
+from trl_nlpo.grid.launchers.ray import fits
 
 
-pytestmark = [
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
-]
+pytestmark = pytest.mark.timeout(1800)
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
+def test_a_task_fits_on_one_node_or_on_none():
+    nodes = [{"CPU": 8.0, "memory": 16e9}, {"CPU": 2.0, "GPU": 1.0, "memory": 64e9}]
+    assert fits({"CPU": 8, "GPU": 0, "memory": 16e9}, nodes)
+    assert fits({"CPU": 1, "GPU": 0.5}, nodes)
+    assert not fits({"CPU": 8, "GPU": 1}, nodes)
+    assert not fits({"CPU": 1, "a100": 1}, nodes)
+    assert not fits({"CPU": 1}, [])
+
+
+@needs_ray
+def test_a_cell_that_no_node_has_room_for_says_what_it_waits_for(tmp_path):
+    write_recipe(tmp_path)
+    options = ("cpus=1", "gpus=0", "memory_gb=90000", 'resources={"a100": 2}')
+    command = grue(tmp_path, "launched", "--launcher", "ray", "--launcher_options", *options)
+    lines = []
+    for line in command.stdout:
+        lines.append(line)
+        if "waits for a node" in line:
+            break
+    command.send_signal(signal.SIGINT)
+    code, _ = finished(command)
+    assert "a Ray task, which waits for a node with CPU 1, 90000 GB of memory, a100 2: none has them." in lines[-1]
+    assert code == 130
+
+
+@needs_ray
 @pytest.mark.slow
 def test_cells_that_ctrl_c_stopped_and_that_resume_end_as_the_plain_loop_bit_for_bit(plain_ends, tmp_path):
     write_recipe(tmp_path)

@@ -30,7 +30,7 @@ class LocalOptions:
 
     gpus: int | None = field(
         default=None,
-        metadata={"help": "GPUs of a cell. Cells never share one. null: one where the machine has any, else none."},
+        metadata={"help": "GPUs of a cell. No two cells share one. null: one where the machine has any, else none."},
     )
 
 
@@ -78,7 +78,7 @@ class LocalLauncher:
             timeout_min=_MINUTES, gpus_per_node=len(gpus), visible_gpus=tuple(gpus), stderr_to_stdout=True
         )
         with _apart_from_the_terminal(self._executor.folder / "controllers.log"):
-            started = self._executor.submit(SubmittedCell(job))
+            started = self._executor.submit(SubmittedCell(job, tuple(gpus)))
         self._kept.append(started)
         return self._known(Owner.of(int(started.job_id)), gpus)
 

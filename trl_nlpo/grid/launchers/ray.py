@@ -62,21 +62,25 @@ class RayLauncher:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--launcher ray: the cluster cannot be reached: {one_line(error, 200)}") from None
         gpus = min(self._ray.cluster_resources().get("GPU", 0.0), 1.0) if options.gpus is None else options.gpus
-        asked = {"num_cpus": options.cpus, "num_gpus": gpus, "resources": options.resources}
-        if options.memory_gb is not None:
-            asked["memory"] = int(options.memory_gb * 1e9)
+        own = dict(options.resources or {})
+        memory = None if options.memory_gb is None else int(options.memory_gb * 1e9)
+        self._needs = {"CPU": options.cpus, "GPU": gpus, "memory": memory or 0, **own}
         self._task = self._ray.remote(
-            max_retries=0, **{key: value for key, value in asked.items() if value is not None}
+            max_retries=0, num_cpus=options.cpus, num_gpus=gpus, memory=memory, resources=own
         )(run_job)
         self._running: dict[str, Any] = {}
 
     def submit(self, jobs: Sequence[CellJob], after: Submitted | None) -> list[Submitted]:
-        """As tasks; Ray starts each when there is room."""
+        """As tasks; Ray starts each when there is room, and waits for a node that has what it needs."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        words = "a Ray task"
+        if not fits(self._needs, nodes):
+            words += f", which waits for a node with {_listed(self._needs)}: none has them"
         submitted = []
         for job in jobs:
             name = f"ray-{uuid.uuid4().hex[:12]}"
             self._running[name] = self._task.remote(job, name)
-            submitted.append(Submitted(name, "a Ray task"))
+            submitted.append(Submitted(name, words))
         return submitted
 
     def find(self, record: Mapping[str, Any]) -> Submitted | None:
@@ -115,6 +119,24 @@ class RayLauncher:
         left = len(self.unfinished(jobs))
         stopped = f"{len(jobs) - left} Ray tasks were stopped, and resume from their newest checkpoints"
         return f"{stopped}; {left} are still stopping" if left else stopped
+
+
+def fits(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> bool:
+    """Whether one of the nodes has all that a task needs, when nothing else runs there.
+
+    Args:
+        needs (`dict[str, float]`): resources by Ray's names: `CPU`, `GPU`, `memory` in bytes, and those of one's own.
+        nodes (`list[dict[str, float]]`): what each of them has in all.
+    """
+    return any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes)
+
+
+def _listed(needs: Mapping[str, float]) -> str:
+    wanted = {name: amount for name, amount in needs.items() if amount}
+    return ", ".join(
+        f"{amount / 1e9:g} GB of memory" if name == "memory" else f"{name} {amount:g}"
+        for name, amount in wanted.items()
+    )
 
 
 _PATIENCE = 600.0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+from .gpu_locks import held_gpus
 from .job import CellJob, CellProcess, was_stopped
 
 
@@ -19,14 +20,16 @@ class SubmittedCell:
 
     Args:
         job ([`CellJob`])
+        gpus (`tuple[int, ...]`): of this machine, which it has for itself among the cells of `--launcher local`.
     """
 
-    def __init__(self, job: CellJob):
-        self.job = job
+    def __init__(self, job: CellJob, gpus: tuple[int, ...] = ()):
+        self.job, self.gpus = job, gpus
+        self._is_stopped = False
         self._process: CellProcess | None = None
 
     def __call__(self) -> None:
-        """Run the cell.
+        """Run the cell, when its GPUs are free.
 
         Raises:
             RuntimeError: it has not finished; its log says why.
@@ -34,10 +37,11 @@ class SubmittedCell:
         import submitit
 
         environment = submitit.JobEnvironment()
-        self._process = process = CellProcess(self.job, f"{environment.cluster}-{environment.job_id}")
-        signal.signal(signal.SIGTERM, lambda number, frame: process.ask_to_stop())
-        print(f"{self.job.place}: its output goes to {self.job.log}", flush=True)
-        code = process.wait()
+        signal.signal(signal.SIGTERM, self._stop)
+        with held_gpus(self.gpus, self._say, lambda: self._is_stopped) as held:
+            if not held:
+                raise RuntimeError(f"{self.job.place}: stopped before it began")
+            code = self._code_of(CellProcess(self.job, f"{environment.cluster}-{environment.job_id}"))
         if code == 0:
             return
         if was_stopped(code) and environment.cluster == "slurm" and _still_has_its_place(environment.job_id):
@@ -56,8 +60,23 @@ class SubmittedCell:
 
         if self._process is not None:
             self._process.stop()
-        print(f"{self.job.place}: stopped with what it has; it resumes when it is started again.", flush=True)
-        return DelayedSubmission(SubmittedCell(self.job))
+        self._say("stopped with what it has; it resumes when it is started again.")
+        return DelayedSubmission(SubmittedCell(self.job, self.gpus))
+
+    def _code_of(self, process: CellProcess) -> int:
+        self._process = process
+        if self._is_stopped:
+            process.ask_to_stop()
+        self._say(f"its output goes to {self.job.log}")
+        return process.wait()
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self._is_stopped = True
+        if self._process is not None:
+            self._process.ask_to_stop()
+
+    def _say(self, line: str) -> None:
+        print(f"{self.job.place}: {line}", flush=True)
 
 
 def _still_has_its_place(job_id: str) -> bool:
