@@ -220,10 +220,8 @@ def test_a_supervised_model_in_the_recipe_is_refused_where_a_grid_trains_its_own
     file = tmp_path / "own.yaml"
     file.write_text("task: commongen\nsupervised_model: runs/before/supervised\n")
     subject = Grid((str(file),), (parse_variant("supervised+ppo"),), 1, tmp_path / "grid")
-    with pytest.raises(
-        UserError,
-        match="start from the supervised model of their own seed. Leave it out; or, .* give that as model_name_or_path",
-    ):
+    says = r"supervised model of their own seed\. Leave it out; or, .* give that as model_name_or_path"
+    with pytest.raises(UserError, match=says):
         run_grid(subject, FakeRun(), lambda line: None)
 
 
