@@ -74,6 +74,8 @@ def test_each_axis_has_its_means_and_its_differences_from_the_base(tmp_path):
     text = path.read_text()
     assert "| 0.5 | -0.200 |" in text
     assert "| 0 of 3 |" in text
+    assert (gamma["equal"], top_p["equal"]) == (["1.0"], [])
+    assert text.count("Every score with 1.0 is that with 0.95: here the key changes nothing.") == 1
     assert len(report["cells"]) == 6
     with path.with_suffix(".csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["column"] == "reward"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from support.slow import slow_except
 from trl_nlpo import UserError
-from trl_nlpo.models.dropout import disable_dropout
+from trl_nlpo.models.dropout import disable_dropout, has_dropout
 
 
 SMALL = {"vocab_size": 31, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
@@ -103,6 +103,21 @@ def test_the_helper_of_trl_is_not_enough(family):
     subject = model(family)
     utils.disable_dropout_in_model(subject)
     assert passes_differ(subject)
+
+
+@pytest.mark.parametrize("family", slow_except(CONFIGS, *list(CONFIGS)[:4]))
+def test_a_model_has_dropout_until_it_is_off(family):
+    subject = model(family)
+    assert has_dropout(subject)
+    disable_dropout(subject)
+    assert not has_dropout(subject)
+
+
+def test_what_is_random_without_a_rate_is_found():
+    subject = model("GPT2")
+    disable_dropout(subject)
+    subject.transformer.ln_f.register_forward_hook(lambda module, inputs, output: output + torch.rand_like(output))
+    assert has_dropout(subject)
 
 
 def test_the_saved_configuration_keeps_its_rates():

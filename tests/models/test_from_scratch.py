@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from trl_nlpo.errors import UserError
+from trl_nlpo.models.dropout import has_dropout
 from trl_nlpo.models.from_scratch import build_model, train_tokenizer
 
 
@@ -49,6 +51,16 @@ def test_a_model_has_the_sizes_asked_for_and_no_dropout(model_type):
     ids = torch.tensor([tokenizer("the dog sat")["input_ids"]])
     model.train()
     assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "t5"])
+def test_a_model_has_the_dropout_asked_for_also_when_it_was_saved(model_type, tmp_path):
+    build_model(train_tokenizer(TEXTS, 270), model_type, 16, 2, 4, 32, dropout=0.25).save_pretrained(tmp_path)
+    auto_model = AutoModelForSeq2SeqLM if model_type == "t5" else AutoModelForCausalLM
+    model = auto_model.from_pretrained(tmp_path)
+    assert has_dropout(model)
+    rates = [value for key, value in model.config.to_dict().items() if "drop" in key and isinstance(value, float)]
+    assert 0.25 in rates
 
 
 def test_heads_must_divide_the_width():

@@ -54,6 +54,8 @@ def test_values_are_read_as_the_type_of_their_key(tmp_path, key, given, value):
         ({"dataset_name": None}, ["dataset_name is missing"]),
         ({"max_train_samples": 0}, ["max_train_samples is 0, but must be positive"]),
         ({"supervised_weight_decay": -1.0}, ["supervised_weight_decay is -1.0, but must not be negative"]),
+        ({"dropout": 1.0}, ["dropout is 1.0, but must be 0 or more and below 1"]),
+        ({"dropout": -0.1}, ["dropout is -0.1, but must be 0 or more and below 1"]),
         ({"supervised_lr_scheduler_type": "cosin"}, ["supervised_lr_scheduler_type is 'cosin'", "'cosine'"]),
         ({"env": ["A=1"]}, ["env must be a mapping"]),
         ({"use_peft": True}, ["use_peft", "model_name_or_path"]),

@@ -114,6 +114,8 @@ def test_an_ablation_shows_its_axes(tmp_path, monkeypatch):
     text = write_report([subject.folder], tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<h2>Ablation</h2>" in text
     assert "gamma = 0.5" in text
+    # As the made-up runs do not look at it.
+    assert "Every score with 0.9 is that with 0.5: here the key changes nothing." in text
 
 
 def test_an_out_that_cannot_be_a_file_is_said(tmp_path):

@@ -66,6 +66,20 @@ def test_a_ppo_config_gets_our_defaults_and_stays_as_it_was(tmp_path):
     assert everything(ppo) == before
 
 
+@pytest.mark.parametrize(("rate", "times"), [(0.0, 1), (0.1, 0)])
+def test_dropout_that_is_left_on_in_a_model_without_any_is_a_line(tmp_path, caplog, rate, times):
+    args = NLPOConfig(output_dir=str(tmp_path), num_train_epochs=1, disable_dropout=False, **SETTINGS)
+    model = tiny.policy()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+    NLPOTrainer(
+        args=args, processing_class=tiny.tokenizer(), model=model, reward_funcs=tiny.length_reward,
+        train_dataset=tiny.prompts(8),
+    )  # fmt: skip
+    assert caplog.text.count("disable_dropout=False changes nothing: the model has no dropout") == times
+
+
 @pytest.mark.parametrize("args", [{"output_dir": "x"}, None, dataclasses.make_dataclass("Other", ["lr"])(1)])
 def test_other_arguments_are_refused_in_a_line(args):
     with pytest.raises(UserError, match="args must be an NLPOConfig"):

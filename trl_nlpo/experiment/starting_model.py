@@ -74,6 +74,7 @@ def starting_model(
             arguments.num_hidden_layers,
             arguments.num_attention_heads,
             arguments.max_position_embeddings,
+            arguments.dropout,
         )
         return model.to(recipe.training.device)
     quantization = quantization_config_from(recipe.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,20 @@ def _report(cells: _Cells, axis: Axis) -> dict[str, Any]:
     scores = {value: cells.scores(axis, value) for value in axis.values}
     # That have run with the base and with every other value of which there is anything.
     seeds = sorted(set(scores[axis.base]).intersection(*(found for found in scores.values() if found)))
+    comparisons = _comparisons(axis, scores, seeds)
     return {
         "key": axis.key,
         "values": list(axis.values),
         "base": axis.base,
         "seeds": len(seeds),
         "rows": rows,
-        "comparisons": _comparisons(axis, scores, seeds),
+        "comparisons": comparisons,
+        "equal": [entry["value"] for entry in comparisons if _are_equal(scores, entry["value"], axis.base, seeds)],
     }
+
+
+def _are_equal(scores: Mapping[str, Mapping[int, np.ndarray]], value: str, base: str, seeds: Sequence[int]) -> bool:
+    return all(np.array_equal(scores[value][seed], scores[base][seed], equal_nan=True) for seed in seeds)
 
 
 def _comparisons(
@@ -179,7 +185,22 @@ def _difference_lines(axis: Mapping[str, Any]) -> list[str]:
             f"{entry['low']:+.3f} to {entry['high']:+.3f} | "
             f"{f'**{p}**' if entry['p_adjusted'] < 0.05 else p} | {above} of {seeds} |"
         )
-    return [*lines, ""]
+    lines.append("")
+    if axis["equal"]:
+        lines += [equal_line(axis["equal"], axis["base"], markdown), ""]
+    return lines
+
+
+def equal_line(values: Sequence[str], base: str, shown: Callable[[str], str]) -> str:
+    """What is said of values of an axis with which every prompt of every seed scored as with the base.
+
+    Args:
+        values (`Sequence[str]`), base (`str`)
+        shown: makes a text safe for where the line is shown.
+    """
+    return (
+        f"Every score with {', '.join(map(shown, values))} is that with {shown(base)}: here the key changes nothing."
+    )
 
 
 def _cell_lines(report: Mapping[str, Any]) -> list[str]:

@@ -27,17 +27,16 @@ def disable_dropout(model: nn.Module) -> None:
         UserError: two training-mode forward passes still differ.
     """
     for module in model.modules():
-        if isinstance(module, _DROPOUT):
-            module.p = 0.0
-        _zero_rates(module)
+        for name in _rates(module):
+            setattr(module, name, 0.0)
     if _is_deterministic(model):
         return
     # Some code reads the rates off the configuration at every forward pass. The saved configuration is touched only
     # for those, as a later fine-tuning may want its dropout back.
     for module in model.modules():
         config = getattr(module, "config", None)
-        if config is not None:
-            _zero_rates(config)
+        for name in _rates(config) if config is not None else ():
+            setattr(config, name, 0.0)
     if not _is_deterministic(model):
         raise UserError(
             f"{type(model).__name__} gives different outputs in two training-mode forward passes even with every "
@@ -45,10 +44,20 @@ def disable_dropout(model: nn.Module) -> None:
         )
 
 
-def _zero_rates(holder: object) -> None:
-    for name, value in list(vars(holder).items()):
-        if isinstance(value, float) and value > 0.0 and any(part in name.lower() for part in NOISE_NAMES):
-            setattr(holder, name, 0.0)
+def has_dropout(model: nn.Module) -> bool:
+    """Whether anything in `model` is random in training: a rate above 0, or two forward passes that differ."""
+    return any(_rates(module) for module in model.modules()) or not _is_deterministic(model)
+
+
+def _rates(holder: object) -> list[str]:
+    """The names under which a module or a configuration keeps rates above 0 of training-time noise."""
+    if isinstance(holder, _DROPOUT) and holder.p > 0:
+        return ["p"]
+    return [
+        name
+        for name, value in vars(holder).items()
+        if isinstance(value, float) and value > 0.0 and any(part in name.lower() for part in NOISE_NAMES)
+    ]
 
 
 @torch.no_grad()

@@ -63,8 +63,9 @@ def build_model(
     num_hidden_layers: int,
     num_attention_heads: int,
     max_position_embeddings: int,
+    dropout: float = 0.0,
 ) -> PreTrainedModel:
-    """A language model with random weights, without dropout (reinforcement often diverges with it).
+    """A language model with random weights.
 
     Args:
         tokenizer: gives the size of the vocabulary and the special tokens.
@@ -72,6 +73,7 @@ def build_model(
         hidden_size (`int`): width; a multiple of `num_attention_heads`.
         num_hidden_layers, num_attention_heads (`int`)
         max_position_embeddings (`int`): most tokens of prompt and completion together.
+        dropout (`float`): rate of every dropout that the architecture has (Llama: of the attention alone).
 
     Raises:
         UserError: a width that the heads do not divide.
@@ -89,14 +91,14 @@ def build_model(
         "eos_token_id": tokenizer.eos_token_id,
         "tie_word_embeddings": True,
     }
-    sizes = (hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings)
+    sizes = (hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings, dropout)
     if model_type == "t5":
         return AutoModelForSeq2SeqLM.from_config(_t5(*sizes, **common))
     config = _gpt2(*sizes, **common) if model_type == "gpt2" else _llama(*sizes, **common)
     return AutoModelForCausalLM.from_config(config)
 
 
-def _gpt2(width: int, layers: int, heads: int, positions: int, **common: Any) -> Any:
+def _gpt2(width: int, layers: int, heads: int, positions: int, dropout: float, **common: Any) -> Any:
     from transformers import GPT2Config
 
     return GPT2Config(
@@ -104,14 +106,14 @@ def _gpt2(width: int, layers: int, heads: int, positions: int, **common: Any) ->
         n_layer=layers,
         n_head=heads,
         n_positions=positions,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
         **common,
     )
 
 
-def _llama(width: int, layers: int, heads: int, positions: int, **common: Any) -> Any:
+def _llama(width: int, layers: int, heads: int, positions: int, dropout: float, **common: Any) -> Any:
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -120,11 +122,12 @@ def _llama(width: int, layers: int, heads: int, positions: int, **common: Any) -
         num_hidden_layers=layers,
         num_attention_heads=heads,
         max_position_embeddings=positions,
+        attention_dropout=dropout,
         **common,
     )
 
 
-def _t5(width: int, layers: int, heads: int, positions: int, **common: Any) -> Any:
+def _t5(width: int, layers: int, heads: int, positions: int, dropout: float, **common: Any) -> Any:
     from transformers import T5Config
 
     # Positions are relative: any length will do.
@@ -135,6 +138,6 @@ def _t5(width: int, layers: int, heads: int, positions: int, **common: Any) -> A
         d_ff=4 * width,
         num_layers=layers,
         num_heads=heads,
-        dropout_rate=0.0,
+        dropout_rate=dropout,
         **{"decoder_start_token_id": common["pad_token_id"], **common},
     )

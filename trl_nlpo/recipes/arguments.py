@@ -166,6 +166,13 @@ class RecipeArguments:
         default=256,
         metadata={"help": "Without model_name_or_path: maximum number of tokens of prompt and completion together."},
     )
+    dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Without model_name_or_path: rate of the model's dropout, in the supervised stage and, where "
+            "disable_dropout is false, in updates. Llama has it in the attention alone."
+        },
+    )
     trust_remote_code: bool = field(
         default=False,
         metadata={"help": "Run Python code that comes with the model on the Hub. Only if you have read it."},
@@ -199,6 +206,8 @@ class RecipeArguments:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}, but must not be negative.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}, but must be 0 or more and below 1.")
 
     def reward_functions(self) -> list[Any]:
         """The functions that `rewards` names. A name with a slash is a classifier's and stays one: trainers load it.
@@ -255,4 +264,6 @@ def range_of(name: str) -> str | None:
     """What is checked of the value of one of the fields, in words; None where only its type is."""
     if name in _POSITIVE:
         return "greater than 0"
+    if name == "dropout":
+        return "0 or more, below 1"
     return "0 or more" if name in _NOT_NEGATIVE else None

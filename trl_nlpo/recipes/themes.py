@@ -22,7 +22,7 @@ THEMES: dict[str, tuple[str, ...]] = {
     "Model": (
         "model_name_or_path", "model_revision", "trust_remote_code", "dtype", "attn_implementation",
         "disable_dropout", "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-        "max_position_embeddings",
+        "max_position_embeddings", "dropout",
     ),
     "Adapters and quantization": (
         "use_peft", "lora_*", "use_rslora", "use_dora", "*_adapter_name", "load_in_*", "bnb_*",

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..display import printable
 from ..errors import UserError
+from ..grid.ablation import equal_line
 from ..grid.tables import best_of, cell_text, columns_shown, interval_text, short_name
 from ..naming import require_package
 from ..storage.files import check_folder, replace_file
@@ -288,12 +289,15 @@ def _ablation(ablation: Mapping[str, Any]) -> str:
         if axis["comparisons"]:
             parts.append(
                 _paragraph(
-                    "Differences of the reward on the same seeds and prompts; bootstrap over both, corrected for the "
-                    f"{len(axis['comparisons'])} of this key (max-T).",
+                    "Differences of the reward on the same seeds and prompts; Student's t over seeds, bootstrap over "
+                    f"prompts, corrected for the {len(axis['comparisons'])} of this key (max-T).",
                     "soft",
                 )
             )
             parts.append(_table([axis["key"], "difference", "interval", "p", "seeds above"], lines))
+        # Ablations of earlier versions do not say so.
+        if axis.get("equal"):
+            parts.append(_paragraph(equal_line(axis["equal"], axis["base"], str)))
     return "\n".join(parts)
 
 

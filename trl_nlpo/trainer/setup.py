@@ -30,7 +30,7 @@ from ..models.adapters import (
     with_adapter,
 )
 from ..models.checks import check_loaded, check_trainable, train_in_float32
-from ..models.dropout import disable_dropout
+from ..models.dropout import disable_dropout, has_dropout
 from ..models.policy_and_value import PolicyAndValue, check_value_model, output_layer
 from ..models.quantized import prepare_quantized
 
@@ -184,10 +184,17 @@ def _prepared(
         if module is not None and args.disable_dropout:
             disable_dropout(module)
     trained = PolicyAndValue(policy, value_model, value_adapter, args.value_trains_backbone, adapter)
-    for line in (make_savable(policy), *check_trainable(trained), *train_in_float32(trained)):
+    idle = None if args.disable_dropout else _idle_dropout(policy, value_model)
+    for line in (make_savable(policy), *check_trainable(trained), *train_in_float32(trained), idle):
         if line is not None and args.process_index == 0:
             logger.warning(line)
     return trained
+
+
+def _idle_dropout(*models: nn.Module | None) -> str | None:
+    if any(has_dropout(model) for model in models if model is not None):
+        return None
+    return "disable_dropout=False changes nothing: the model has no dropout (every rate is 0)."
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, model: PolicyAndValue) -> None:
