@@ -51,13 +51,12 @@ def has_dropout(model: nn.Module) -> bool:
 
 def _rates(holder: object) -> list[str]:
     """The names under which a module or a configuration keeps rates above 0 of training-time noise."""
-    if isinstance(holder, _DROPOUT) and holder.p > 0:
-        return ["p"]
-    return [
+    named = [
         name
         for name, value in vars(holder).items()
         if isinstance(value, float) and value > 0.0 and any(part in name.lower() for part in NOISE_NAMES)
     ]
+    return [*named, "p"] if isinstance(holder, _DROPOUT) and holder.p > 0 else named
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import pytest
 from support.launched import wait_for
 from trl_nlpo.errors import UserError
 from trl_nlpo.grid.launchers import gpu_locks, local
-from trl_nlpo.grid.launchers.gpu_locks import held_gpus, lock_folder
+from trl_nlpo.grid.launchers.gpu_locks import held_gpus, is_free, lock_folder
 from trl_nlpo.grid.launchers.job import CellJob
 
 
@@ -31,11 +31,6 @@ def own_locks(tmp_path, monkeypatch):
 
 def nobody(line):
     raise AssertionError(line)
-
-
-def is_free(number):
-    with held_gpus([number], lambda line: None, lambda: True) as held:
-        return held
 
 
 def test_a_gpu_that_nobody_has_is_taken_without_a_word():
@@ -109,6 +104,19 @@ def launched(tmp_path, monkeypatch):
         wait_for(lambda: "[1/1] it: waits for GPU 3, which a cell of another command has" in said(), what="the line")
         yield launcher, submitted, other, said
     wait_for(lambda: all(started.done() for started in launcher._kept), what="the end of the job")
+
+
+@pytest.mark.slow
+def test_of_several_gpus_a_job_gets_one_that_is_free(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "5"])
+    launcher = local.LocalLauncher(tmp_path / "submitit", local.LocalOptions())
+    job = CellJob("[1/1] it", {"no": "request"}, str(tmp_path), str(tmp_path), str(tmp_path / "cell.log"))
+    with held_gpus([3], nobody):
+        (submitted,) = launcher.submit([job], None)
+        assert submitted.record["gpus"] == [5]
+        wait_for(lambda: all(started.done() for started in launcher._kept), what="the end of the job")
+    assert "waits" not in "".join(path.read_text() for path in (tmp_path / "submitit").glob("*.out"))
 
 
 @pytest.mark.slow

@@ -48,6 +48,16 @@ def held_gpus(
         yield all(_is_held(files.enter_context(_opened(number)), number, say, given_up) for number in sorted(numbers))
 
 
+def is_free(number: int) -> bool:
+    """Whether no cell has a GPU at this moment.
+
+    Raises:
+        UserError: its lock cannot be written.
+    """
+    with _opened(number) as file:
+        return _is_taken_now(file)
+
+
 def _opened(number: int) -> IO[str]:
     path = lock_folder() / f"{number}.lock"
     try:

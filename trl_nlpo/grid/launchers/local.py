@@ -15,6 +15,7 @@ from ...errors import UserError
 from ...launch.environment import visible_gpus
 from ...naming import require_package
 from ...storage.run_lock import Owner
+from .gpu_locks import is_free
 from .job import CellJob
 from .launcher import Submitted
 from .submitted_cell import SubmittedCell
@@ -73,7 +74,9 @@ class LocalLauncher:
     def _start(self, job: CellJob) -> Submitted:
         self._forget_ended()
         in_use = {gpu for taken in self._taken.values() for gpu in taken}
-        gpus = [gpu for gpu in self._gpus if gpu not in in_use][: self._of_each]
+        # Those that no cell of another command has come first; the others are waited for.
+        ours = [gpu for gpu in self._gpus if gpu not in in_use]
+        gpus = sorted(ours, key=lambda gpu: not is_free(gpu))[: self._of_each] if self._of_each else []
         self._executor.update_parameters(
             timeout_min=_MINUTES, gpus_per_node=len(gpus), visible_gpus=tuple(gpus), stderr_to_stdout=True
         )
