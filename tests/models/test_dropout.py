@@ -113,6 +113,11 @@ def test_a_model_has_dropout_until_it_is_off(family):
     assert not has_dropout(subject)
 
 
+def test_a_rate_is_found_where_a_model_cannot_be_asked():
+    assert has_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)))
+    assert not has_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)))
+
+
 def test_what_is_random_without_a_rate_is_found():
     subject = model("GPT2")
     disable_dropout(subject)
