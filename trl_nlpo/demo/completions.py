@@ -22,7 +22,6 @@ from ..metrics.suite import fit_rewards
 from ..metrics.texts import completion_text, prompt_text
 from ..recipes.recipe import load_recipe
 from ..storage.results import RECIPE_NAME, read_samples
-from .run_folder import check_finished
 
 
 _HERE = ("--push_to_hub", "false", "--report_to", "none")
@@ -58,11 +57,10 @@ class Demo:
         unfitted (`str`): why rewards that learn from the train split could not; empty where all is well.
 
     Raises:
-        UserError: there is no finished run, or a part of it is missing.
+        UserError: a part of the run is missing.
     """
 
     def __init__(self, folder: Path):
-        check_finished(folder)
         words = [*_HERE, *(() if torch.cuda.is_available() else _WITHOUT_GPU)]
         # The reinforced model as one to start from; an adapter is there already.
         of_model = ["--model_name_or_path", str(folder), "--use_peft", "false", "--supervised_model", "null"]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..display import printable
 from ..errors import UserError
+from ..hub.loading import holds_model
 from ..naming import require_package
 from ..serving import check_address, launch
-from .run_folder import check_finished
+from ..storage.results import check_is_run
 
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def serve(
     """
     # A mistake is told before what takes seconds is imported.
     check_address(host, port, token, TOKEN_VARIABLE)
-    check_finished(folder)
+    check_is_run(folder)
+    if not holds_model(folder):
+        raise UserError(f"{folder} has no reinforced model yet: it is saved when the run's training ends.")
     require_package("gradio", "the page of a demo", "people")
     from .completions import Demo
 

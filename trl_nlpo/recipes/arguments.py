@@ -206,8 +206,9 @@ class RecipeArguments:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}, but must not be negative.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout is {self.dropout}, but must be 0 or more and below 1.")
+        for name in _RATES:
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be 0 or more and below 1.")
 
     def reward_functions(self) -> list[Any]:
         """The functions that `rewards` names. A name with a slash is a classifier's and stays one: trainers load it.
@@ -258,12 +259,13 @@ _POSITIVE = (
     "max_position_embeddings",
 )
 _NOT_NEGATIVE = ("supervised_weight_decay",)
+_RATES = ("dropout",)
 
 
 def range_of(name: str) -> str | None:
     """What is checked of the value of one of the fields, in words; None where only its type is."""
     if name in _POSITIVE:
         return "greater than 0"
-    if name == "dropout":
+    if name in _RATES:
         return "0 or more, below 1"
     return "0 or more" if name in _NOT_NEGATIVE else None

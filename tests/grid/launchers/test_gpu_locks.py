@@ -87,36 +87,46 @@ def test_a_folder_that_cannot_be_written_is_a_line():
         is_free(0)
 
 
+def launcher_and_job(folder, monkeypatch, *gpus):
+    """A launcher of a machine with these GPUs, and a job whose cell ends at once, with an error."""
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(local, "visible_gpus", lambda: [*gpus])
+    job = CellJob("[1/1] it", {"no": "request"}, str(folder), str(folder), str(folder / "cell.log"))
+    return local.LocalLauncher(folder / "submitit", local.LocalOptions()), job
+
+
+def printed(folder):
+    return "".join(path.read_text() for path in (folder / "submitit").glob("*.out"))
+
+
+def wait_for_the_end(launcher):
+    wait_for(lambda: all(started.done() for started in launcher._kept), what="the end of the job")
+
+
 @pytest.fixture
 def launched(tmp_path, monkeypatch):
-    """A job with GPU 3 that submitit has started while another has that GPU; its cell ends at once, with an error."""
-    pytest.importorskip("submitit")
-    monkeypatch.setattr(local, "visible_gpus", lambda: ["3"])
-    launcher = local.LocalLauncher(tmp_path / "submitit", local.LocalOptions())
-    job = CellJob("[1/1] it", {"no": "request"}, str(tmp_path), str(tmp_path), str(tmp_path / "cell.log"))
+    """A job with GPU 3 that submitit has started while another has that GPU."""
+    launcher, job = launcher_and_job(tmp_path, monkeypatch, "3")
 
     def said():
-        return "".join(path.read_text() for path in (tmp_path / "submitit").glob("*.out"))
+        return printed(tmp_path)
 
     with ExitStack() as other:
         other.enter_context(held_gpus([3], nobody))
         (submitted,) = launcher.submit([job], None)
         wait_for(lambda: "[1/1] it: waits for GPU 3, which a cell of another command has" in said(), what="the line")
         yield launcher, submitted, other, said
-    wait_for(lambda: all(started.done() for started in launcher._kept), what="the end of the job")
+    wait_for_the_end(launcher)
 
 
 @pytest.mark.slow
 def test_of_several_gpus_a_job_gets_one_that_is_free(tmp_path, monkeypatch):
-    pytest.importorskip("submitit")
-    monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "5"])
-    launcher = local.LocalLauncher(tmp_path / "submitit", local.LocalOptions())
-    job = CellJob("[1/1] it", {"no": "request"}, str(tmp_path), str(tmp_path), str(tmp_path / "cell.log"))
+    launcher, job = launcher_and_job(tmp_path, monkeypatch, "3", "5")
     with held_gpus([3], nobody):
         (submitted,) = launcher.submit([job], None)
         assert submitted.record["gpus"] == [5]
-        wait_for(lambda: all(started.done() for started in launcher._kept), what="the end of the job")
-    assert "waits" not in "".join(path.read_text() for path in (tmp_path / "submitit").glob("*.out"))
+        wait_for_the_end(launcher)
+    assert "waits" not in printed(tmp_path)
 
 
 @pytest.mark.slow

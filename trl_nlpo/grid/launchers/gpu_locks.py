@@ -19,7 +19,7 @@ _PAUSE = 1.0
 
 
 def lock_folder() -> Path:
-    """Where this user's locks are: one file for each GPU that a cell has ever had."""
+    """Where this user's locks are, for all commands with one TMPDIR: a file for each GPU that a cell has ever had."""
     return Path(tempfile.gettempdir()) / f"trl-nlpo-gpus-{os.getuid()}"
 
 
